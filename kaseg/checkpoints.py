@@ -1,0 +1,72 @@
+"""The checkpoints that ship with the package: their names and where they lie. Standard library only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+NAMESPACE = "kaseg"
+REQUIRED_FILES = ("config.json", "model.safetensors")
+PACKAGE_DIR = Path(__file__).resolve().parent
+
+
+def _root() -> Path:
+    """Folder of the checkpoints: inside the package (wheel) or beside it (a checkout, editable install)."""
+    inside = PACKAGE_DIR / "hub_configs"
+    return inside if inside.is_dir() else PACKAGE_DIR.parent / "hub_configs"
+
+
+def list_models() -> list[str]:
+    """Names of the shipped checkpoints, sorted, each as `"kaseg/<repo>"`.
+
+    A folder under `hub_configs/` counts when it holds both `config.json` and `model.safetensors`; folders with only a
+    recipe and results (their weights being too large to ship) are left out.
+    """
+    root = _root()
+    if not root.is_dir():
+        return []
+    complete = (folder for folder in root.iterdir() if all((folder / name).is_file() for name in REQUIRED_FILES))
+    return sorted(f"{NAMESPACE}/{folder.name}" for folder in complete)
+
+
+def is_shipped(name: str) -> bool:
+    """Whether `name`, as `"kaseg/<repo>"` or `"<repo>"`, is a checkpoint that ships with the package.
+
+    Any other string (another namespace, a path, an unknown repo) is simply `False`.
+    """
+    return _full_name(name) in list_models()
+
+
+def checkpoint_path(name: str) -> Path:
+    """Folder of a shipped checkpoint, for any `from_pretrained` and for `transformers.pipeline`.
+
+    Args:
+        name (`str`): `"kaseg/<repo>"` or `"<repo>"`.
+
+    Returns:
+        `pathlib.Path`: an absolute folder with at least `config.json` and `model.safetensors`.
+
+    Raises:
+        LookupError: if no checkpoint of that name ships with this version; the message lists those that do.
+
+    Example:
+
+    ```python
+    >>> import kaseg
+    >>> from transformers import AutoModelForSemanticSegmentation
+    >>> folder = kaseg.checkpoint_path("kaseg/mobilenetv2-os16-camvid-ka")
+    >>> model = AutoModelForSemanticSegmentation.from_pretrained(folder)
+    ```
+    """
+    shipped = list_models()
+    full_name = _full_name(name)
+    if full_name not in shipped:
+        names = ", ".join(shipped) if shipped else f"none (no folder in {_root()} holds {' and '.join(REQUIRED_FILES)})"
+        raise LookupError(
+            f"No checkpoint named {name!r} ships with kaseg. Shipped: {names}. "
+            "For a model on the Hub or in a folder, pass its id or path to KASegModel.from_pretrained instead."
+        )
+    return _root() / full_name.removeprefix(f"{NAMESPACE}/")
+
+
+def _full_name(name: str) -> str:
+    return name if "/" in name else f"{NAMESPACE}/{name}"

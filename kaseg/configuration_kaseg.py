@@ -1,0 +1,115 @@
+"""Configuration of KASegModel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+
+HEADS = ("student", "deeplabv3plus")
+OUTPUT_STRIDES = (4, 8, 16, 32)
+
+
+class KASegConfig(PreTrainedConfig):
+    r"""What is needed to build a [`KASegModel`] again; it travels in every checkpoint as `config.json`.
+
+    The defaults are the student of He et al. 2019 at its headline stride.
+
+    Args:
+        backbone (`str`, defaults to `"mobilenetv2_100"`): timm encoder that offers feature maps.
+        output_stride (`int`, defaults to 16): Stride of the deepest encoder map: 4, 8, 16 or 32.
+        num_channels (`int`, defaults to 3): Channels of the image.
+        head (`str`, defaults to `"student"`): `"student"` (the DeepLab MobileNetV2 head, no ASPP and no decoder) or
+            `"deeplabv3plus"` (for teachers).
+        head_channels (`int`, defaults to 256): Channels of the map that the classifier reads.
+        skip_channels (`int`, defaults to 48): Channels of the decoder's stride-4 skip (`"deeplabv3plus"` only).
+        atrous_rates (`list[int]`, *optional*): ASPP rates; by default 6, 12, 18 at output stride 16, doubled at 8
+            (Chen et al. 2018).
+        separable_head (`bool`, defaults to `True`): Depthwise separable 3x3 convolutions in `"deeplabv3plus"`.
+        classifier_dropout_prob (`float`, defaults to 0.1): Dropout before the classifier (our choice).
+        tf_padding (`bool`, defaults to `False`): Pad the trunk's convolutions the TensorFlow way ("SAME").
+        batch_norm_eps (`float`, *optional*): Epsilon of the trunk's BatchNorm; timm's own by default.
+        freeze_batch_norm (`bool`, defaults to `False`): Keep BatchNorm statistics and weights fixed while training.
+        backbone_kwargs (`dict`, *optional*): Further keyword arguments for `timm.create_model`.
+        palette (`list[list[int]]`, *optional*): One RGB colour per class, for pictures.
+        semantic_loss_ignore_index (`int`, defaults to 255): Void label, never a class.
+
+    Raises:
+        ValueError: an unknown head, a stride other than 4/8/16/32, or a palette that does not fit the classes.
+
+    Example:
+
+    ```python
+    >>> from kaseg import KASegConfig, KASegModel
+
+    >>> model = KASegModel(KASegConfig(output_stride=16, num_labels=21))
+    ```
+    """
+
+    model_type = "kaseg"
+    keys_to_ignore_at_inference = ["hidden_states"]
+
+    def __init__(
+        self,
+        backbone: str = "mobilenetv2_100",
+        output_stride: int = 16,
+        num_channels: int = 3,
+        head: str = "student",
+        head_channels: int = 256,
+        skip_channels: int = 48,
+        atrous_rates: list[int] | None = None,
+        separable_head: bool = True,
+        classifier_dropout_prob: float = 0.1,
+        tf_padding: bool = False,
+        batch_norm_eps: float | None = None,
+        freeze_batch_norm: bool = False,
+        backbone_kwargs: dict[str, Any] | None = None,
+        palette: list[list[int]] | None = None,
+        semantic_loss_ignore_index: int = 255,
+        **kwargs: Any,
+    ) -> None:
+        self.backbone = backbone
+        self.output_stride = output_stride
+        self.num_channels = num_channels
+        self.head = head
+        self.head_channels = head_channels
+        self.skip_channels = skip_channels
+        self.atrous_rates = atrous_rates
+        self.separable_head = separable_head
+        self.classifier_dropout_prob = classifier_dropout_prob
+        self.tf_padding = tf_padding
+        self.batch_norm_eps = batch_norm_eps
+        self.freeze_batch_norm = freeze_batch_norm
+        self.backbone_kwargs = backbone_kwargs
+        self.palette = palette
+        self.semantic_loss_ignore_index = semantic_loss_ignore_index
+        super().__init__(**kwargs)
+        self._check()
+
+    def _check(self) -> None:
+        if self.output_stride not in OUTPUT_STRIDES:
+            raise ValueError(f"output_stride must be one of {OUTPUT_STRIDES}, got {self.output_stride!r}.")
+        if self.head not in HEADS:
+            raise ValueError(f"head must be one of {HEADS}, got {self.head!r}.")
+        if self.palette is not None and len(self.palette) != self.num_labels:
+            raise ValueError(
+                f"palette has {len(self.palette)} colours but the model has num_labels={self.num_labels} classes."
+            )
+
+    @property
+    def encoder_kwargs(self) -> dict[str, Any]:
+        """Keyword arguments for timm that padding, epsilon and `backbone_kwargs` amount to."""
+        kwargs = dict(self.backbone_kwargs or {})
+        if self.tf_padding:
+            kwargs["pad_type"] = "same"
+        if self.batch_norm_eps is not None:
+            kwargs["bn_eps"] = self.batch_norm_eps
+        return kwargs
+
+    @property
+    def resolved_atrous_rates(self) -> list[int]:
+        """ASPP rates in use: those given, or 6, 12, 18 scaled by 16 / `output_stride` (never below 1)."""
+        if self.atrous_rates is not None:
+            return list(self.atrous_rates)
+        return [max(1, rate * 16 // self.output_stride) for rate in (6, 12, 18)]

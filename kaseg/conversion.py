@@ -1,0 +1,105 @@
+"""Weights of transformers' MobileNetV2ForSemanticSegmentation in our layout: the same network, other names."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import timm
+import torch
+
+
+# Inverted residuals per timm stage (blocks.1 to blocks.6); transformers numbers them through as layer.0 to layer.15.
+_BLOCKS_PER_STAGE = (2, 3, 4, 3, 3, 1)
+_STEM = {
+    "first_conv.convolution": "conv_stem",
+    "first_conv.normalization": "bn1",
+    "conv_3x3.convolution": "blocks.0.0.conv_dw",
+    "conv_3x3.normalization": "blocks.0.0.bn1",
+    "reduce_1x1.convolution": "blocks.0.0.conv_pw",
+    "reduce_1x1.normalization": "blocks.0.0.bn2",
+}
+_RESIDUAL = {
+    "expand_1x1.convolution": "conv_pw",
+    "expand_1x1.normalization": "bn1",
+    "conv_3x3.convolution": "conv_dw",
+    "conv_3x3.normalization": "bn2",
+    "reduce_1x1.convolution": "conv_pwl",
+    "reduce_1x1.normalization": "bn3",
+}
+_HEAD = {
+    "conv_pool.convolution": "head.pool.project.0",
+    "conv_pool.normalization": "head.pool.project.1",
+    "conv_aspp.convolution": "head.conv.0",
+    "conv_aspp.normalization": "head.conv.1",
+    "conv_projection.convolution": "head.project.0",
+    "conv_projection.normalization": "head.project.1",
+    "classifier.convolution": "classifier",
+}
+
+
+def config_from_mobilenet_v2(config: Any) -> dict[str, Any]:
+    """Keyword arguments of the `KASegConfig` that describes the same network as a `MobileNetV2Config`.
+
+    Raises:
+        ValueError: the network differs from MobileNetV2-DeepLab in a way that no timm encoder has.
+    """
+    backbone = f"mobilenetv2_{round(config.depth_multiplier * 100):03d}"
+    unsupported = [
+        f"{name}={getattr(config, name)!r}"
+        for name, expected in (("expand_ratio", 6.0), ("hidden_act", "relu6"), ("first_layer_is_expansion", True))
+        if getattr(config, name) != expected
+    ]
+    if unsupported or not timm.is_model(backbone):
+        reason = ", ".join(unsupported) or f"depth_multiplier={config.depth_multiplier} (no timm encoder {backbone})"
+        raise ValueError(f"Cannot import this MobileNetV2 into a KASegModel: {reason} is not supported.")
+    return {
+        "backbone": backbone,
+        "output_stride": config.output_stride,
+        "num_channels": config.num_channels,
+        "tf_padding": config.tf_padding,
+        "batch_norm_eps": config.layer_norm_eps,
+        "semantic_loss_ignore_index": config.semantic_loss_ignore_index,
+        "id2label": config.id2label,
+        "label2id": config.label2id,
+    }
+
+
+def convert_mobilenet_v2(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """State dict of a `MobileNetV2ForSemanticSegmentation` -> state dict of a `KASegModel`.
+
+    The 1280-channel layer is left out: it is not on the way to the segmentation logits.
+
+    Raises:
+        ValueError: a key that such a model does not have.
+    """
+    converted = {}
+    for key, tensor in state_dict.items():
+        if key.startswith("mobilenet_v2.conv_1x1."):
+            continue
+        converted[_rename(key)] = tensor
+    return converted
+
+
+def _rename(key: str) -> str:
+    module, _, suffix = key.rpartition(".")
+    if module.startswith("mobilenet_v2.conv_stem."):
+        name = _STEM.get(module.removeprefix("mobilenet_v2.conv_stem."))
+        if name is not None:
+            return f"encoder.body.{name}.{suffix}"
+    match = re.fullmatch(r"mobilenet_v2\.layer\.(\d+)\.(.+)", module)
+    if match and match[2] in _RESIDUAL:
+        stage, block = _locate(int(match[1]))
+        return f"encoder.body.blocks.{stage}.{block}.{_RESIDUAL[match[2]]}.{suffix}"
+    name = _HEAD.get(module.removeprefix("segmentation_head."))
+    if name is None:
+        raise ValueError(f"Unexpected key {key!r}: not from a transformers MobileNetV2ForSemanticSegmentation.")
+    return f"{name}.{suffix}"
+
+
+def _locate(layer: int) -> tuple[int, int]:
+    for stage, blocks in enumerate(_BLOCKS_PER_STAGE, start=1):
+        if layer < blocks:
+            return stage, layer
+        layer -= blocks
+    raise ValueError(f"MobileNetV2 has {sum(_BLOCKS_PER_STAGE)} inverted residuals, found layer {layer} beyond them.")

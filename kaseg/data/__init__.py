@@ -1,0 +1,42 @@
+"""Data sets, label spaces, joint transforms and batches."""
+
+from __future__ import annotations
+
+from kaseg.data.collator import SegmentationCollator
+from kaseg.data.dataset import SegmentationDataset, StreamingSegmentationDataset
+from kaseg.data.image_files import read_image, read_mask
+from kaseg.data.label_spaces import (
+    CAMVID,
+    PASCAL_VOC,
+    SCENES,
+    LabelSpace,
+    map_labels,
+    palette_for,
+    read_label_space,
+)
+from kaseg.data.loading import get_label_space, load_segmentation_dataset
+from kaseg.data.sources import SPECS, DatasetSpec
+from kaseg.data.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, TrainTransform
+
+__all__ = [
+    "CAMVID",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "PASCAL_VOC",
+    "SCENES",
+    "SPECS",
+    "DatasetSpec",
+    "EvalTransform",
+    "LabelSpace",
+    "SegmentationCollator",
+    "SegmentationDataset",
+    "StreamingSegmentationDataset",
+    "TrainTransform",
+    "get_label_space",
+    "load_segmentation_dataset",
+    "map_labels",
+    "palette_for",
+    "read_image",
+    "read_label_space",
+    "read_mask",
+]

@@ -1,0 +1,126 @@
+"""PyTorch data sets that augment each sample as a pure function of (seed, epoch, sample)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from PIL import Image
+
+if TYPE_CHECKING:
+    import datasets
+
+Transform = Callable[[Image.Image, Image.Image], dict[str, torch.Tensor]]
+
+
+def _sample_seed(*parts: int | str) -> int:
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+@contextmanager
+def _forked_cpu_rng(seed: int) -> Iterator[None]:
+    # torch.manual_seed would reseed the CUDA generators too, and every forward pass would drop the same units.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def _transform_sample(transform: Transform, example: dict[str, Any], seed: int) -> dict[str, torch.Tensor]:
+    with _forked_cpu_rng(seed):
+        return transform(example["image"], example["label"])
+
+
+class _EpochMixin:
+    """Keeps the epoch in shared memory, so that DataLoader workers that already run see `set_epoch`."""
+
+    def __init__(self) -> None:
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    @property
+    def epoch(self) -> int:
+        """The epoch whose augmentation is drawn."""
+        return int(self._epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Sets the epoch, in running DataLoader workers too."""
+        self._epoch.fill_(epoch)
+
+
+class SegmentationDataset(_EpochMixin, torch.utils.data.Dataset):
+    """A map-style data set of transformed samples.
+
+    The transform runs with torch's CPU generator seeded from (seed, epoch, index) and put back afterwards. So the
+    augmentation does not depend on the number of workers, on the order of access or on the global generator, and a
+    resumed run sees exactly what the unbroken run would have seen. Transforms must draw from torch only.
+
+    Args:
+        dataset: Data with the columns `image` and `label`, as [`load_segmentation_dataset`] returns it.
+        transform: Takes (image, label) and returns the model's inputs, for example [`TrainTransform`].
+        seed: Seed of the augmentation.
+    """
+
+    def __init__(self, dataset: datasets.Dataset, transform: Transform, seed: int = 0) -> None:
+        super().__init__()
+        self.dataset = dataset
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """The transformed sample.
+
+        Raises:
+            IndexError: If there is no such sample.
+            ValueError: If the sample cannot be read or transformed; the message names it.
+        """
+        index = int(index)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sample {index} of a data set of {len(self)} samples")
+        index %= len(self)
+        name = f"number {index}"
+        try:
+            example = self.dataset[index]
+            name = f"number {index} (id {example.get('id')})"
+            return _transform_sample(self.transform, example, _sample_seed(self.seed, self.epoch, index))
+        except Exception as error:
+            raise ValueError(f"Sample {name} failed: {error}") from error
+
+
+class StreamingSegmentationDataset(_EpochMixin, torch.utils.data.IterableDataset):
+    """The iterable counterpart of [`SegmentationDataset`], for streamed data.
+
+    The augmentation is a function of (seed, epoch, id of the sample), so that neither shuffling nor the number of
+    workers changes it.
+
+    Args:
+        dataset: Streamed data with the columns `image`, `label` and `id`, as [`load_segmentation_dataset`] returns it
+            with `streaming=True`.
+        transform: Takes (image, label) and returns the model's inputs.
+        seed: Seed of the augmentation.
+    """
+
+    def __init__(self, dataset: datasets.IterableDataset, transform: Transform, seed: int = 0) -> None:
+        super().__init__()
+        self.dataset = dataset
+        self.transform = transform
+        self.seed = seed
+
+    def set_epoch(self, epoch: int) -> None:
+        """Sets the epoch of the augmentation and of the stream's own shuffling."""
+        super().set_epoch(epoch)
+        self.dataset.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        for example in self.dataset:
+            try:
+                seed = _sample_seed(self.seed, self.epoch, example["id"])
+                inputs = _transform_sample(self.transform, example, seed)
+            except Exception as error:
+                raise ValueError(f"Sample with id {example.get('id')} failed: {error}") from error
+            yield inputs

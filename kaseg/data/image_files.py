@@ -1,0 +1,106 @@
+"""Decoding of pictures and label masks, from files or from bytes, with errors that name the sample."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+from PIL import Image, ImageOps
+
+# What a column of `datasets.Image(decode=False)` holds: {"bytes": ... or None, "path": ... or None}.
+EncodedImage = Mapping[str, Any]
+
+
+def read_image(source: str | Path | EncodedImage, sample: str | None = None) -> Image.Image:
+    """Reads a picture as 8-bit RGB, upright.
+
+    The EXIF orientation is applied. Grey and palette pictures are converted, alpha is dropped (as transformers'
+    `convert_to_rgb` does), and 16-bit grey is scaled to 8 bits.
+
+    Args:
+        source: A file, or `{"bytes": ..., "path": ...}` as in a column of `datasets.Image(decode=False)`.
+        sample: Name of the sample for messages. Default: the file.
+
+    Returns:
+        A picture of mode "RGB".
+
+    Raises:
+        FileNotFoundError: If the file is not there.
+        ValueError: If it cannot be decoded, or if its pixels have no known range (floats, more than 16 bits).
+    """
+    where = _where(source, sample, "image")
+    image = _decode(source, where)
+    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(f"{where} has pixels from {values.min()} to {values.max()}; save it with 8 or 16 bits.")
+        return Image.fromarray(((values.astype(np.int32) + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError(f"{where} has floating-point pixels, whose range is unknown; save it with 8 bits.")
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA")  # Pillow warns about palettes with transparency otherwise.
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def read_mask(source: str | Path | EncodedImage, sample: str | None = None) -> np.ndarray:
+    """Reads the raw values of a label mask. Palettes are never looked at: the values are the indices.
+
+    Args:
+        source: A file, or `{"bytes": ..., "path": ...}` as in a column of `datasets.Image(decode=False)`.
+        sample: Name of the sample for messages. Default: the file.
+
+    Returns:
+        Integer array (H, W).
+
+    Raises:
+        FileNotFoundError: If the file is not there.
+        ValueError: If it cannot be decoded, or has colours in place of class indices.
+    """
+    where = _where(source, sample, "label mask")
+    mask = _decode(source, where)
+    if mask.mode == "1":
+        mask = mask.convert("L").point(lambda value: value // 255)
+    values = np.asarray(mask)
+    if values.ndim != 2 or values.dtype.kind not in "iu":
+        raise ValueError(
+            f"{where} has mode {mask.mode!r}; a mask needs one class index per pixel (Pillow modes 'L', 'P' or "
+            "'I;16'). Convert its colours to class indices first."
+        )
+    return values
+
+
+def _where(source: str | Path | EncodedImage, sample: str | None, what: str) -> str:
+    path = source.get("path") if isinstance(source, Mapping) else str(source)
+    if sample is None:
+        return f"The {what} {path or '(bytes)'}"
+    return f"Sample {sample}: the {what} {path}" if path else f"Sample {sample}: the {what}"
+
+
+def _decode(source: str | Path | EncodedImage, where: str) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(_read_bytes(source)))
+        image.load()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{where} does not exist.") from None
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        # Pillow reports broken files with all of these.
+        raise ValueError(f"{where} cannot be read: {error}. Replace it or leave the sample out.") from error
+    return ImageOps.exif_transpose(image)
+
+
+def _read_bytes(source: str | Path | EncodedImage) -> bytes:
+    if not isinstance(source, Mapping):
+        return Path(source).read_bytes()
+    if source.get("bytes") is not None:
+        return source["bytes"]
+    if source.get("path") is None:
+        raise ValueError("it has neither bytes nor a path")
+    path = str(source["path"])
+    if "://" in path:  # a file of a streamed Hub data set
+        with fsspec.open(path, "rb") as stream:
+            return stream.read()
+    return Path(path).read_bytes()

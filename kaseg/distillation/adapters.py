@@ -1,0 +1,50 @@
+"""The two layers that carry the student's map into the teacher's latent space during distillation."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class FeatureAdapter(nn.Sequential):
+    """Feature adapter `C_f`: 3x3 convolution (stride 1, padding 1), batch normalisation, ReLU.
+
+    The layers are the paper's (He et al. 2019, feature adaptation; known from notes that quote it). Its output channels
+    equal those of the autoencoder's code, as [`~kaseg.distillation.losses.AdaptationLoss`] needs. The convolution has no
+    bias because the batch normalisation that follows would cancel it. Used in training only; the student is deployed
+    without it.
+
+    Args:
+        in_channels (`int`): channels of the student's tapped map.
+        out_channels (`int`): channels of the autoencoder's code.
+
+    Shapes: `(B, in_channels, h, w)` -> `(B, out_channels, h, w)`, non-negative.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(
+            nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=1, padding=1, bias=False),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+
+class AffinityAdapter(nn.Module):
+    """Affinity adapter `C_a`: one 3x3 convolution (stride 1, padding 1).
+
+    That the student's map passes through an adapter of its own before the affinity is taken is the paper's (He et al.
+    2019, affinity distillation); what the adapter consists of is our choice. The bias lets the signed output follow the
+    common direction of the teacher's non-negative codes.
+
+    Args:
+        in_channels (`int`): channels of the student's tapped map.
+        out_channels (`int`): channels of the autoencoder's code.
+
+    Shapes: `(B, in_channels, h, w)` -> `(B, out_channels, h, w)`, signed.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=1, padding=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.conv(features)

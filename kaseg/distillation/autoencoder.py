@@ -1,0 +1,283 @@
+"""The autoencoder that compresses the teacher's tapped map into the latent space in which the student is taught."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+
+def encoder_strides(teacher_stride: int, student_stride: int) -> list[int]:
+    """Strides of the encoder's three convolutions for a teacher's and a student's output stride (our choice).
+
+    Their product is `student_stride / teacher_stride` where that is 1, 2, 4 or 8: 8 -> 16 gives `[2, 1, 1]`, 4 -> 16
+    `[2, 2, 1]`, 4 -> 32 `[2, 2, 2]`. A finer student gives `[1, 1, 1]`; any other ratio the nearest of these products
+    (in log scale). What is then left is resized bilinearly by [`FeatureAutoencoder.encode`] with `size`. No stride
+    exceeds 2, because a 3x3 kernel with a larger one would leave positions of the teacher's map unread.
+
+    Args:
+        teacher_stride (`int`): input pixels per position of the teacher's tapped map, at least 1.
+        student_stride (`int`): input pixels per position of the student's tapped map, at least 1.
+
+    Raises:
+        ValueError: if a stride is below 1.
+    """
+    if teacher_stride < 1 or student_stride < 1:
+        raise ValueError(
+            f"strides must be at least 1, got teacher_stride={teacher_stride} and student_stride={student_stride}"
+        )
+    halvings = min(max(round(math.log2(student_stride / teacher_stride)), 0), 3)
+    return [2] * halvings + [1] * (3 - halvings)
+
+
+@strict
+class FeatureAutoencoderConfig(PreTrainedConfig):
+    """Configuration of a [`FeatureAutoencoder`].
+
+    The paper (He et al. 2019) gives three strided convolutions in E and three transposed ones in D and the weight of the
+    L1 term, printed "10e-7" and read as 1e-7; channel widths and the single strides are our choice.
+
+    Args:
+        in_channels (`int`, defaults to 256): channels of the teacher's tapped map.
+        hidden_channels (`list[int]`, *optional*): the two widths between `in_channels` and `latent_channels`. By default
+            the mean of the two, rounded up to a multiple of 8, then `latent_channels`: 256 -> 192 -> 128 -> 128.
+        latent_channels (`int`, defaults to 128): channels of the code.
+        strides (`list[int]`, defaults to `[2, 2, 1]`): strides of the three convolutions, see [`encoder_strides`].
+        sparsity_weight (`float`, defaults to 1e-7): weight alpha of the L1 norm of the code.
+    """
+
+    model_type = "kaseg_autoencoder"
+
+    in_channels: int = 256
+    hidden_channels: list[int] | tuple[int, ...] | None = None
+    latent_channels: int = 128
+    strides: list[int] | tuple[int, ...] = (2, 2, 1)
+    sparsity_weight: float | int = 1e-7
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        self.strides = list(self.strides)
+        if self.hidden_channels is not None:
+            self.hidden_channels = list(self.hidden_channels)
+
+    def validate_architecture(self):
+        """Called by `strict` on construction, which wraps the error in its `StrictDataclassClassValidationError`.
+
+        Raises:
+            ValueError: naming the field, what was found and what is needed.
+        """
+        if len(self.strides) != 3 or min(self.strides) < 1:
+            raise ValueError(f"strides must be three integers of at least 1, got {self.strides}")
+        if self.hidden_channels is not None and len(self.hidden_channels) != 2:
+            raise ValueError(f"hidden_channels must be two widths or None, got {self.hidden_channels}")
+        if min(self.widths) < 1:
+            raise ValueError(f"every channel width must be at least 1, got {self.widths}")
+        if self.sparsity_weight < 0:
+            raise ValueError(f"sparsity_weight must not be negative, got {self.sparsity_weight}")
+
+    @property
+    def widths(self) -> list[int]:
+        """The four channel widths from the teacher's map to the code."""
+        between = self.hidden_channels
+        if between is None:
+            between = [-(-(self.in_channels + self.latent_channels) // 16) * 8, self.latent_channels]
+        return [self.in_channels, *between, self.latent_channels]
+
+
+@dataclass
+class FeatureAutoencoderOutput(ModelOutput):
+    """Output of [`FeatureAutoencoder`].
+
+    Args:
+        loss (`Tensor` of shape `()`): `reconstruction_loss + sparsity_weight * sparsity_loss`, float32.
+        reconstruction_loss (`Tensor` of shape `()`): mean squared error over all elements.
+        sparsity_loss (`Tensor` of shape `()`): sum of the absolute code divided by the batch size (not weighted).
+        code (`Tensor` of shape `(B, latent_channels, h', w')`): `E(features)`, non-negative.
+        reconstruction (`Tensor` of shape `(B, in_channels, h, w)`): `D(E(features))`.
+    """
+
+    loss: Tensor | None = None
+    reconstruction_loss: Tensor | None = None
+    sparsity_loss: Tensor | None = None
+    code: Tensor | None = None
+    reconstruction: Tensor | None = None
+
+
+class _DecoderLayer(nn.Module):
+    """Mirror of one encoder layer: 3x3 transposed convolution to a given size, then BN and ReLU unless it is the last."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, last: bool) -> None:
+        super().__init__()
+        self.conv = nn.ConvTranspose2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=last)
+        # Linear at the end: some teachers' maps are signed.
+        self.norm = nn.Identity() if last else nn.BatchNorm2d(out_channels)
+        self.act = nn.Identity() if last else nn.ReLU(inplace=True)
+
+    def forward(self, features: Tensor, size: tuple[int, int]) -> Tensor:
+        return self.act(self.norm(self.conv(features, output_size=list(size))))
+
+
+class FeatureAutoencoder(PreTrainedModel):
+    r"""Autoencoder over the teacher's tapped map `Phi_t`; the student is later taught in the space of its code.
+
+    E is three 3x3 convolutions, each with batch normalisation and ReLU; D mirrors it with transposed convolutions to the
+    very sizes E saw (45 -> 23 -> 45) and ends in a linear layer. Three strided convolutions, mirrored transposed ones,
+    the form of the loss, and that E is frozen and D dropped afterwards are the paper's (He et al. 2019, knowledge
+    translation); kernel sizes, widths, normalisation and this reduction of the loss are our choice:
+
+        loss = (1 / (B*c_t*h*w)) * sum (D(E(Phi_t)) - Phi_t)^2  +  alpha * (1 / B) * sum |E(Phi_t)|
+
+    with alpha = `config.sparsity_weight`. Both terms are computed in float32.
+
+    Example:
+        >>> import torch
+        >>> from kaseg.distillation.autoencoder import FeatureAutoencoder, FeatureAutoencoderConfig
+        >>> autoencoder = FeatureAutoencoder(FeatureAutoencoderConfig(in_channels=16, latent_channels=8))
+        >>> output = autoencoder(torch.randn(2, 16, 45, 33))
+        >>> output.code.shape, output.reconstruction.shape
+        (torch.Size([2, 8, 12, 9]), torch.Size([2, 16, 45, 33]))
+        >>> autoencoder.freeze().encode(torch.randn(2, 16, 45, 33), size=(11, 8)).shape
+        torch.Size([2, 8, 11, 8])
+    """
+
+    config_class = FeatureAutoencoderConfig
+    config: FeatureAutoencoderConfig
+    base_model_prefix = "autoencoder"
+    main_input_name = "features"
+    input_modalities = ("image",)
+    # The loss is a mean over elements, so Trainer must not hand over num_items_in_batch and divide differently.
+    accepts_loss_kwargs = False
+
+    def __init__(self, config: FeatureAutoencoderConfig) -> None:
+        super().__init__(config)
+        widths, strides = config.widths, config.strides
+        self.encoder = nn.Sequential(
+            *(
+                nn.Sequential(
+                    nn.Conv2d(c_in, c_out, 3, stride=stride, padding=1, bias=False),
+                    nn.BatchNorm2d(c_out),
+                    nn.ReLU(inplace=True),
+                )
+                for c_in, c_out, stride in zip(widths[:-1], widths[1:], strides, strict=True)
+            )
+        )
+        self.decoder: nn.ModuleList | None = nn.ModuleList(
+            _DecoderLayer(widths[i + 1], widths[i], strides[i], last=i == 0) for i in (2, 1, 0)
+        )
+        self._frozen = False
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        # transformers calls this also for weights missing from a checkpoint, whose memory is then uninitialised, so
+        # everything is set; its own init functions leave alone what was loaded.
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            # A transposed convolution stores (in, out, k, k): its fan-in is what kaiming calls fan_out.
+            mode = "fan_out" if isinstance(module, nn.ConvTranspose2d) else "fan_in"
+            init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+            init.zeros_(module.running_mean)
+            init.ones_(module.running_var)
+            init.zeros_(module.num_batches_tracked)
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether [`~FeatureAutoencoder.freeze`] was called."""
+        return self._frozen
+
+    def encode(self, features: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Code of the teacher's map.
+
+        Args:
+            features (`Tensor` of shape `(B, in_channels, h, w)`): the teacher's tapped map.
+            size (`tuple[int, int]`, *optional*): height and width of the student's map. A code of another size is resized
+                to it bilinearly (`align_corners=False`).
+
+        Returns:
+            `Tensor` of shape `(B, latent_channels, *size)`, non-negative.
+
+        Raises:
+            ValueError: if `features` is not `(B, in_channels, h, w)`.
+        """
+        self._check_features(features)
+        if self._frozen:
+            # Code that switches modules one by one does not pass through our train(): see to it here.
+            self.encoder.eval()
+        code = self.encoder(features)
+        if size is not None and tuple(code.shape[-2:]) != tuple(size):
+            code = F.interpolate(code, size=tuple(size), mode="bilinear", align_corners=False)
+        return code
+
+    def forward(self, features: Tensor) -> FeatureAutoencoderOutput:
+        """Encodes, decodes and computes the loss.
+
+        Args:
+            features (`Tensor` of shape `(B, in_channels, h, w)`): the teacher's tapped map, any `h` and `w`.
+
+        Raises:
+            ValueError: if `features` is not `(B, in_channels, h, w)`.
+            RuntimeError: after [`~FeatureAutoencoder.freeze`], which drops the decoder.
+        """
+        if self.decoder is None:
+            raise RuntimeError("this FeatureAutoencoder is frozen and has no decoder: call encode() instead of forward()")
+        self._check_features(features)
+        sizes, code = [], features
+        for layer in self.encoder:
+            sizes.append((code.shape[-2], code.shape[-1]))
+            code = layer(code)
+        reconstruction = code
+        for layer, size in zip(self.decoder, reversed(sizes), strict=True):
+            reconstruction = layer(reconstruction, size)
+        reconstruction_loss = F.mse_loss(reconstruction.float(), features.float())
+        sparsity_loss = code.float().abs().sum() / features.shape[0]
+        return FeatureAutoencoderOutput(
+            loss=reconstruction_loss + self.config.sparsity_weight * sparsity_loss,
+            reconstruction_loss=reconstruction_loss,
+            sparsity_loss=sparsity_loss,
+            code=code,
+            reconstruction=reconstruction,
+        )
+
+    def freeze(self) -> "FeatureAutoencoder":
+        """Fixes E for good and drops D from memory; save before this.
+
+        Afterwards no parameter requires a gradient and the encoder stays in eval mode whatever `train()` is called, so
+        that weights and batch normalisation statistics stay bit-equal. Returns `self`.
+        """
+        self.decoder = None
+        self._frozen = True
+        self.requires_grad_(False)
+        return self.eval()
+
+    def train(self, mode: bool = True) -> "FeatureAutoencoder":
+        """As in `nn.Module`, but a frozen autoencoder stays in eval mode."""
+        return super().train(mode and not self._frozen)
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """As in `PreTrainedModel`; the folder holds the whole autoencoder.
+
+        Raises:
+            RuntimeError: after [`~FeatureAutoencoder.freeze`], because the decoder's weights are gone.
+        """
+        if self.decoder is None:
+            raise RuntimeError(
+                f"cannot save to {save_directory}: this FeatureAutoencoder is frozen and its decoder was dropped; "
+                "call save_pretrained() before freeze()"
+            )
+        return super().save_pretrained(save_directory, *args, **kwargs)
+
+    def _check_features(self, features: Tensor) -> None:
+        if features.ndim != 4 or features.shape[1] != self.config.in_channels:
+            raise ValueError(
+                f"features must have shape (B, {self.config.in_channels}, h, w) as config.in_channels says, "
+                f"got {tuple(features.shape)}"
+            )

@@ -1,0 +1,115 @@
+"""Adaptation loss: the student's map must point where the teacher's code points, position by position."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class AdaptationLoss(nn.Module):
+    r"""Distance between the normalised feature vectors of student and teacher (`L_adapt` of He et al. 2019).
+
+    With `s_bi`, `t_bi` the vectors of `c` channels at position `i` of image `b`, and `n` a q-norm that is smooth at zero,
+
+        n(x)    = (sum_k |x_k|^q + eps^q)^(1/q)                     (q = 2: x / n(x) = x * rsqrt(|x|^2 + eps^2))
+        L_adapt = 1 / (B*m*c)  sum_b sum_i sum_k | s_bik / n(s_bi) - t_bik / n(t_bi) |^p        m = h*w
+
+    The paper divides each side by its q-norm and takes a p-norm of the difference over all positions; that the norm runs
+    over channels at each position, p = 1, q = 2, and the mean over images, positions *and channels* are our choice.
+    The weight beta = 50 means something only together with this reduction: for p = 1, q = 2 the loss is at most
+    2 / sqrt(c), so when `c` changes, compare beta / sqrt(c).
+
+    A zero vector, common after a ReLU, gives 0, and the gradient of `x / n(x)` is bounded by `1 / eps`.
+
+    Args:
+        p (`float`, defaults to 1.0): exponent of the difference, at least 1. There is no p-th root.
+        q (`float`, defaults to 2.0): norm by which each side is divided, at least 1.
+        eps (`float`, defaults to 1e-4): length below which a vector counts as zero, in units of the features.
+
+    Shapes: student and teacher `(B, c, h, w)`, mask `(B, h, w)` of bool, result `()` in float32 (float64 for float64).
+
+    Example:
+        >>> import torch
+        >>> from kaseg.distillation.losses import AdaptationLoss
+        >>> student, teacher = torch.randn(2, 2, 16, 9, 9)
+        >>> loss = AdaptationLoss()(student, teacher)
+        >>> bool(loss <= 2 / 16**0.5), float(AdaptationLoss()(student, 3 * student)) < 1e-6
+        (True, True)
+    """
+
+    def __init__(self, p: float = 1.0, q: float = 2.0, eps: float = 1e-4) -> None:
+        super().__init__()
+        if p < 1 or q < 1:
+            raise ValueError(f"p and q must be at least 1, got p={p} and q={q}")
+        if eps <= 0 or eps**q < torch.finfo(torch.float32).tiny:
+            raise ValueError(f"eps must be positive and eps**q must not vanish in float32, got eps={eps} and q={q}")
+        self.p, self.q, self.eps = p, q, eps
+
+    def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Computes the loss in float32 whatever the input type or autocast (float64 in, float64 out).
+
+        Args:
+            student (`Tensor` of shape `(B, c, h, w)`): `C_f(Phi_s)`, the student's adapted map.
+            teacher (`Tensor` of shape `(B, c, h, w)`): `E(Phi_t)`, the teacher's code.
+            mask (`Tensor` of shape `(B, h, w)` and type bool, *optional*): positions that count. The mean is then over
+                those of the whole batch; with none at all the loss is 0.
+
+        Raises:
+            ValueError: if the shapes do not fit, naming them, or the mask is not of bool.
+        """
+        check_pair(student, teacher, mask)
+        with torch.amp.autocast(student.device.type, enabled=False):
+            student, teacher = working_precision(student, mask), working_precision(teacher, mask)
+            difference = student * inverse_norms(student, self.q, self.eps)
+            difference = difference - teacher * inverse_norms(teacher, self.q, self.eps)
+            total = difference.abs().sum() if self.p == 1 else difference.abs().pow(self.p).sum()
+            channels = student.shape[1]
+            if mask is None:
+                return total / student.numel()
+            return total / (channels * mask.sum().clamp(min=1))
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}, q={self.q}, eps={self.eps}"
+
+
+def working_precision(features: Tensor, mask: Tensor | None) -> Tensor:
+    """Raises types below float32 to it and sets the positions that `mask` leaves out to 0.
+
+    Args:
+        features (`Tensor` of shape `(B, c, h, w)`): a feature map.
+        mask (`Tensor` of shape `(B, h, w)` and type bool, *optional*): positions to keep.
+    """
+    if features.dtype != torch.float64:
+        features = features.float()
+    return features if mask is None else features.masked_fill(~mask.unsqueeze(1), 0.0)
+
+
+def inverse_norms(features: Tensor, q: float, eps: float) -> Tensor:
+    """Inverse of the q-norm over channels, smoothed by `eps` (see [`AdaptationLoss`]).
+
+    Args:
+        features (`Tensor` of shape `(B, c, ...)`): feature vectors along the second dimension.
+        q (`float`): the norm.
+        eps (`float`): length below which a vector counts as zero.
+
+    Returns:
+        `Tensor` of shape `(B, 1, ...)`, at most `1 / eps`.
+    """
+    if q == 2:
+        return torch.rsqrt(features.square().sum(1, keepdim=True) + eps**2)
+    return (features.abs().pow(q).sum(1, keepdim=True) + eps**q).pow(-1 / q)
+
+
+def check_pair(student: Tensor, teacher: Tensor, mask: Tensor | None) -> None:
+    """Raises `ValueError` unless both maps are `(B, c, h, w)` of one shape and the mask is `(B, h, w)` of bool."""
+    if student.ndim != 4 or student.shape != teacher.shape:
+        raise ValueError(
+            "student and teacher must have the same shape (B, c, h, w), "
+            f"got student {tuple(student.shape)} and teacher {tuple(teacher.shape)}"
+        )
+    batch, _, height, width = student.shape
+    if mask is not None and (mask.shape != (batch, height, width) or mask.dtype != torch.bool):
+        raise ValueError(
+            f"mask must be of bool and shape {(batch, height, width)} for features of shape {tuple(student.shape)}, "
+            f"got {mask.dtype} of shape {tuple(mask.shape)}"
+        )

@@ -1,0 +1,255 @@
+"""Streaming confusion matrix and the dataset-level scores read off it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Label maps are 8-bit images almost everywhere, so one histogram over all pairs of bytes counts and checks at once.
+_BYTE = 256
+
+
+class ConfusionMatrix:
+    r"""Counts how often each reference label was predicted as each label, one image or batch at a time.
+
+    `matrix[r, p]` is the number of pixels with reference `r` that were predicted as `p`. Nothing but these counts is
+    kept, so memory does not grow with the number of images, and the scores of [`iou_scores`] are those of the whole
+    dataset (the literature's mIoU), never averages over images. Pixels whose reference is `ignore_index` (void) are
+    left out.
+
+    Args:
+        num_labels (`int`): Number of classes C; labels are 0..C-1.
+        ignore_index (`int`, *optional*, defaults to 255):
+            Reference value of void pixels. It can not be one of the classes.
+        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`):
+            Where the counts live and are counted; inputs are moved there.
+
+    Raises:
+        ValueError: if `num_labels` is not positive or `ignore_index` is one of 0..C-1.
+
+    Example:
+
+    ```python
+    >>> import numpy as np
+    >>> from kaseg.evaluation import ConfusionMatrix, iou_scores
+    >>> confusion = ConfusionMatrix(num_labels=3)
+    >>> confusion.update(predictions=np.array([[0, 1], [1, 1]]), references=np.array([[0, 1], [0, 255]]))
+    >>> confusion.matrix.tolist()
+    [[1, 1, 0], [0, 1, 0], [0, 0, 0]]
+    >>> iou_scores(confusion.matrix)["per_category_iou"]
+    [0.5, 0.5, nan]
+
+    ```
+    """
+
+    def __init__(self, num_labels: int, ignore_index: int = 255, device: str | torch.device = "cpu") -> None:
+        _check_classes(num_labels, ignore_index)
+        self.num_labels = num_labels
+        self.ignore_index = ignore_index
+        self.device = torch.device(device)
+        self.reset()
+
+    @property
+    def matrix(self) -> Tensor:
+        """A copy of the counts: int64, (C, C), rows = reference, columns = prediction."""
+        return self._matrix.clone()
+
+    def reset(self) -> None:
+        """Set all counts to zero."""
+        self._matrix = torch.zeros(self.num_labels, self.num_labels, dtype=torch.int64, device=self.device)
+
+    def update(self, predictions: Any, references: Any, sample: str | None = None) -> None:
+        """Count one image or one batch.
+
+        Args:
+            predictions (`torch.Tensor`, `np.ndarray` or nested list): Integer labels in 0..C-1, any shape.
+            references (`torch.Tensor`, `np.ndarray` or nested list):
+                Integer labels in {0..C-1, `ignore_index`}, same shape.
+            sample (`str`, *optional*): Name of the image or batch, used in error messages.
+
+        Raises:
+            ValueError: if the shapes differ, the values are not integers, or a label is out of range (a prediction is
+                checked at void pixels, too). The counts are then unchanged.
+        """
+        where = f" of sample {sample!r}" if sample is not None else ""
+        prediction = _as_integers(predictions, "predictions" + where, self.device)
+        reference = _as_integers(references, "references" + where, self.device)
+        if prediction.shape != reference.shape:
+            raise ValueError(
+                f"predictions{where} have shape {tuple(prediction.shape)} but references have shape "
+                f"{tuple(reference.shape)}. Resize the predictions to the references' size first."
+            )
+        if prediction.numel() == 0:
+            return
+        if _fits_a_byte(prediction) and _fits_a_byte(reference):
+            # int32, because bincount is twice as fast on it as on int64.
+            pairs = reference.to(torch.int32).mul_(_BYTE).add_(prediction.to(torch.uint8)).flatten()
+            joint = torch.bincount(pairs, minlength=_BYTE * _BYTE).view(_BYTE, _BYTE)
+            self._matrix += restrict_counts(joint, self.num_labels, self.ignore_index, where)
+        else:
+            self._matrix += self._count_wide(prediction, reference, where)
+
+    def merge(self, other: ConfusionMatrix) -> None:
+        """Add the counts of `other`, as if its images had been counted here.
+
+        Raises:
+            ValueError: if `other` has other labels or another `ignore_index`.
+        """
+        mine, theirs = (self.num_labels, self.ignore_index), (other.num_labels, other.ignore_index)
+        if mine != theirs:
+            raise ValueError(
+                f"Cannot merge confusion matrices with different (num_labels, ignore_index): {mine} and {theirs}."
+            )
+        self._matrix += other._matrix.to(self.device)
+
+    def _count_wide(self, prediction: Tensor, reference: Tensor, where: str) -> Tensor:
+        """Counts for values that do not fit a byte: more than 256 classes, a negative `ignore_index`, or errors."""
+        prediction, reference = prediction.flatten().long(), reference.flatten().long()
+        classes = self.num_labels
+        wrong_prediction = (prediction < 0) | (prediction >= classes)
+        void = reference == self.ignore_index
+        wrong_reference = ((reference < 0) | (reference >= classes)) & ~void
+        _raise_for(prediction[wrong_prediction], "predictions", classes, self.ignore_index, where)
+        _raise_for(reference[wrong_reference], "references", classes, self.ignore_index, where)
+        pairs = (reference * classes + prediction)[~void]
+        return torch.bincount(pairs, minlength=classes * classes).view(classes, classes)
+
+
+def iou_scores(matrix: Tensor | np.ndarray) -> dict[str, Any]:
+    r"""Segmentation scores of a confusion matrix, under the names of `evaluate`'s `mean_iou`.
+
+    With \(n_{rp}\) the counts, \(t_c = \sum_p n_{cp}\) the reference pixels and \(q_c = \sum_r n_{rc}\) the predicted
+    pixels of class c:
+
+    - `per_category_iou`: \(n_{cc} / (t_c + q_c - n_{cc})\), NaN for a class with neither reference nor prediction;
+    - `mean_iou`: mean of `per_category_iou` over the classes that are not NaN;
+    - `per_category_accuracy`: \(n_{cc} / t_c\), NaN for a class without reference;
+    - `mean_accuracy`: mean of `per_category_accuracy` over the classes that are not NaN;
+    - `overall_accuracy`: \(\sum_c n_{cc} / \sum_c t_c\);
+    - `frequency_weighted_iou`: \(\sum_c t_c\, \mathrm{IoU}_c / \sum_c t_c\) over the classes with a reference.
+
+    The last follows Long et al. 2015 (Fully Convolutional Networks), section 5; all are fractions in 0..1.
+
+    Args:
+        matrix (`torch.Tensor` or `np.ndarray`): Counts, (C, C), rows = reference, columns = prediction.
+
+    Returns:
+        `dict`: floats, and lists of C floats for the two `per_category_*` keys. All are NaN if nothing was counted.
+
+    Raises:
+        ValueError: if `matrix` is not square.
+    """
+    counts = torch.as_tensor(matrix).detach().to("cpu", torch.float64).numpy()
+    if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
+        raise ValueError(f"Expected a square confusion matrix (C, C), got shape {counts.shape}.")
+    hits, references, predictions = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
+    iou = _ratio(hits, references + predictions - hits)
+    accuracy = _ratio(hits, references)
+    total = references.sum()
+    seen = references > 0
+    return {
+        "mean_iou": _mean_of_present(iou),
+        "mean_accuracy": _mean_of_present(accuracy),
+        "overall_accuracy": float(_ratio(hits.sum(), total)),
+        "frequency_weighted_iou": float(_ratio((references[seen] * iou[seen]).sum(), total)),
+        "per_category_iou": iou.tolist(),
+        "per_category_accuracy": accuracy.tolist(),
+    }
+
+
+def restrict_counts(joint: Tensor, num_labels: int, ignore_index: int, where: str = "") -> Tensor:
+    """Cut a table of raw counts down to the classes, dropping void and refusing everything else.
+
+    Args:
+        joint (`torch.Tensor`): Counts, (N, N), of raw value pairs, rows = reference, columns = prediction.
+        num_labels (`int`): Number of classes C.
+        ignore_index (`int`): Reference value of void pixels.
+        where (`str`, *optional*): Inserted into the error message.
+
+    Returns:
+        `torch.Tensor`: Counts, (min(C, N), min(C, N)) padded with zeros to (C, C).
+
+    Raises:
+        ValueError:
+            if a counted prediction is outside 0..C-1, a counted reference outside {0..C-1, `ignore_index`}, or
+            `ignore_index` is one of the classes.
+    """
+    _check_classes(num_labels, ignore_index)
+    size = joint.shape[0]
+    counts = joint[:num_labels, :num_labels]
+    allowed = counts.sum()
+    if num_labels <= ignore_index < size:
+        allowed = allowed + joint[ignore_index, :num_labels].sum()
+    if allowed != joint.sum():
+        predicted = joint.sum(dim=0).nonzero().flatten()
+        referred = joint.sum(dim=1).nonzero().flatten()
+        _raise_for(predicted[predicted >= num_labels], "predictions", num_labels, ignore_index, where)
+        wrong = (referred >= num_labels) & (referred != ignore_index)
+        _raise_for(referred[wrong], "references", num_labels, ignore_index, where)
+    missing = max(num_labels - size, 0)
+    return torch.nn.functional.pad(counts, (0, missing, 0, missing)) if missing else counts
+
+
+def _check_classes(num_labels: int, ignore_index: int) -> None:
+    if num_labels < 1:
+        raise ValueError(f"num_labels must be at least 1, got {num_labels}.")
+    if 0 <= ignore_index < num_labels:
+        raise ValueError(
+            f"ignore_index={ignore_index} is one of the {num_labels} classes 0..{num_labels - 1}, but it marks "
+            "void pixels and is never a class: map void to 255 (or to -1 when there are more than 255 classes)."
+        )
+
+
+def _as_integers(values: Any, name: str, device: torch.device) -> Tensor:
+    if not isinstance(values, Tensor):
+        array = np.asarray(values)
+        if array.dtype.kind not in "biu":
+            raise ValueError(_not_integer(name, array.dtype))
+        if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+            array = array.astype(np.int64)  # torch has few operations on wider unsigned integers
+        # Copies what torch cannot wrap: flipped views and the read-only buffers of PIL images.
+        values = torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    if values.dtype.is_floating_point or values.dtype.is_complex:
+        raise ValueError(_not_integer(name, values.dtype))
+    if values.dtype == torch.bool:
+        values = values.to(torch.uint8)
+    return values.to(device)
+
+
+def _not_integer(name: str, dtype: Any) -> str:
+    return f"{name} must be integer labels, got {dtype}. If these are logits, take the argmax over the classes first."
+
+
+def _fits_a_byte(values: Tensor) -> bool:
+    if values.dtype == torch.uint8:
+        return True
+    low, high = torch.aminmax(values)
+    return bool(low >= 0) and bool(high < _BYTE)
+
+
+def _raise_for(wrong: Tensor, name: str, num_labels: int, ignore_index: int, where: str) -> None:
+    if wrong.numel() == 0:
+        return
+    found = torch.unique(wrong).tolist()
+    shown = ", ".join(map(str, found[:10])) + (", ..." if len(found) > 10 else "")
+    if name == "predictions":
+        advice = f"Predictions must be in 0..{num_labels - 1}: check that num_labels is the model's number of classes."
+    else:
+        advice = (
+            f"References must be in 0..{num_labels - 1} or {ignore_index} (void): map the raw labels to train ids in "
+            "the dataset's label map, and everything else to void."
+        )
+    raise ValueError(f"{name}{where} hold {shown}, which is outside the {num_labels} classes. {advice}")
+
+
+def _ratio(numerator: Any, denominator: Any) -> Any:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.true_divide(numerator, denominator)
+
+
+def _mean_of_present(scores: np.ndarray) -> float:
+    present = scores[~np.isnan(scores)]
+    return float(present.mean()) if present.size else float("nan")

@@ -1,0 +1,46 @@
+"""What a run is made of, beside the trainer's own arguments: model, data and teacher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class ModelArguments:
+    """Which network is trained. A `model` to start from brings its own architecture; the other fields build a new one."""
+
+    model: str | None = field(
+        default=None, metadata={"help": "Checkpoint to fine-tune (Hub id, folder or shipped); a new model by default."}
+    )
+    backbone: str = field(default="mobilenetv2_100", metadata={"help": "timm encoder (paper: MobileNetV2)."})
+    output_stride: int = field(default=16, metadata={"help": "Stride of the last map: 4, 8, 16 or 32 (paper: 16)."})
+    head: str = field(default="student", metadata={"help": "student (paper) or deeplabv3plus (for teachers)."})
+    separable_head: bool = field(default=True, metadata={"help": "Separable 3x3 convolutions in deeplabv3plus."})
+    classifier_dropout_prob: float = field(default=0.1, metadata={"help": "Dropout before the classifier."})
+    freeze_batch_norm: bool = field(default=False, metadata={"help": "Keep BatchNorm fixed."})
+    pretrained_backbone: bool = field(default=True, metadata={"help": "Start from timm's ImageNet weights."})
+    backbone_weights: str | None = field(
+        default=None, metadata={"help": "Local file of encoder weights in timm's layout instead of a download."}
+    )
+
+
+@dataclass
+class DataArguments:
+    """Which data the network is trained and evaluated on."""
+
+    dataset: str = field(default="scenes", metadata={"help": "Name, folder or Hub id of the dataset."})
+    data_dir: str | None = field(default=None, metadata={"help": "Folder of a named dataset."})
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    eval_split: str = field(default="validation", metadata={"help": "Split to evaluate on."})
+    max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first so many samples."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Use only the first so many samples."})
+
+
+@dataclass
+class TeacherArguments:
+    """Who teaches."""
+
+    teacher: str = field(default="", metadata={"help": "Teacher: Hub id, folder or shipped checkpoint."})
+    autoencoder: str | None = field(
+        default=None, metadata={"help": "Folder of a fitted autoencoder; by default one is fitted first."}
+    )

@@ -1,0 +1,259 @@
+"""One run from its recipe: build, train, evaluate, write what came out."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import yaml
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import TrainingArguments, set_seed
+
+from ..configuration_kaseg import KASegConfig
+from ..data import LabelSpace, get_label_space, load_segmentation_dataset
+from ..image_processing_kaseg import KASegImageProcessor
+from ..modeling_kaseg import KASegModel
+from ..trainer import (
+    KnowledgeAdaptationConfig,
+    KnowledgeAdaptationTrainer,
+    SegmentationConfig,
+    SegmentationTrainer,
+)
+from .recipe import DataArguments, ModelArguments, TeacherArguments
+
+
+RECIPE_NAME = "recipe.yaml"
+RESULTS_NAME = "results.json"
+# Fields that say where things lie or how a run is watched; changing them does not make it another run.
+_PLACES = {"output_dir", "data_dir", "backbone_weights", "teacher", "autoencoder"}
+_WATCHING = {
+    "logging_steps",
+    "logging_strategy",
+    "logging_first_step",
+    "save_steps",
+    "save_strategy",
+    "save_total_limit",
+    "eval_steps",
+    "eval_strategy",
+    "disable_tqdm",
+    "report_to",
+    "dataloader_num_workers",
+    "dataloader_pin_memory",
+    "resume_from_checkpoint",
+}
+
+
+def build_model(model_args: ModelArguments, label_space: LabelSpace, seed: int) -> KASegModel:
+    """A new model for `label_space`, or the checkpoint `model_args.model` with its classifier fitted to it."""
+    set_seed(seed)
+    labels: dict[str, Any] = {
+        "id2label": label_space.id2label,
+        "label2id": label_space.label2id,
+        "palette": [list(color) for color in label_space.palette],
+    }
+    if model_args.model is not None:
+        config = KASegConfig.from_pretrained(model_args.model)
+        same = list(config.id2label.values()) == list(label_space.names)
+        return KASegModel.from_pretrained(model_args.model, **labels, ignore_mismatched_sizes=not same)
+    fields = ("backbone", "output_stride", "head", "separable_head", "classifier_dropout_prob", "freeze_batch_norm")
+    config = KASegConfig(**{name: getattr(model_args, name) for name in fields}, **labels)
+    return KASegModel(
+        config, pretrained_backbone=model_args.pretrained_backbone, backbone_weights=model_args.backbone_weights
+    )
+
+
+def load_data(data_args: DataArguments) -> tuple[Any, Any]:
+    """Training and evaluation data, cut to `max_train_samples` and `max_eval_samples`."""
+
+    def load(split: str, limit: int | None) -> Any:
+        dataset = load_segmentation_dataset(data_args.dataset, split=split, data_dir=data_args.data_dir)
+        if limit is not None and isinstance(dataset, datasets.Dataset):
+            dataset = dataset.select(range(min(limit, len(dataset))))
+        return dataset
+
+    return (
+        load(data_args.train_split, data_args.max_train_samples),
+        load(data_args.eval_split, data_args.max_eval_samples),
+    )
+
+
+def train(
+    model_args: ModelArguments, data_args: DataArguments, args: SegmentationConfig, resume: bool = True
+) -> dict[str, Any]:
+    """Train a teacher or a plain student; see [`run`]."""
+    recipe = recipe_of(model_args, data_args, args)
+    return run(recipe, model_args, data_args, args, resume, SegmentationTrainer, {})
+
+
+def distill(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    teacher_args: TeacherArguments,
+    args: KnowledgeAdaptationConfig,
+    resume: bool = True,
+) -> dict[str, Any]:
+    """Train a student by knowledge adaptation; see [`run`].
+
+    Raises:
+        ValueError: no teacher is named.
+    """
+    if not teacher_args.teacher:
+        raise ValueError("Knowledge adaptation needs a teacher: set teacher (Hub id, folder or shipped checkpoint).")
+    recipe = recipe_of(model_args, data_args, args, teacher_args)
+    extra = {"teacher": teacher_args.teacher, "autoencoder": teacher_args.autoencoder}
+    return run(recipe, model_args, data_args, args, resume, KnowledgeAdaptationTrainer, extra)
+
+
+def run(
+    recipe: dict[str, Any],
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    args: SegmentationConfig,
+    resume: bool,
+    trainer_class: type[SegmentationTrainer],
+    trainer_kwargs: dict[str, Any],
+) -> dict[str, Any]:
+    """Train, evaluate on `eval_split` after the last step, and write model, recipe and results to `output_dir`.
+
+    With `resume` an unfinished run in `output_dir` goes on where it was stopped, and a finished one is only read.
+
+    Returns:
+        What `results.json` holds.
+
+    Raises:
+        ValueError: `output_dir` holds a run with another recipe.
+    """
+    output_dir = Path(args.output_dir)
+    results_file = output_dir / RESULTS_NAME
+    if resume:
+        _check_same_recipe(output_dir / RECIPE_NAME, recipe)
+        if results_file.is_file():
+            return json.loads(results_file.read_text())
+    output_dir.mkdir(parents=True, exist_ok=True)
+    results_file.unlink(missing_ok=True)
+    write_atomically(output_dir / RECIPE_NAME, yaml.safe_dump(recipe, sort_keys=False))
+    label_space = get_label_space(data_args.dataset, data_args.data_dir)
+    train_dataset, eval_dataset = load_data(data_args)
+    model = build_model(model_args, label_space, args.seed)
+    trainer = trainer_class(
+        model=model,
+        args=args,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        processing_class=KASegImageProcessor(),
+        **trainer_kwargs,
+    )
+    start = time.perf_counter()
+    trainer.train(resume_from_checkpoint=resume)
+    seconds = time.perf_counter() - start
+    trainer.save_model()
+    metrics = trainer.evaluate()
+    results = describe_results(trainer, recipe, metrics, seconds, data_args)
+    if trainer.is_world_process_zero():
+        write_atomically(results_file, json.dumps(results, indent=2) + "\n")
+    return results
+
+
+def recipe_of(*parts: Any) -> dict[str, Any]:
+    """Every field that differs from its default, across argument dataclasses: what a recipe file holds."""
+    recipe: dict[str, Any] = {}
+    for part in parts:
+        # Several fields are filled in by __post_init__, so a default instance is what to compare with.
+        default = type(part)(output_dir=part.output_dir) if isinstance(part, TrainingArguments) else type(part)()
+        for item in dataclasses.fields(part):
+            value = getattr(part, item.name)
+            if item.init and not item.name.startswith("_") and value != getattr(default, item.name):
+                recipe[item.name] = _plain(value)
+    return recipe
+
+
+def describe_results(
+    trainer: SegmentationTrainer,
+    recipe: dict[str, Any],
+    metrics: dict[str, float],
+    seconds: float,
+    data_args: DataArguments,
+) -> dict[str, Any]:
+    """The content of `results.json`: scores, cost, seed, steps, time and versions."""
+    model = trainer.segmentation_model
+    prefix = "eval_iou_"
+    public = {key: value for key, value in recipe.items() if key not in _PLACES}
+    return {
+        "dataset": data_args.dataset,
+        "split": data_args.eval_split,
+        "protocol": "whole image, single scale, dataset level, void ignored",
+        "mean_iou": metrics["eval_mean_iou"],
+        "mean_accuracy": metrics["eval_mean_accuracy"],
+        "overall_accuracy": metrics["eval_overall_accuracy"],
+        "per_category_iou": {k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)},
+        "loss": metrics["eval_loss"],
+        "seed": trainer.args.seed,
+        "steps": trainer.state.global_step,
+        "epochs": trainer.state.epoch,
+        "train_seconds": round(seconds, 1),
+        "hardware": hardware(),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "gflops_513x513": round(gflops(model), 3),
+        "recipe": public,
+        "log": [_without(entry, "total_flos") for entry in trainer.state.log_history],
+        "versions": {name: importlib.metadata.version(name) for name in ("torch", "timm", "transformers", "datasets")},
+    }
+
+
+def gflops(model: KASegModel, height: int = 513, width: int = 513) -> float:
+    """Cost of one image: 2 x multiply-adds of convolutions and matrix products, in 10^9."""
+    was_training = model.training
+    model.eval()
+    parameter = next(model.parameters())
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(parameter.new_zeros(1, model.config.num_channels, height, width))
+    model.train(was_training)
+    return counter.get_total_flops() / 1e9
+
+
+def hardware() -> str:
+    """What the run was computed on."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+    return f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a killed process leaves either the old content or the new one."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def _check_same_recipe(path: Path, recipe: dict[str, Any]) -> None:
+    if not path.is_file():
+        return
+    before = yaml.safe_load(path.read_text()) or {}
+    ignored = _PLACES | _WATCHING
+    changed = sorted(k for k in before.keys() | recipe.keys() if k not in ignored and before.get(k) != recipe.get(k))
+    if changed:
+        listed = ", ".join(f"{k} ({before.get(k)!r} -> {recipe.get(k)!r})" for k in changed)
+        raise ValueError(
+            f"{path.parent} holds a run with another recipe; it differs in {listed}. Choose another output_dir, or "
+            "start anew with --no-resume."
+        )
+
+
+def _plain(value: Any) -> Any:
+    """Enum members and containers as YAML can hold them."""
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return getattr(value, "value", value)
+
+
+def _without(entry: dict[str, Any], key: str) -> dict[str, Any]:
+    return {k: v for k, v in entry.items() if k != key}

@@ -1,0 +1,454 @@
+"""The image processor of kaseg: pictures to `pixel_values`, masks to `labels`, logits back to masks.
+
+The file is flat and imports nothing of the package, so that it can lie in a Hub repository beside the weights and be
+run from there with `trust_remote_code=True`.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torchvision.transforms.v2 import functional as tvF
+from transformers.image_processing_backends import TorchvisionBackend
+from transformers.image_processing_base import BatchFeature
+from transformers.image_processing_outputs import SemanticSegmentationPostProcessorOutput
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    ChannelDimension,
+    PILImageResampling,
+    SizeDict,
+    load_image,
+)
+from transformers.processing_utils import ImagesKwargs, Unpack
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+_EXIF_ORIENTATION = 0x0112
+# uint16 covers 0..65535, and 65535 / 255 = 257 exactly.
+_SIXTEEN_TO_EIGHT_BIT = 257
+_MAP_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Turns any PIL picture into an upright 8-bit RGB one, the same picture `pipeline("image-segmentation")` sees.
+
+    The EXIF orientation is applied. Transparency is dropped, not blended, as `transformers.image_utils.load_image`
+    does. 16-bit grey values (modes `I;16*`, and `I`, which is how older Pillow versions open 16-bit PNG files) are
+    divided by 257 and rounded; Pillow alone would clip them at 255.
+
+    Args:
+        image: A PIL image in any mode but `F`.
+
+    Returns:
+        A PIL image of mode `RGB`, upright.
+
+    Raises:
+        ValueError: For mode `F`, whose value range is unknown, and for mode `I` outside 0..65535.
+    """
+    image = _upright(image)
+    if image.mode == "RGB":
+        return image
+    if image.mode == "F":
+        raise ValueError("a PIL image of mode 'F' has no fixed range of values: convert it to 8 bits first")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(
+                f"a PIL image of mode '{image.mode}' is read as 16-bit grey, but its values reach from {values.min()} "
+                f"to {values.max()}: convert it to 8 bits first"
+            )
+        image = Image.fromarray(np.rint(values / _SIXTEEN_TO_EIGHT_BIT).astype(np.uint8))
+    elif image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Applies the EXIF orientation; without one the image itself comes back, where PIL would make a copy."""
+    if image.getexif().get(_EXIF_ORIENTATION, 1) == 1:
+        return image
+    return ImageOps.exif_transpose(image)
+
+
+class KASegImageProcessorKwargs(ImagesKwargs, total=False):
+    """The options of [`KASegImageProcessor`] beyond those every `transformers` image processor has.
+
+    Attributes:
+        ignore_index (`int`, *optional*, defaults to 255):
+            The label of void pixels; padded label pixels get it.
+        size_divisor (`int`, *optional*):
+            With `do_pad=True`, pad height and width up to multiples of this.
+    """
+
+    ignore_index: int
+    size_divisor: int | None
+
+
+class KASegImageProcessor(TorchvisionBackend):
+    r"""Prepares pictures and masks for [`KASegModel`] and turns its logits into masks.
+
+    By default nothing is resized, since the models take any input size: values are divided by 255 and normalised with
+    the ImageNet mean and standard deviation.
+
+    Accepted pictures: PIL images of any mode (grey, `LA`, `RGBA`, palette, 16-bit grey, CMYK; EXIF orientation is
+    applied), numpy arrays (H, W) or (H, W, C), torch tensors (H, W) or (C, H, W), batches and lists of these, and what
+    `transformers.image_utils.load_image` opens from a string. Layout: the customary end (last for numpy, first for
+    torch) is taken for the channels where its size can be a number of channels, otherwise the other end;
+    `input_data_format` overrules this.
+
+    Masks come out bit-exact as int64: palette images keep their indices, resizing takes the nearest pixel, measured
+    between pixel centres as PIL does.
+
+    Args:
+        do_convert_rgb (`bool`, *optional*, defaults to `True`):
+            Make three 8-bit channels of whatever comes in: grey is repeated, alpha dropped, 16-bit unsigned values are
+            divided by 257. With `False` channels and values stay as they are (for models with another
+            `num_channels`); `image_mean` and `image_std` must then have as many entries as there are channels.
+        do_resize (`bool`, *optional*, defaults to `False`):
+            Resize to `size`.
+        size (`dict[str, int]`, *optional*):
+            `{"height": h, "width": w}`, `{"shortest_edge": s}` or `{"shortest_edge": s, "longest_edge": l}`, in
+            pixels. Needed when `do_resize=True`.
+        resample (`PILImageResampling`, *optional*, defaults to `BILINEAR`):
+            Filter for resizing pictures, antialiased.
+        do_rescale (`bool`, *optional*, defaults to `True`):
+            Multiply by `rescale_factor`.
+        rescale_factor (`float`, *optional*, defaults to 1/255):
+            The factor.
+        do_normalize (`bool`, *optional*, defaults to `True`):
+            Subtract `image_mean`, divide by `image_std`.
+        image_mean (`float` or `list[float]`, *optional*, defaults to ImageNet's):
+            Mean per channel, for values in 0..1.
+        image_std (`float` or `list[float]`, *optional*, defaults to ImageNet's):
+            Standard deviation per channel.
+        do_pad (`bool`, *optional*, defaults to `False`):
+            Pad below and to the right with 0 after normalisation (`ignore_index` in labels), to the largest height
+            and width of the batch or to `pad_size`. Meant for training: the logits of a padded picture cover the
+            padding too, and the global pooling in the student's head sees it.
+        pad_size (`dict[str, int]`, *optional*):
+            `{"height": h, "width": w}` to pad to instead of the batch's largest.
+        size_divisor (`int`, *optional*):
+            Round the padded height and width up to multiples of this.
+        ignore_index (`int`, *optional*, defaults to 255):
+            The void label.
+
+    Example:
+
+    ```python
+    >>> from PIL import Image
+    >>> from kaseg import KASegImageProcessor
+
+    >>> processor = KASegImageProcessor()
+    >>> inputs = processor(Image.new("RGB", (64, 48)), Image.new("L", (64, 48)), return_tensors="pt")
+    >>> inputs["pixel_values"].shape, inputs["labels"].shape
+    (torch.Size([1, 3, 48, 64]), torch.Size([1, 48, 64]))
+
+    ```
+    """
+
+    valid_kwargs = KASegImageProcessorKwargs
+
+    do_convert_rgb = True
+    do_resize = False
+    resample = PILImageResampling.BILINEAR
+    do_rescale = True
+    rescale_factor = 1 / 255
+    do_normalize = True
+    image_mean = IMAGENET_DEFAULT_MEAN
+    image_std = IMAGENET_DEFAULT_STD
+    do_pad = False
+    ignore_index = 255
+
+    def preprocess(  # type: ignore[override]
+        self, images: Any, segmentation_maps: Any = None, **kwargs: Unpack[KASegImageProcessorKwargs]
+    ) -> BatchFeature:
+        """Makes the model's inputs; calling the processor does the same.
+
+        Args:
+            images: One picture or several, see the class.
+            segmentation_maps: One mask per picture, holding class ids: PIL images of one channel, integer arrays or
+                tensors (H, W), a batch (B, H, W), or paths.
+            kwargs: Any option of the class, for this call only; also `return_tensors` (`"pt"`, `"np"` or `None` for
+                lists), `input_data_format` and `device`.
+
+        Returns:
+            `pixel_values`, float32 (B, C, H, W), and with masks `labels`, int64 (B, H, W).
+
+        Raises:
+            ValueError: Pictures and masks differ in number or size, channels do not fit, or the sizes in the batch
+                differ and neither resizing nor padding makes them equal.
+        """
+        return super().preprocess(images, segmentation_maps, **kwargs)
+
+    def _preprocess_image_like_inputs(  # type: ignore[override]
+        self,
+        images: Any,
+        segmentation_maps: Any,
+        *,
+        do_convert_rgb: bool | None,
+        input_data_format: str | ChannelDimension | None,
+        return_tensors: Any,
+        do_pad: bool | None,
+        pad_size: SizeDict | None,
+        size_divisor: int | None,
+        ignore_index: int,
+        device: Any = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        if kwargs.get("do_center_crop"):
+            raise ValueError("KASegImageProcessor does not crop: crop before, or use do_resize or do_pad")
+        pictures = self._prepare_pictures(images, do_convert_rgb, input_data_format, device, kwargs)
+        maps = None
+        if segmentation_maps is not None:
+            maps = _prepare_maps(segmentation_maps)
+            _check_maps_fit(pictures, maps)
+
+        shared = {**kwargs, "do_pad": False, "pad_size": None, "return_tensors": None}
+        data = {"pixel_values": self._preprocess(pictures, **shared)["pixel_values"]}
+        if maps is not None:
+            as_is = {"do_rescale": False, "do_normalize": False, "resample": tvF.InterpolationMode.NEAREST_EXACT}
+            data["labels"] = self._preprocess(maps, **{**shared, **as_is})["pixel_values"]
+        if do_pad:
+            target = _padded_size(data["pixel_values"], pad_size, size_divisor)
+            data["pixel_values"] = self.pad(data["pixel_values"], pad_size=target, fill_value=0)
+            if maps is not None:
+                data["labels"] = self.pad(data["labels"], pad_size=target, fill_value=ignore_index)
+        elif return_tensors is not None:
+            _check_stackable(data["pixel_values"])
+        if maps is not None:
+            data["labels"] = [labels.squeeze(0) for labels in data["labels"]]
+        return BatchFeature(data=data, tensor_type=return_tensors)
+
+    def _prepare_pictures(
+        self,
+        images: Any,
+        do_convert_rgb: bool | None,
+        input_data_format: str | ChannelDimension | None,
+        device: Any,
+        options: dict[str, Any],
+    ) -> list[torch.Tensor]:
+        mean = options.get("image_mean")
+        expected = len(mean) if options.get("do_normalize") and isinstance(mean, (list, tuple)) else None
+        pictures = []
+        for index, image in enumerate(_flatten(images, single_ndims=(2, 3))):
+            try:
+                picture = self.process_image(image, do_convert_rgb, input_data_format, device, num_channels=expected)
+            except ValueError as error:
+                raise ValueError(f"image {index} of the batch: {error}") from error
+            if options.get("do_rescale") and picture.is_floating_point() and picture.max() <= 1:
+                logger.warning_once(
+                    "A picture of floating point values in 0..1 is rescaled again; pass do_rescale=False for those."
+                )
+            pictures.append(picture)
+        if not pictures:
+            raise ValueError("no images were given")
+        return pictures
+
+    def process_image(
+        self,
+        image: Any,
+        do_convert_rgb: bool | None = None,
+        input_data_format: str | ChannelDimension | None = None,
+        device: Any = None,
+        num_channels: int | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Makes one tensor (C, H, W) of one picture: uint8 where it was uint8, otherwise a float.
+
+        Args:
+            image: A PIL image, array, tensor, or a string that `load_image` opens.
+            do_convert_rgb: Make three 8-bit channels, see the class.
+            input_data_format: `"channels_first"` or `"channels_last"`, for arrays and tensors.
+            device: Where the result should lie.
+            num_channels: How many channels the picture should end up with (default: any).
+
+        Raises:
+            ValueError: If the picture is empty, its layout cannot be told, or it does not end up with `num_channels`.
+        """
+        if isinstance(image, (str, os.PathLike)):
+            image = load_image(os.fspath(image))
+        if isinstance(image, Image.Image):
+            image = np.array(to_rgb(image) if do_convert_rgb else _upright(image))
+            input_data_format = ChannelDimension.LAST
+        customary = ChannelDimension.FIRST if isinstance(image, torch.Tensor) else ChannelDimension.LAST
+        tensor = _as_tensor(image)
+        if tensor.numel() == 0:
+            raise ValueError(f"the picture is empty, its shape is {tuple(tensor.shape)}")
+        if tensor.ndim == 2:
+            tensor = tensor.unsqueeze(0)
+        else:
+            plausible = (1, 3, 4) if do_convert_rgb else (num_channels,)
+            layout = input_data_format or _guess_layout(tensor.shape, customary, plausible)
+            tensor = tensor.movedim(-1, 0) if layout == ChannelDimension.LAST else tensor
+        tensor = _as_rgb(tensor) if do_convert_rgb else tensor
+        if num_channels is not None and tensor.shape[0] != num_channels:
+            raise ValueError(
+                f"it has {tensor.shape[0]} channels, but image_mean has {num_channels} entries: give image_mean and "
+                "image_std one entry per channel, or set do_convert_rgb=True for RGB pictures"
+            )
+        if tensor.dtype != torch.uint8 and not tensor.is_floating_point():
+            tensor = tensor.to(torch.float32)
+        return tensor.contiguous().to(device)
+
+    def post_process_semantic_segmentation(
+        self,
+        outputs: Any,
+        target_sizes: Sequence[tuple[int, int]] | torch.Tensor | None = None,
+        return_segmentation_scores: bool = False,
+    ) -> list[torch.Tensor] | list[SemanticSegmentationPostProcessorOutput]:
+        """Turns the model's outputs into masks: bilinear resizing (`align_corners=False`) of the logits, then argmax.
+
+        The pictures are done one after the other, so the memory needed beyond the logits is that of one picture's
+        resized logits, 4 * classes * height * width bytes.
+
+        Args:
+            outputs: Anything with `logits` (B, num_labels, h, w).
+            target_sizes: One (height, width) per picture, usually its original size; also a tensor (B, 2). `None`
+                leaves the masks at the size of the logits.
+            return_segmentation_scores: Also give the resized logits.
+
+        Returns:
+            One int64 tensor (height, width) of class ids per picture; or, with `return_segmentation_scores=True`, one
+            `SemanticSegmentationPostProcessorOutput` each with `segmentation` and `segmentation_scores` (num_labels,
+            height, width).
+
+        Raises:
+            ValueError: If `target_sizes` has another length than the batch.
+        """
+        logits = outputs.logits
+        sizes: list[Any] = [None] * len(logits)
+        if target_sizes is not None:
+            sizes = [(int(height), int(width)) for height, width in target_sizes]
+        if len(sizes) != len(logits):
+            raise ValueError(f"target_sizes has {len(sizes)} entries for a batch of {len(logits)}: one each is needed")
+        if self.do_pad and target_sizes is not None:
+            logger.warning_once(
+                "This processor pads (do_pad=True), and logits of padded pictures cover the padding: the masks are "
+                "right only for pictures that needed none. Call the processor with do_pad=False for inference."
+            )
+        results = []
+        for scores, size in zip(logits, sizes, strict=True):
+            if size is not None:
+                scores = F.interpolate(scores[None].float(), size=size, mode="bilinear", align_corners=False)[0]
+            mask = scores.argmax(dim=0)
+            if return_segmentation_scores:
+                mask = SemanticSegmentationPostProcessorOutput(
+                    data={"segmentation": mask, "segmentation_scores": scores}
+                )
+            results.append(mask)
+        return results
+
+
+def _flatten(images: Any, single_ndims: tuple[int, ...]) -> list[Any]:
+    """Lists single images out of nested lists and batched arrays; `single_ndims` are the dimensions of one image."""
+    if isinstance(images, (list, tuple)):
+        return [single for item in images for single in _flatten(item, single_ndims)]
+    if isinstance(images, (Image.Image, str, os.PathLike)):
+        return [images]
+    if isinstance(images, (np.ndarray, torch.Tensor)):
+        if images.ndim in single_ndims:
+            return [images]
+        if images.ndim == max(single_ndims) + 1:
+            return list(images)
+        raise ValueError(
+            f"an array of shape {tuple(images.shape)} is neither one image nor a batch: one has "
+            f"{' or '.join(map(str, single_ndims))} dimensions"
+        )
+    raise TypeError(f"expected PIL images, arrays, tensors or paths, found {type(images).__name__}")
+
+
+def _as_tensor(array: Any) -> torch.Tensor:
+    """Wraps an array; torch refuses negative strides and foreign byte orders, and warns at read-only memory."""
+    if isinstance(array, torch.Tensor):
+        return array
+    array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _guess_layout(shape: Sequence[int], customary: ChannelDimension, plausible: tuple[int | None, ...]) -> str:
+    """Tells which end of a three-dimensional shape holds the channels."""
+    ends = {ChannelDimension.FIRST: shape[0], ChannelDimension.LAST: shape[-1]}
+    other = ChannelDimension.LAST if customary == ChannelDimension.FIRST else ChannelDimension.FIRST
+    if plausible == (None,) or ends[customary] in plausible:
+        return customary
+    if ends[other] in plausible:
+        return other
+    expected = " or ".join(map(str, plausible))
+    raise ValueError(
+        f"its shape {tuple(shape)} has no end with {expected} channels: pass input_data_format, or, for another number "
+        "of channels, do_convert_rgb=False with image_mean and image_std of that length"
+    )
+
+
+def _as_rgb(tensor: torch.Tensor) -> torch.Tensor:
+    """Makes three 8-bit channels of (C, H, W): one is repeated, the alpha of two or four is dropped."""
+    if tensor.dtype == torch.uint16:
+        tensor = (tensor.to(torch.float32) / _SIXTEEN_TO_EIGHT_BIT).round().to(torch.uint8)
+    elif tensor.dtype == torch.bool:
+        tensor = tensor.to(torch.uint8) * 255
+    if tensor.shape[0] not in (1, 2, 3, 4):
+        raise ValueError(f"{tensor.shape[0]} channels cannot be made RGB: pass do_convert_rgb=False to keep them")
+    return tensor[:1].expand(3, -1, -1) if tensor.shape[0] < 3 else tensor[:3]
+
+
+def _prepare_maps(segmentation_maps: Any) -> list[torch.Tensor]:
+    """Makes one int64 tensor (1, H, W) per mask, with the values untouched."""
+    maps = []
+    for index, item in enumerate(_flatten(segmentation_maps, single_ndims=(2,))):
+        if isinstance(item, (str, os.PathLike)):
+            with Image.open(item) as file:
+                file.load()
+            item = file
+        if isinstance(item, Image.Image):
+            if item.mode not in _MAP_MODES:
+                raise ValueError(
+                    f"segmentation map {index} is a PIL image of mode '{item.mode}': its pixels are colours, not class "
+                    f"ids. Map the colours to ids first; modes that hold ids: {', '.join(_MAP_MODES)}"
+                )
+            item = np.array(_upright(item))
+        tensor = _as_tensor(item)
+        if tensor.is_floating_point():
+            raise ValueError(f"segmentation map {index} has dtype {tensor.dtype}: class ids must be integers")
+        maps.append(tensor.to(torch.int64).unsqueeze(0))
+    return maps
+
+
+def _check_maps_fit(pictures: list[torch.Tensor], maps: list[torch.Tensor]) -> None:
+    if len(maps) != len(pictures):
+        raise ValueError(f"{len(maps)} segmentation maps were given for {len(pictures)} images: give one for each")
+    for index, (picture, labels) in enumerate(zip(pictures, maps, strict=True)):
+        if picture.shape[-2:] != labels.shape[-2:]:
+            raise ValueError(
+                f"segmentation map {index} has (height, width) {tuple(labels.shape[-2:])}, its image has "
+                f"{tuple(picture.shape[-2:])}: both must be of one size"
+            )
+
+
+def _padded_size(pictures: list[torch.Tensor], pad_size: SizeDict | None, size_divisor: int | None) -> SizeDict:
+    if pad_size is not None and pad_size.height and pad_size.width:
+        height, width = pad_size.height, pad_size.width
+    else:
+        height = max(picture.shape[-2] for picture in pictures)
+        width = max(picture.shape[-1] for picture in pictures)
+    divisor = size_divisor or 1
+    return SizeDict(height=math.ceil(height / divisor) * divisor, width=math.ceil(width / divisor) * divisor)
+
+
+def _check_stackable(pictures: list[torch.Tensor]) -> None:
+    sizes = sorted({tuple(picture.shape[-2:]) for picture in pictures})
+    if len(sizes) > 1:
+        shown = ", ".join(map(str, sizes[:4])) + (", ..." if len(sizes) > 4 else "")
+        raise ValueError(
+            f"the images of this batch end up with different sizes (height, width) {shown} and cannot be stacked: pass "
+            'do_pad=True, or do_resize=True with size={"height": ..., "width": ...}, or return_tensors=None for lists'
+        )
+
+
+__all__ = ["KASegImageProcessor"]

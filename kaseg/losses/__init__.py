@@ -1,0 +1,34 @@
+"""Training losses on logits; each normalises over the pixels that carry a label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from .cross_entropy import CrossEntropyLoss
+from .dice import DiceLoss
+from .ohem import OhemCrossEntropyLoss
+
+
+LOSSES = ("cross_entropy", "ohem", "dice")
+
+
+def build_loss(name: str, class_weights: Sequence[float] | None = None, ignore_index: int = 255) -> nn.Module:
+    """The training loss called `name` (one of `LOSSES`); only cross-entropy and OHEM take class weights.
+
+    Raises:
+        ValueError: unknown name, or class weights for Dice.
+    """
+    if name == "cross_entropy":
+        return CrossEntropyLoss(class_weights, ignore_index)
+    if name == "ohem":
+        return OhemCrossEntropyLoss(class_weights=class_weights, ignore_index=ignore_index)
+    if name == "dice":
+        if class_weights is not None:
+            raise ValueError("Dice weighs all classes alike; class_weights go with loss='cross_entropy' or 'ohem'.")
+        return DiceLoss(ignore_index=ignore_index)
+    raise ValueError(f"loss must be one of {LOSSES}, got {name!r}.")
+
+
+__all__ = ["LOSSES", "CrossEntropyLoss", "DiceLoss", "OhemCrossEntropyLoss", "build_loss"]

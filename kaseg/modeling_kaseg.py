@@ -1,0 +1,180 @@
+"""KASegModel: a timm trunk, a segmentation head and a 1x1 classifier."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import SemanticSegmenterOutput
+
+from .configuration_kaseg import KASegConfig
+from .conversion import config_from_mobilenet_v2, convert_mobilenet_v2
+from .encoders import Encoder
+from .heads import DeepLabV3PlusHead, StudentHead
+
+
+class KASegModel(PreTrainedModel):
+    """A semantic-segmentation network: encoder -> head -> dropout -> 1x1 classifier.
+
+    `logits` are (B, num_labels, h, w) at the head's own stride, as in transformers:
+    [`KASegImageProcessor.post_process_semantic_segmentation`] resizes them. The map before dropout, which knowledge
+    adaptation taps, is the last of `hidden_states`.
+
+    Args:
+        config ([`KASegConfig`]): The architecture.
+        pretrained_backbone (`bool`, defaults to `False`): Start the encoder from timm's ImageNet weights. Only ever
+            done when a new model is built; `from_pretrained` never fetches them.
+        backbone_weights (`str` or `Path`, *optional*): A local file of encoder weights in timm's layout instead of a
+            download.
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from kaseg import KASegConfig, KASegModel
+
+    >>> model = KASegModel(KASegConfig(output_stride=32, num_labels=11)).eval()
+    >>> model(torch.zeros(1, 3, 257, 319)).logits.shape
+    torch.Size([1, 11, 9, 10])
+    ```
+    """
+
+    config_class = KASegConfig
+    config: KASegConfig
+    base_model_prefix = ""
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    accepts_loss_kwargs = False
+    _no_split_modules: list[str] = []
+
+    def __init__(
+        self, config: KASegConfig, pretrained_backbone: bool = False, backbone_weights: str | Path | None = None
+    ) -> None:
+        super().__init__(config)
+        self.encoder = Encoder(config.backbone, config.output_stride, config.num_channels, config.encoder_kwargs)
+        self.head = _build_head(config, self.encoder)
+        self.dropout = nn.Dropout(config.classifier_dropout_prob)
+        self.classifier = nn.Conv2d(config.head_channels, config.num_labels, 1)
+        self.post_init()
+        if pretrained_backbone or backbone_weights is not None:
+            self.encoder.load_pretrained(backbone_weights)
+        if config.freeze_batch_norm:
+            self.train(self.training)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        # transformers calls this for whatever a checkpoint lacks; its `init` functions leave loaded tensors alone.
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            if module is self.classifier:
+                init.normal_(module.weight, std=0.01)
+            else:
+                init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm):
+            if module.weight is not None:
+                init.ones_(module.weight)
+                init.zeros_(module.bias)
+            if getattr(module, "running_mean", None) is not None:
+                init.zeros_(module.running_mean)
+                init.ones_(module.running_var)
+                init.zeros_(module.num_batches_tracked)
+
+    def post_init(self) -> None:
+        # timm has initialised the encoder in its own way, unless the tensors still wait for a checkpoint (meta).
+        for tensor in [*self.encoder.parameters(), *self.encoder.buffers()]:
+            if tensor.device.type != "meta":
+                tensor._is_hf_initialized = True  # type: ignore[attr-defined]
+        super().post_init()
+
+    def train(self, mode: bool = True) -> KASegModel:
+        super().train(mode)
+        if self.config.freeze_batch_norm:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval().requires_grad_(False)
+        return self
+
+    @classmethod
+    def from_transformers(cls, model: PreTrainedModel) -> KASegModel:
+        """The same network as a `transformers` `MobileNetV2ForSemanticSegmentation`, with its weights, in eval mode.
+
+        Its images are normalised with its own processor's mean and standard deviation (0.5 and 0.5 for Google's
+        checkpoints), so give these to [`KASegImageProcessor`].
+
+        Raises:
+            ValueError: another kind of model, or a variant that no timm encoder has.
+        """
+        if model.config.model_type != "mobilenet_v2" or not hasattr(model, "segmentation_head"):
+            raise ValueError(
+                f"from_transformers imports a MobileNetV2ForSemanticSegmentation, got {type(model).__name__}. Other "
+                "models can be teachers as they are: pass them as teacher= to KnowledgeAdaptationTrainer."
+            )
+        converted = cls(KASegConfig(**config_from_mobilenet_v2(model.config)))
+        converted.load_state_dict(convert_mobilenet_v2(model.state_dict()))
+        return converted.eval()
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> SemanticSegmenterOutput | tuple[Any, ...]:
+        """Segment a batch of images.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape (B, num_channels, H, W)): Normalised images of any size.
+            labels (`torch.LongTensor` of shape (B, H', W'), *optional*): Train ids, 255 (void) ignored; the logits are
+                resized to them bilinearly for the cross-entropy.
+            output_hidden_states (`bool`, *optional*): Also return the encoder's maps, then the map before dropout and
+                classifier.
+            return_dict (`bool`, *optional*): `False` returns a plain tuple.
+
+        Raises:
+            ValueError: the image or the labels have the wrong shape.
+        """
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != self.config.num_channels:
+            raise ValueError(
+                f"pixel_values must have shape (batch, {self.config.num_channels}, height, width), "
+                f"got {tuple(pixel_values.shape)}."
+            )
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if return_dict is None:
+            return_dict = self.config.return_dict
+        features = self.encoder(pixel_values)
+        feature_map = self.head(features)
+        logits = self.classifier(self.dropout(feature_map))
+        loss = None if labels is None else self._cross_entropy(logits, labels)
+        hidden_states = (*features, feature_map) if output_hidden_states else None
+        if not return_dict:
+            return tuple(value for value in (loss, logits, hidden_states) if value is not None)
+        return SemanticSegmenterOutput(loss=loss, logits=logits, hidden_states=hidden_states)
+
+    def _cross_entropy(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if labels.ndim != 3:
+            raise ValueError(f"labels must have shape (batch, height, width), got {tuple(labels.shape)}.")
+        ignore_index = self.config.semantic_loss_ignore_index
+        logits = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
+        total = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum")
+        # An image without a single labelled pixel gives 0, not nan.
+        return total / labels.ne(ignore_index).sum().clamp(min=1)
+
+
+def _build_head(config: KASegConfig, encoder: Encoder) -> nn.Module:
+    if config.head == "student":
+        return StudentHead(encoder.channels, config.head_channels)
+    return DeepLabV3PlusHead(
+        encoder.channels,
+        skip_index=encoder.skip_index(4),
+        atrous_rates=config.resolved_atrous_rates,
+        channels=config.head_channels,
+        skip_channels=config.skip_channels,
+        separable=config.separable_head,
+    )

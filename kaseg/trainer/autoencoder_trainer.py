@@ -1,0 +1,62 @@
+"""First stage of knowledge adaptation: the autoencoder over the teacher's features."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import TrainingArguments
+
+from ..distillation.autoencoder import FeatureAutoencoder
+from ..distillation.teachers import TeacherAdapter
+from .base import TermTrainer
+from .knowledge_adaptation_config import KnowledgeAdaptationConfig
+
+
+def autoencoder_arguments(args: KnowledgeAdaptationConfig, steps_per_epoch: int) -> KnowledgeAdaptationConfig:
+    """Arguments of the first stage: those of distillation, in `output_dir/autoencoder`, without push or evaluation."""
+    steps = max(math.ceil(args.autoencoder_epochs * steps_per_epoch), args.autoencoder_max_steps)
+    return dataclasses.replace(
+        args,
+        output_dir=str(Path(args.output_dir) / "autoencoder"),
+        max_steps=max(1, steps),
+        learning_rate=args.autoencoder_learning_rate,
+        weight_decay=args.autoencoder_weight_decay,
+        optim="sgd",
+        optim_args="momentum=0.9",
+        lr_scheduler_type="polynomial",
+        lr_scheduler_kwargs={"power": 0.9, "lr_end": 0.0},
+        warmup_steps=0,
+        eval_strategy="no",
+        load_best_model_at_end=False,
+        push_to_hub=False,
+        hub_model_id=None,
+        deepspeed=None,
+    )
+
+
+class AutoencoderTrainer(TermTrainer):
+    """Fits a [`FeatureAutoencoder`] to the tapped maps of a frozen teacher (one epoch in the paper)."""
+
+    stage = "autoencoder"
+
+    def __init__(
+        self, model: FeatureAutoencoder, teacher: TeacherAdapter, args: TrainingArguments, **kwargs: Any
+    ) -> None:
+        super().__init__(model=model, args=args, **kwargs)
+        self.teacher = teacher
+        self.model_accepts_loss_kwargs = False
+        self.loss_is_scaled_for_ga = False
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any
+    ) -> Any:
+        features = self.teacher(inputs["pixel_values"]).features
+        outputs = model(features)
+        self.add_term("reconstruction", outputs.reconstruction_loss)
+        self.add_term("sparsity", outputs.sparsity_loss)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss

@@ -1,0 +1,108 @@
+"""What both trainers share: where to resume, which learning rate a parameter has, named loss terms in the logs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+
+def last_complete_checkpoint(output_dir: str | Path) -> str | None:
+    """The newest `checkpoint-N` folder that was written to its end, or `None`.
+
+    `trainer_state.json` is the last file of a checkpoint: a folder where it is missing or cut off belongs to a process
+    that was killed while saving.
+    """
+    folders = []
+    for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        match = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", folder.name)
+        if match:
+            folders.append((int(match[1]), folder))
+    for _, folder in sorted(folders, reverse=True):
+        try:
+            json.loads((folder / "trainer_state.json").read_text())
+        except (OSError, ValueError):
+            continue
+        return str(folder)
+    return None
+
+
+class EpochCallback(TrainerCallback):
+    """Tells the dataset the epoch, on which its augmentation depends.
+
+    accelerate does so neither after resuming in the middle of an epoch nor in runs of several processes.
+    """
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any
+    ) -> None:
+        set_epoch = getattr(getattr(train_dataloader, "dataset", None), "set_epoch", None)
+        if set_epoch is not None:
+            set_epoch(int(state.epoch or 0))
+
+
+class TermTrainer(Trainer):
+    """`Trainer` with exact resume from complete checkpoints, learning rates by part, and named loss terms.
+
+    Subclasses add loss terms with `add_term` while they compute the loss; their means since the last log appear in
+    the logs under the `stage` prefix, e.g. `distillation/affinity`.
+    """
+
+    stage = "train"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._terms: dict[str, list[torch.Tensor]] = defaultdict(list)
+        self.add_callback(EpochCallback())
+
+    def add_term(self, name: str, value: torch.Tensor) -> None:
+        """Remember one micro-batch's value of a loss term for the next log."""
+        if self.model.training:
+            self._terms[name].append(value.detach().float())
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            for name, values in self._terms.items():
+                mean = self.accelerator.reduce(torch.stack(values).mean(), reduction="mean")
+                logs[f"{self.stage}/{name}"] = round(float(mean), 6)
+            self._terms.clear()
+        super().log(logs, start_time)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """Train; `resume_from_checkpoint=True` goes on from the last complete checkpoint in `output_dir`, if any."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def learning_rate_scale(self, name: str) -> float:
+        """Factor on the learning rate of the parameter called `name`."""
+        return 1.0
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if is_new:
+            self._split_groups(optimizer, self.model if model is None else model)
+        return optimizer
+
+    def _split_groups(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
+        """Give every part its own group where learning rates differ; schedulers keep the ratios."""
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        groups: list[dict[str, Any]] = []
+        for group in optimizer.param_groups:
+            by_scale: dict[float, list[nn.Parameter]] = defaultdict(list)
+            for parameter in group["params"]:
+                by_scale[self.learning_rate_scale(names.get(id(parameter), ""))].append(parameter)
+            for scale, parameters in by_scale.items():
+                groups.append({**group, "params": parameters, "lr": group["lr"] * scale})
+        optimizer.param_groups[:] = groups

@@ -1,0 +1,77 @@
+"""Arguments of KnowledgeAdaptationTrainer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .segmentation_config import SegmentationConfig
+
+
+@dataclass
+class KnowledgeAdaptationConfig(SegmentationConfig):
+    r"""Arguments of [`KnowledgeAdaptationTrainer`]: those of [`SegmentationConfig`] and the ones below.
+
+    "Paper" marks what He et al. 2019 state; everything else is our choice.
+
+    > Parameters that control the objective `L = L_ce + beta * L_adapt + gamma * L_aff`
+
+    adaptation_weight (`float`, *optional*, defaults to 50.0): beta (paper). It means something only together with the
+        reduction of [`~kaseg.distillation.losses.AdaptationLoss`]: a mean over batch, positions and channels.
+    affinity_weight (`float`, *optional*, defaults to 1.0): gamma (paper), see
+        [`~kaseg.distillation.losses.AffinityLoss`].
+    adaptation_p, adaptation_q (`float`, *optional*, default to 1.0 and 2.0): Norm of the difference and norm that both
+        sides are divided by.
+    squared_affinity_rows (`bool`, *optional*, defaults to `False`): Square the rows' L2 norms in the affinity loss.
+    ignore_void_positions (`bool`, *optional*, defaults to `False`): Leave positions whose label is void out of both
+        distillation terms.
+    adapter_learning_rate_scale (`float`, *optional*, defaults to 1.0): Factor on `learning_rate` for the adapters.
+
+    > Parameters that control what is tapped
+
+    teacher_tap (`str`, *optional*): Name of the teacher's submodule whose output is distilled; by default the map that
+        its classifier reads.
+    student_tap (`int`, *optional*, defaults to -1): Index into the student's `hidden_states`; -1 is the map before
+        dropout and classifier.
+
+    > Parameters that control the autoencoder (the first stage)
+
+    latent_channels (`int`, *optional*, defaults to 128): Channels of the code.
+    autoencoder_epochs (`float`, *optional*, defaults to 1.0): Epochs (paper), or `autoencoder_max_steps`, whichever is
+        longer.
+    autoencoder_max_steps (`int`, *optional*, defaults to 600): About as many steps as the paper's epoch of VOC has.
+    autoencoder_learning_rate (`float`, *optional*, defaults to 0.1): Paper; SGD with momentum and the poly schedule.
+    autoencoder_weight_decay (`float`, *optional*, defaults to 1e-4): Paper.
+    sparsity_weight (`float`, *optional*, defaults to 1e-7): alpha, weight of the code's L1 norm (paper, printed 10e-7).
+
+    > Defaults that differ from `TrainingArguments`: those of [`SegmentationConfig`].
+    """
+
+    adaptation_weight: float = field(default=50.0, metadata={"help": "beta, weight of the adaptation loss (paper)."})
+    affinity_weight: float = field(default=1.0, metadata={"help": "gamma, weight of the affinity loss (paper)."})
+    adaptation_p: float = field(default=1.0, metadata={"help": "Norm of the difference in the adaptation loss."})
+    adaptation_q: float = field(default=2.0, metadata={"help": "Norm that features are divided by (adaptation)."})
+    squared_affinity_rows: bool = field(default=False, metadata={"help": "Square the rows' norms (affinity)."})
+    ignore_void_positions: bool = field(default=False, metadata={"help": "Leave void out of the distillation terms."})
+    adapter_learning_rate_scale: float = field(
+        default=1.0, metadata={"help": "Factor on learning_rate for the adapters."}
+    )
+    teacher_tap: str | None = field(
+        default=None, metadata={"help": "Teacher's submodule to tap; the classifier's input by default."}
+    )
+    student_tap: int = field(default=-1, metadata={"help": "Index into the student's hidden_states."})
+    latent_channels: int = field(default=128, metadata={"help": "Channels of the autoencoder's code."})
+    autoencoder_epochs: float = field(default=1.0, metadata={"help": "Epochs of the autoencoder stage (paper)."})
+    autoencoder_max_steps: int = field(
+        default=600, metadata={"help": "Steps of the autoencoder stage if these are more than autoencoder_epochs."}
+    )
+    autoencoder_learning_rate: float = field(default=0.1, metadata={"help": "Its learning rate (paper)."})
+    autoencoder_weight_decay: float = field(default=1e-4, metadata={"help": "Its weight decay (paper)."})
+    sparsity_weight: float = field(default=1e-7, metadata={"help": "alpha, weight of the code's L1 norm (paper)."})
+
+    def __post_init__(self) -> None:
+        for name in ("adaptation_weight", "affinity_weight", "sparsity_weight", "autoencoder_epochs"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if self.latent_channels < 1:
+            raise ValueError(f"latent_channels must be at least 1, got {self.latent_channels}.")
+        super().__post_init__()

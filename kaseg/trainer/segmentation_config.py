@@ -1,0 +1,110 @@
+"""Arguments of SegmentationTrainer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainingArguments
+
+from ..losses import LOSSES
+
+
+DEFAULT_MAX_STEPS = 30_000
+
+
+@dataclass
+class SegmentationConfig(TrainingArguments):
+    r"""Arguments of [`SegmentationTrainer`]: those of `transformers.TrainingArguments` and the ones below.
+
+    > Parameters that control the loss
+
+    loss (`str`, *optional*, defaults to `"cross_entropy"`): `"cross_entropy"`, `"ohem"` or `"dice"`.
+    class_weights (`list[float]`, *optional*): One weight per class for cross-entropy and OHEM.
+
+    > Parameters that control the learning rate of parts
+
+    backbone_learning_rate_scale (`float`, *optional*, defaults to 1.0): Factor on `learning_rate` for the encoder.
+
+    > Parameters that control augmentation (applied jointly to image and mask; see [`~kaseg.data.TrainTransform`])
+
+    crop_size (`list[int]`, *optional*, defaults to `[513, 513]`): Height and width of the training crop in pixels.
+    min_scale, max_scale (`float`, *optional*, default to 0.5 and 2.0): Range of the random scale (DeepLab's recipe).
+    scale_step (`float`, *optional*): Draw scales in steps, e.g. DeepLab's 0.25, instead of uniformly.
+    horizontal_flip (`float`, *optional*, defaults to 0.5): Probability of mirroring.
+    brightness, contrast, saturation, hue (`float`, *optional*, default to 0.0): Strength of the colour jitter.
+
+    > Parameters that control evaluation
+
+    eval_size (`int`, *optional*): Short edge to which images are resized before the network; labels keep their size
+        and scores are taken at it. The images' own size by default.
+
+    > Defaults that differ from `TrainingArguments`, with where they come from
+
+    - `per_device_train_batch_size=16`, `learning_rate=0.007`, `weight_decay=4e-5`, `optim="sgd"` with momentum 0.9,
+      `lr_scheduler_type="polynomial"` with power 0.9 down to 0: the paper's. The batch of 16 is meant globally: divide
+      it by the number of processes and accumulation steps.
+    - `max_steps=30000` unless `max_steps` or `num_train_epochs` is given (the paper's for VOC and Context; 90k for
+      Cityscapes), hence `num_train_epochs=0`, which means "not given".
+    - `max_grad_norm=0`: no clipping, as clipping at 1 would strangle the distillation terms.
+    - `dataloader_drop_last=True`: a last batch of one image breaks the BatchNorm behind image pooling.
+    - `per_device_eval_batch_size=1`: images of different sizes are evaluated without padding.
+    - `remove_unused_columns=False`: images and masks are transformed lazily.
+    - `logging_steps=50`, `save_total_limit=2`: our choice.
+    - Weight decay spares biases and BatchNorm (one-dimensional parameters), as in DeepLab's own recipe.
+    """
+
+    per_device_train_batch_size: int = 16
+    per_device_eval_batch_size: int = 1
+    learning_rate: float = 0.007
+    weight_decay: float = 4e-5
+    optim: str = "sgd"
+    lr_scheduler_type: str = "polynomial"
+    lr_scheduler_kwargs: dict[str, Any] | str | None = field(default_factory=lambda: {"power": 0.9, "lr_end": 0.0})
+    num_train_epochs: float = 0.0
+    max_grad_norm: float = 0.0
+    dataloader_drop_last: bool = True
+    remove_unused_columns: bool = False
+    logging_steps: float = 50
+    save_total_limit: int | None = 2
+
+    loss: str = field(default="cross_entropy", metadata={"help": f"Training loss on the labels: {', '.join(LOSSES)}."})
+    class_weights: list[float] | None = field(default=None, metadata={"help": "One weight per class."})
+    backbone_learning_rate_scale: float = field(
+        default=1.0, metadata={"help": "Factor on learning_rate for the encoder."}
+    )
+    crop_size: list[int] = field(
+        default_factory=lambda: [513, 513], metadata={"help": "Height and width of the training crop in pixels."}
+    )
+    min_scale: float = field(default=0.5, metadata={"help": "Smallest random scale (DeepLab's recipe)."})
+    max_scale: float = field(default=2.0, metadata={"help": "Largest random scale (DeepLab's recipe)."})
+    scale_step: float | None = field(default=None, metadata={"help": "Step between random scales; uniform by default."})
+    horizontal_flip: float = field(default=0.5, metadata={"help": "Probability of mirroring."})
+    brightness: float = field(default=0.0, metadata={"help": "Strength of the brightness jitter."})
+    contrast: float = field(default=0.0, metadata={"help": "Strength of the contrast jitter."})
+    saturation: float = field(default=0.0, metadata={"help": "Strength of the saturation jitter."})
+    hue: float = field(default=0.0, metadata={"help": "Strength of the hue jitter."})
+    eval_size: int | None = field(
+        default=None, metadata={"help": "Short edge that images are resized to for evaluation; own size by default."}
+    )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.crop_size, int):
+            self.crop_size = [self.crop_size]
+        if len(self.crop_size) == 1:
+            self.crop_size = [self.crop_size[0], self.crop_size[0]]
+        if len(self.crop_size) != 2 or min(self.crop_size) < 1:
+            raise ValueError(f"crop_size must be one or two positive numbers (height, width), got {self.crop_size}.")
+        if not 0 < self.min_scale <= self.max_scale:
+            raise ValueError(f"0 < min_scale <= max_scale is needed, got {self.min_scale} and {self.max_scale}.")
+        if self.loss not in LOSSES:
+            raise ValueError(f"loss must be one of {LOSSES}, got {self.loss!r}.")
+        if self.backbone_learning_rate_scale < 0:
+            raise ValueError(
+                f"backbone_learning_rate_scale must not be negative, got {self.backbone_learning_rate_scale}."
+            )
+        if self.max_steps <= 0 and self.num_train_epochs <= 0:
+            self.max_steps = DEFAULT_MAX_STEPS
+        if self.optim == "sgd" and self.optim_args is None:
+            self.optim_args = "momentum=0.9"
+        super().__post_init__()

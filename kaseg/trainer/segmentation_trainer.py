@@ -1,0 +1,189 @@
+"""Training of teachers and plain students, and fine-tuning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import datasets
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.trainer_utils import EvalLoopOutput
+
+from ..data import EvalTransform, SegmentationCollator, SegmentationDataset, StreamingSegmentationDataset, TrainTransform
+from ..evaluation import ConfusionMatrix, iou_scores
+from ..image_processing_kaseg import KASegImageProcessor
+from ..losses import CrossEntropyLoss, build_loss
+from .base import TermTrainer
+from .segmentation_config import SegmentationConfig
+
+
+class SegmentationTrainer(TermTrainer):
+    """Trains a [`KASegModel`] (or any model that returns `logits`) on labelled images.
+
+    Datasets with the columns `image` and `label` (see [`~kaseg.data.load_segmentation_dataset`]) are augmented and
+    normalised as `args` and `processing_class` say; datasets that already give `pixel_values` and `labels` are taken as
+    they are. Cross-entropy is normalised by the labelled pixels of the whole step, over micro-batches and processes.
+
+    Evaluation streams a confusion matrix at the labels' own resolution: no logits are kept. It reports `eval_loss`,
+    `eval_mean_iou`, `eval_mean_accuracy`, `eval_overall_accuracy` and `eval_iou_<class>` for every class present.
+
+    Args:
+        model ([`KASegModel`]): The model.
+        args ([`SegmentationConfig`]): The arguments.
+        train_dataset, eval_dataset (*optional*): Data.
+        processing_class ([`KASegImageProcessor`], *optional*): Gives mean and std and is saved beside the model.
+        kwargs: Further arguments of `transformers.Trainer`.
+
+    Raises:
+        ValueError: class weights that do not fit the model's classes.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: SegmentationConfig,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        data_collator: Any = None,
+        processing_class: KASegImageProcessor | None = None,
+        **kwargs: Any,
+    ) -> None:
+        processing_class = processing_class or KASegImageProcessor()
+        self.processing_class = processing_class
+        num_labels = model.config.num_labels
+        if args.class_weights is not None and len(args.class_weights) != num_labels:
+            raise ValueError(f"class_weights has {len(args.class_weights)} entries for {num_labels} classes.")
+        self.criterion = build_loss(args.loss, args.class_weights)
+        self.confusion_matrix: ConfusionMatrix | None = None
+        if isinstance(eval_dataset, dict) and not isinstance(eval_dataset, datasets.DatasetDict):
+            eval_dataset = {name: self._prepare_dataset(d, args, False) for name, d in eval_dataset.items()}
+        else:
+            eval_dataset = self._prepare_dataset(eval_dataset, args, False)
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=self._prepare_dataset(train_dataset, args, True),
+            eval_dataset=eval_dataset,
+            data_collator=data_collator or SegmentationCollator(),
+            processing_class=processing_class,
+            **kwargs,
+        )
+        # The cross-entropy below is already divided by the labelled pixels of the whole accumulated step.
+        self.model_accepts_loss_kwargs = True
+        self.loss_is_scaled_for_ga = True
+
+    def _prepare_dataset(self, dataset: Any, args: SegmentationConfig, training: bool) -> Any:
+        if not isinstance(dataset, datasets.Dataset | datasets.IterableDataset):
+            return dataset
+        mean, std = self.processing_class.image_mean, self.processing_class.image_std
+        transform: TrainTransform | EvalTransform
+        if training:
+            transform = TrainTransform(
+                crop_size=(args.crop_size[0], args.crop_size[1]),
+                scale_range=(args.min_scale, args.max_scale),
+                scale_step=args.scale_step,
+                horizontal_flip=args.horizontal_flip,
+                brightness=args.brightness,
+                contrast=args.contrast,
+                saturation=args.saturation,
+                hue=args.hue,
+                image_mean=mean,
+                image_std=std,
+            )
+        else:
+            transform = EvalTransform(image_mean=mean, image_std=std, size=args.eval_size)
+        wrapper = SegmentationDataset if isinstance(dataset, datasets.Dataset) else StreamingSegmentationDataset
+        return wrapper(dataset, transform, seed=args.seed if args.data_seed is None else args.data_seed)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader:
+        if eval_dataset is not None and not isinstance(eval_dataset, str):
+            eval_dataset = self._prepare_dataset(eval_dataset, self.args, False)
+        return super().get_eval_dataloader(eval_dataset)
+
+    @property
+    def segmentation_model(self) -> nn.Module:
+        """The network that is trained, saved and evaluated."""
+        return self.model
+
+    def learning_rate_scale(self, name: str) -> float:
+        return self.args.backbone_learning_rate_scale if "encoder." in name else 1.0
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
+        """Denominator of the cross-entropy over all micro-batches and processes of a step."""
+        if not batch_samples or not isinstance(self.criterion, CrossEntropyLoss):
+            return None
+        count = torch.stack([self.criterion.normalizer(batch["labels"]).to(device) for batch in batch_samples]).sum()
+        return self.accelerator.reduce(count, reduction="sum")
+
+    def label_loss(
+        self, logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Loss on the labels, scaled so that micro-batches add up and processes average to the step's loss."""
+        if isinstance(self.criterion, CrossEntropyLoss):
+            loss = self.criterion(logits, labels, num_items_in_batch)
+            # DDP averages gradients over processes, but the sum over them is what belongs to a common denominator.
+            return loss if num_items_in_batch is None else loss * self.accelerator.num_processes
+        return self.criterion(logits, labels) / self.accumulation_steps
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Micro-batches of the step under way (fewer at the end of an epoch)."""
+        return getattr(self, "current_gradient_accumulation_steps", self.args.gradient_accumulation_steps)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> Any:
+        outputs = model(pixel_values=inputs["pixel_values"])
+        loss = self.label_loss(outputs.logits, inputs["labels"], num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+    def evaluation_loop(
+        self,
+        dataloader: torch.utils.data.DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        config = self.segmentation_model.config
+        self.confusion_matrix = ConfusionMatrix(config.num_labels, device=self.args.device)
+        self._eval_loss = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        output = super().evaluation_loop(dataloader, description, True, ignore_keys, metric_key_prefix)
+        matrix = self.accelerator.reduce(self.confusion_matrix.matrix, reduction="sum")
+        loss, pixels = self.accelerator.reduce(self._eval_loss, reduction="sum").tolist()
+        scores = iou_scores(matrix)
+        metrics = {f"{metric_key_prefix}_{k}": v for k, v in scores.items() if not isinstance(v, list)}
+        for index, value in enumerate(scores["per_category_iou"]):
+            if value == value:  # an absent class is nan
+                metrics[f"{metric_key_prefix}_iou_{config.id2label[index]}"] = value
+        metrics[f"{metric_key_prefix}_loss"] = loss / max(pixels, 1.0)
+        output.metrics.update(metrics)
+        return output
+
+    @torch.no_grad()
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, torch.Tensor], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> tuple[None, None, None]:
+        inputs = self._prepare_inputs(inputs)
+        with self.compute_loss_context_manager():
+            logits = model(pixel_values=inputs["pixel_values"]).logits
+        labels = inputs["labels"][: self._real_samples(len(inputs["labels"]))]
+        # One image at a time: its full-size logits are the largest tensor of an evaluation.
+        for scores, reference in zip(logits, labels, strict=False):
+            scores = F.interpolate(scores[None].float(), reference.shape, mode="bilinear", align_corners=False)
+            self.confusion_matrix.update(scores.argmax(dim=1)[0], reference)
+            self._eval_loss[0] += F.cross_entropy(scores, reference[None], ignore_index=255, reduction="sum")
+            self._eval_loss[1] += reference.ne(255).sum()
+        return None, None, None
+
+    def _real_samples(self, batch_size: int) -> int:
+        """How many samples of this process's batch are its own; the last batch is filled up with copies."""
+        state = self.accelerator.gradient_state
+        if self.accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
+            return batch_size
+        return min(batch_size, max(0, state.remainder - self.accelerator.process_index * batch_size))
