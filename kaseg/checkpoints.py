@@ -68,5 +68,17 @@ def checkpoint_path(name: str) -> Path:
     return _root() / full_name.removeprefix(f"{NAMESPACE}/")
 
 
+def resolve(name: str | Path) -> str:
+    """What to hand to `from_pretrained`: the folder of a shipped checkpoint, anything else as it is.
+
+    A local folder of the same name goes first, as everywhere in transformers; names that do not ship are left to be
+    looked up on the Hub. Only full names count here: "<repo>" alone could be anybody's.
+    """
+    name = str(name)
+    if name.startswith(f"{NAMESPACE}/") and not Path(name).is_dir() and is_shipped(name):
+        return str(checkpoint_path(name))
+    return name
+
+
 def _full_name(name: str) -> str:
     return name if "/" in name else f"{NAMESPACE}/{name}"

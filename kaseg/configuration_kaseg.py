@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from .checkpoints import resolve
 
 HEADS = ("student", "deeplabv3plus")
 OUTPUT_STRIDES = (4, 8, 16, 32)
@@ -86,6 +87,11 @@ class KASegConfig(PreTrainedConfig):
         self.semantic_loss_ignore_index = semantic_loss_ignore_index
         super().__init__(**kwargs)
         self._check()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> KASegConfig:
+        """As in `PreTrainedConfig`; knows the shipped checkpoints by name."""
+        return super().from_pretrained(resolve(pretrained_model_name_or_path), **kwargs)
 
     def _check(self) -> None:
         if self.output_stride not in OUTPUT_STRIDES:

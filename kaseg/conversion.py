@@ -8,7 +8,6 @@ from typing import Any
 import timm
 import torch
 
-
 # Inverted residuals per timm stage (blocks.1 to blocks.6); transformers numbers them through as layer.0 to layer.15.
 _BLOCKS_PER_STAGE = (2, 3, 4, 3, 3, 1)
 _STEM = {

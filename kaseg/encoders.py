@@ -8,7 +8,7 @@ from typing import Any
 import timm
 import torch
 from torch import nn
-
+from torch.nn import functional as F
 
 DILATABLE_EXAMPLES = "mobilenetv2_100, mobilenetv3_large_100, efficientnet_b0, resnet50, convnext_tiny"
 
@@ -49,15 +49,44 @@ class Encoder(nn.Module):
                 f"{output_stride}. Set output_stride={self.reductions[-1]} or choose a trunk that can dilate: "
                 f"{DILATABLE_EXAMPLES}."
             )
+        self.pads_input = not self._rounds_up(in_channels)
+
+    @torch.no_grad()
+    def _rounds_up(self, in_channels: int) -> bool:
+        """Whether maps are ceil(size / stride), found by a shape-only pass on a size that no stride divides."""
+        tensors = {name: t.to("meta") for name, t in [*self.body.named_parameters(), *self.body.named_buffers()]}
+        was_training = self.body.training
+        self.body.eval()
+        try:
+            image = torch.zeros(1, in_channels, 33, 33, device="meta")
+            features = torch.func.functional_call(self.body, tensors, (image,))
+        except (RuntimeError, AssertionError, ValueError):
+            return False
+        finally:
+            self.body.train(was_training)
+        return all(f.shape[-1] == -(-33 // r) for f, r in zip(features, self.reductions, strict=True))
 
     def forward(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
-        """(B, C, H, W) image -> feature maps from fine to coarse, each (B, c_i, ceil(H / r_i), ceil(W / r_i))."""
+        """(B, C, H, W) image -> feature maps from fine to coarse, each (B, c_i, ceil(H / r_i), ceil(W / r_i)).
+
+        Trunks that cannot take every size get the image padded with zeros at the bottom and the right, and what belongs
+        to the padding is cut off their maps."""
+        height, width = pixel_values.shape[-2:]
+        if self.pads_input:
+            # Trunks that cut the image into patches (ConvNeXt) would drop the last rows and columns, or fail.
+            stride = self.reductions[-1]
+            pixel_values = F.pad(pixel_values, (0, -width % stride, 0, -height % stride))
         features = self.body(pixel_values)
         # Some transformers of timm (Swin) give (B, H, W, C).
-        return [
+        features = [
             f.permute(0, 3, 1, 2) if f.shape[1] != c and f.shape[-1] == c else f
             for f, c in zip(features, self.channels, strict=True)
         ]
+        if self.pads_input:
+            features = [
+                f[..., : -(-height // r), : -(-width // r)] for f, r in zip(features, self.reductions, strict=True)
+            ]
+        return features
 
     def skip_index(self, stride: int) -> int:
         """Index of the first feature map at `stride` (or just coarser): where a decoder takes its skip connection."""

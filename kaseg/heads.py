@@ -32,9 +32,7 @@ class ConvBNReLU(nn.Sequential):
                 nn.Conv2d(in_channels, out_channels, 1, bias=False),
             ]
         else:
-            layers = [
-                nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False)
-            ]
+            layers = [nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False)]
         super().__init__(*layers, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
 
 

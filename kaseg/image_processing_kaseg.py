@@ -1,6 +1,6 @@
 """The image processor of kaseg: pictures to `pixel_values`, masks to `labels`, logits back to masks.
 
-The file is flat and imports nothing of the package, so that it can lie in a Hub repository beside the weights and be
+The file is flat and imports only flat files beside it, so that it can lie in a Hub repository beside the weights and be
 run from there with `trust_remote_code=True`.
 """
 
@@ -27,6 +27,8 @@ from transformers.image_utils import (
 )
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import logging
+
+from .checkpoints import resolve
 
 logger = logging.get_logger(__name__)
 
@@ -165,6 +167,11 @@ class KASegImageProcessor(TorchvisionBackend):
     image_std = IMAGENET_DEFAULT_STD
     do_pad = False
     ignore_index = 255
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> "KASegImageProcessor":
+        """As in `transformers`; knows the shipped checkpoints by name."""
+        return super().from_pretrained(resolve(pretrained_model_name_or_path), **kwargs)
 
     def preprocess(  # type: ignore[override]
         self, images: Any, segmentation_maps: Any = None, **kwargs: Unpack[KASegImageProcessorKwargs]

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
+from .checkpoints import resolve
 from .configuration_kaseg import KASegConfig
 from .conversion import config_from_mobilenet_v2, convert_mobilenet_v2
 from .encoders import Encoder
@@ -99,6 +100,12 @@ class KASegModel(PreTrainedModel):
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval().requires_grad_(False)
         return self
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> KASegModel:
+        """As in `PreTrainedModel`, from a Hub id, a local folder or a shipped checkpoint such as
+        `"kaseg/mobilenetv2-os16-camvid-ka"`."""
+        return super().from_pretrained(resolve(pretrained_model_name_or_path), *model_args, **kwargs)
 
     @classmethod
     def from_transformers(cls, model: PreTrainedModel) -> KASegModel:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from kaseg.data.image_files import EncodedImage, read_image, read_mask
 from kaseg.data.label_spaces import LabelSpace, map_labels, read_label_space
+from kaseg.data.scenes import render_scene
 from kaseg.data.sources import FOLDER_LAYOUT, SPECS, FileLayout, ParquetFiles, RenderedScenes
 from kaseg.data.transforms import check_same_size
 
@@ -225,7 +226,7 @@ def _standardize(
         # Before anything else: other steps decode the pictures of a stream and encode them again, JPEGs with loss.
         # Column by column: `cast` would write a copy of the whole data set.
         data = data.cast_column(column, datasets.Image(decode=False))
-    has_ids = "id" in names
+    has_ids = "id" in names and "id" not in (image_column, label_column)
     data = data.select_columns([image_column, label_column, *(["id"] if has_ids else [])])
     renamed = {old: new for old, new in {image_column: "image", label_column: "label"}.items() if old != new}
     if renamed:
@@ -282,8 +283,6 @@ class _RenderSample:
         self.label_space = label_space
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
-        from kaseg.data.scenes import render_scene
-
         pixels, labels = render_scene(self.seed, sample["index"], self.height, self.width)
         name = _index_id(self.split, sample["index"])
         label = Image.fromarray(map_labels(labels, self.label_space, name))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from .adapters import AffinityAdapter, FeatureAdapter
-from .autoencoder import FeatureAutoencoder, FeatureAutoencoderConfig, FeatureAutoencoderOutput
-from .teachers import TeacherAdapter, TeacherOutput
-
+from kaseg.distillation.adapters import AffinityAdapter, FeatureAdapter
+from kaseg.distillation.autoencoder import FeatureAutoencoder, FeatureAutoencoderConfig, FeatureAutoencoderOutput
+from kaseg.distillation.teachers import TeacherAdapter, TeacherOutput
 
 __all__ = [
     "AffinityAdapter",

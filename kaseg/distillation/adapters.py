@@ -8,10 +8,9 @@ from torch import Tensor, nn
 class FeatureAdapter(nn.Sequential):
     """Feature adapter `C_f`: 3x3 convolution (stride 1, padding 1), batch normalisation, ReLU.
 
-    The layers are the paper's (He et al. 2019, feature adaptation; known from notes that quote it). Its output channels
-    equal those of the autoencoder's code, as [`~kaseg.distillation.losses.AdaptationLoss`] needs. The convolution has no
-    bias because the batch normalisation that follows would cancel it. Used in training only; the student is deployed
-    without it.
+    The layers are the paper's (He et al. 2019, feature adaptation). Its output channels equal those of the
+    autoencoder's code, as [`~kaseg.distillation.losses.AdaptationLoss`] needs. The convolution has no bias because the
+    batch normalisation that follows would cancel it. Used in training only; the student is deployed without it.
 
     Args:
         in_channels (`int`): channels of the student's tapped map.
@@ -31,9 +30,9 @@ class FeatureAdapter(nn.Sequential):
 class AffinityAdapter(nn.Module):
     """Affinity adapter `C_a`: one 3x3 convolution (stride 1, padding 1).
 
-    That the student's map passes through an adapter of its own before the affinity is taken is the paper's (He et al.
-    2019, affinity distillation); what the adapter consists of is our choice. The bias lets the signed output follow the
-    common direction of the teacher's non-negative codes.
+    That the student's map passes through an adapter of its own before the affinity is taken is the paper's (He et
+    al. 2019, affinity distillation); what the adapter consists of is our choice. The bias lets the signed output follow
+    the common direction of the teacher's non-negative codes.
 
     Args:
         in_channels (`int`): channels of the student's tapped map.

@@ -39,13 +39,13 @@ def encoder_strides(teacher_stride: int, student_stride: int) -> list[int]:
 class FeatureAutoencoderConfig(PreTrainedConfig):
     """Configuration of a [`FeatureAutoencoder`].
 
-    The paper (He et al. 2019) gives three strided convolutions in E and three transposed ones in D and the weight of the
-    L1 term, printed "10e-7" and read as 1e-7; channel widths and the single strides are our choice.
+    The paper (He et al. 2019) gives three strided convolutions in E, three transposed ones in D and the weight of the
+    L1 term, printed "10e-7", which we read as 1e-7; channel widths and the single strides are our choice.
 
     Args:
         in_channels (`int`, defaults to 256): channels of the teacher's tapped map.
-        hidden_channels (`list[int]`, *optional*): the two widths between `in_channels` and `latent_channels`. By default
-            the mean of the two, rounded up to a multiple of 8, then `latent_channels`: 256 -> 192 -> 128 -> 128.
+        hidden_channels (`list[int]`, *optional*): the two widths between `in_channels` and `latent_channels`. By
+            default their mean rounded up to a multiple of 8, then `latent_channels`: 256 -> 192 -> 128 -> 128.
         latent_channels (`int`, defaults to 128): channels of the code.
         strides (`list[int]`, defaults to `[2, 2, 1]`): strides of the three convolutions, see [`encoder_strides`].
         sparsity_weight (`float`, defaults to 1e-7): weight alpha of the L1 norm of the code.
@@ -109,7 +109,7 @@ class FeatureAutoencoderOutput(ModelOutput):
 
 
 class _DecoderLayer(nn.Module):
-    """Mirror of one encoder layer: 3x3 transposed convolution to a given size, then BN and ReLU unless it is the last."""
+    """Mirror of an encoder layer: 3x3 transposed convolution to a given size, then BN and ReLU except in the last."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, last: bool) -> None:
         super().__init__()
@@ -125,10 +125,11 @@ class _DecoderLayer(nn.Module):
 class FeatureAutoencoder(PreTrainedModel):
     r"""Autoencoder over the teacher's tapped map `Phi_t`; the student is later taught in the space of its code.
 
-    E is three 3x3 convolutions, each with batch normalisation and ReLU; D mirrors it with transposed convolutions to the
-    very sizes E saw (45 -> 23 -> 45) and ends in a linear layer. Three strided convolutions, mirrored transposed ones,
-    the form of the loss, and that E is frozen and D dropped afterwards are the paper's (He et al. 2019, knowledge
-    translation); kernel sizes, widths, normalisation and this reduction of the loss are our choice:
+    E is three 3x3 convolutions, each with batch normalisation and ReLU; D mirrors it with transposed convolutions to
+    the very sizes E saw (45 -> 23 -> 45) and ends in a linear layer. Three strided convolutions, three transposed ones
+    that mirror them, a loss of reconstruction plus alpha times the L1 norm of the code, and that E is frozen and D
+    dropped afterwards are the paper's (He et al. 2019, knowledge translation); kernel sizes, widths, normalisation and
+    this reduction of the loss are our choice:
 
         loss = (1 / (B*c_t*h*w)) * sum (D(E(Phi_t)) - Phi_t)^2  +  alpha * (1 / B) * sum |E(Phi_t)|
 
@@ -149,7 +150,7 @@ class FeatureAutoencoder(PreTrainedModel):
     config: FeatureAutoencoderConfig
     base_model_prefix = "autoencoder"
     main_input_name = "features"
-    input_modalities = ("image",)
+    input_modalities = "image"
     # The loss is a mean over elements, so Trainer must not hand over num_items_in_batch and divide differently.
     accepts_loss_kwargs = False
 
@@ -185,9 +186,8 @@ class FeatureAutoencoder(PreTrainedModel):
         elif isinstance(module, nn.BatchNorm2d):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-            init.zeros_(module.running_mean)
-            init.ones_(module.running_var)
-            init.zeros_(module.num_batches_tracked)
+            for name, buffer in module.named_buffers():
+                (init.ones_ if name == "running_var" else init.zeros_)(buffer)
 
     @property
     def is_frozen(self) -> bool:
@@ -199,8 +199,8 @@ class FeatureAutoencoder(PreTrainedModel):
 
         Args:
             features (`Tensor` of shape `(B, in_channels, h, w)`): the teacher's tapped map.
-            size (`tuple[int, int]`, *optional*): height and width of the student's map. A code of another size is resized
-                to it bilinearly (`align_corners=False`).
+            size (`tuple[int, int]`, *optional*): height and width of the student's map. A code of another size is
+                resized to it bilinearly (`align_corners=False`).
 
         Returns:
             `Tensor` of shape `(B, latent_channels, *size)`, non-negative.
@@ -228,7 +228,7 @@ class FeatureAutoencoder(PreTrainedModel):
             RuntimeError: after [`~FeatureAutoencoder.freeze`], which drops the decoder.
         """
         if self.decoder is None:
-            raise RuntimeError("this FeatureAutoencoder is frozen and has no decoder: call encode() instead of forward()")
+            raise RuntimeError("this FeatureAutoencoder is frozen and has no decoder: call encode(), not forward()")
         self._check_features(features)
         sizes, code = [], features
         for layer in self.encoder:

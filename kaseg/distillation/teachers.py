@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
+from kaseg.checkpoints import resolve
+
 
 @dataclass
 class TeacherOutput:
@@ -74,7 +76,11 @@ class TeacherAdapter(nn.Module):
         student_mean: Sequence[float] | None = None,
         student_std: Sequence[float] | None = None,
     ) -> TeacherAdapter:
-        """A teacher from a Hub id or folder of any `transformers` segmentation model, with its own mean and std."""
+        """A teacher from a Hub id, folder or shipped name, with its own mean and std.
+
+        Any model that `AutoModelForSemanticSegmentation` knows will do.
+        """
+        name_or_path = resolve(name_or_path)
         model = AutoModelForSemanticSegmentation.from_pretrained(name_or_path)
         processor = AutoImageProcessor.from_pretrained(name_or_path)
         normalizes = getattr(processor, "do_normalize", True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class ModelArguments:
-    """Which network is trained. A `model` to start from brings its own architecture; the other fields build a new one."""
+    """Which network is trained: a checkpoint with its own architecture, or a new one built from the other fields."""
 
     model: str | None = field(
         default=None, metadata={"help": "Checkpoint to fine-tune (Hub id, folder or shipped); a new model by default."}

@@ -16,23 +16,22 @@ import yaml
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainingArguments, set_seed
 
-from ..configuration_kaseg import KASegConfig
-from ..data import LabelSpace, get_label_space, load_segmentation_dataset
-from ..image_processing_kaseg import KASegImageProcessor
-from ..modeling_kaseg import KASegModel
-from ..trainer import (
+from kaseg.configuration_kaseg import KASegConfig
+from kaseg.data import LabelSpace, get_label_space, load_segmentation_dataset
+from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArguments
+from kaseg.image_processing_kaseg import KASegImageProcessor
+from kaseg.modeling_kaseg import KASegModel
+from kaseg.trainer import (
     KnowledgeAdaptationConfig,
     KnowledgeAdaptationTrainer,
     SegmentationConfig,
     SegmentationTrainer,
 )
-from .recipe import DataArguments, ModelArguments, TeacherArguments
-
 
 RECIPE_NAME = "recipe.yaml"
 RESULTS_NAME = "results.json"
 # Fields that say where things lie or how a run is watched; changing them does not make it another run.
-_PLACES = {"output_dir", "data_dir", "backbone_weights", "teacher", "autoencoder"}
+PLACES = {"output_dir", "data_dir", "backbone_weights"}
 _WATCHING = {
     "logging_steps",
     "logging_strategy",
@@ -184,7 +183,7 @@ def describe_results(
     """The content of `results.json`: scores, cost, seed, steps, time and versions."""
     model = trainer.segmentation_model
     prefix = "eval_iou_"
-    public = {key: value for key, value in recipe.items() if key not in _PLACES}
+    public = {key: value for key, value in recipe.items() if key not in PLACES}
     return {
         "dataset": data_args.dataset,
         "split": data_args.eval_split,
@@ -236,7 +235,7 @@ def _check_same_recipe(path: Path, recipe: dict[str, Any]) -> None:
     if not path.is_file():
         return
     before = yaml.safe_load(path.read_text()) or {}
-    ignored = _PLACES | _WATCHING
+    ignored = PLACES | _WATCHING
     changed = sorted(k for k in before.keys() | recipe.keys() if k not in ignored and before.get(k) != recipe.get(k))
     if changed:
         listed = ", ".join(f"{k} ({before.get(k)!r} -> {recipe.get(k)!r})" for k in changed)

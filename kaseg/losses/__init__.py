@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from .cross_entropy import CrossEntropyLoss
-from .dice import DiceLoss
-from .ohem import OhemCrossEntropyLoss
-
+from kaseg.losses.cross_entropy import CrossEntropyLoss
+from kaseg.losses.dice import DiceLoss
+from kaseg.losses.ohem import OhemCrossEntropyLoss
 
 LOSSES = ("cross_entropy", "ohem", "dice")
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from .autoencoder_trainer import AutoencoderTrainer
-from .knowledge_adaptation_config import KnowledgeAdaptationConfig
-from .knowledge_adaptation_trainer import KnowledgeAdaptationTrainer
-from .segmentation_config import SegmentationConfig
-from .segmentation_trainer import SegmentationTrainer
-
+from kaseg.trainer.autoencoder_trainer import AutoencoderTrainer
+from kaseg.trainer.knowledge_adaptation_config import KnowledgeAdaptationConfig
+from kaseg.trainer.knowledge_adaptation_trainer import KnowledgeAdaptationTrainer
+from kaseg.trainer.segmentation_config import SegmentationConfig
+from kaseg.trainer.segmentation_trainer import SegmentationTrainer
 
 __all__ = [
     "AutoencoderTrainer",

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from transformers import TrainingArguments
 
-from ..distillation.autoencoder import FeatureAutoencoder
-from ..distillation.teachers import TeacherAdapter
-from .base import TermTrainer
-from .knowledge_adaptation_config import KnowledgeAdaptationConfig
+from kaseg.distillation.autoencoder import FeatureAutoencoder
+from kaseg.distillation.teachers import TeacherAdapter
+from kaseg.trainer.base import TermTrainer
+from kaseg.trainer.knowledge_adaptation_config import KnowledgeAdaptationConfig
 
 
 def autoencoder_arguments(args: KnowledgeAdaptationConfig, steps_per_epoch: int) -> KnowledgeAdaptationConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .segmentation_config import SegmentationConfig
+from kaseg.trainer.segmentation_config import SegmentationConfig
 
 
 @dataclass

@@ -14,16 +14,15 @@ from torch.nn import functional as F
 from transformers import set_seed
 from transformers.utils import ModelOutput
 
-from ..distillation.adapters import AffinityAdapter, FeatureAdapter
-from ..distillation.autoencoder import FeatureAutoencoder, FeatureAutoencoderConfig, encoder_strides
-from ..distillation.losses import AdaptationLoss, AffinityLoss
-from ..distillation.teachers import TeacherAdapter
-from ..modeling_kaseg import KASegModel
-from .autoencoder_trainer import AutoencoderTrainer, autoencoder_arguments
-from .base import last_complete_checkpoint
-from .knowledge_adaptation_config import KnowledgeAdaptationConfig
-from .segmentation_trainer import SegmentationTrainer
-
+from kaseg.distillation.adapters import AffinityAdapter, FeatureAdapter
+from kaseg.distillation.autoencoder import FeatureAutoencoder, FeatureAutoencoderConfig, encoder_strides
+from kaseg.distillation.losses import AdaptationLoss, AffinityLoss
+from kaseg.distillation.teachers import TeacherAdapter
+from kaseg.modeling_kaseg import KASegModel
+from kaseg.trainer.autoencoder_trainer import AutoencoderTrainer, autoencoder_arguments
+from kaseg.trainer.base import last_complete_checkpoint
+from kaseg.trainer.knowledge_adaptation_config import KnowledgeAdaptationConfig
+from kaseg.trainer.segmentation_trainer import SegmentationTrainer
 
 ADAPTERS_NAME = "adapters.safetensors"
 

@@ -7,8 +7,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from ..losses import LOSSES
-
+from kaseg.losses import LOSSES
 
 DEFAULT_MAX_STEPS = 30_000
 

@@ -10,12 +10,18 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.trainer_utils import EvalLoopOutput
 
-from ..data import EvalTransform, SegmentationCollator, SegmentationDataset, StreamingSegmentationDataset, TrainTransform
-from ..evaluation import ConfusionMatrix, iou_scores
-from ..image_processing_kaseg import KASegImageProcessor
-from ..losses import CrossEntropyLoss, build_loss
-from .base import TermTrainer
-from .segmentation_config import SegmentationConfig
+from kaseg.data import (
+    EvalTransform,
+    SegmentationCollator,
+    SegmentationDataset,
+    StreamingSegmentationDataset,
+    TrainTransform,
+)
+from kaseg.evaluation import ConfusionMatrix, iou_scores
+from kaseg.image_processing_kaseg import KASegImageProcessor
+from kaseg.losses import CrossEntropyLoss, build_loss
+from kaseg.trainer.base import TermTrainer
+from kaseg.trainer.segmentation_config import SegmentationConfig
 
 
 class SegmentationTrainer(TermTrainer):
@@ -99,7 +105,12 @@ class SegmentationTrainer(TermTrainer):
     def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader:
         if eval_dataset is not None and not isinstance(eval_dataset, str):
             eval_dataset = self._prepare_dataset(eval_dataset, self.args, False)
-        return super().get_eval_dataloader(eval_dataset)
+        # transformers drops the last batch of an evaluation too; no image may be left out of a score.
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_drop_last = drop_last
 
     @property
     def segmentation_model(self) -> nn.Module:

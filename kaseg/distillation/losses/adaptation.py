@@ -9,13 +9,13 @@ from torch import Tensor, nn
 class AdaptationLoss(nn.Module):
     r"""Distance between the normalised feature vectors of student and teacher (`L_adapt` of He et al. 2019).
 
-    With `s_bi`, `t_bi` the vectors of `c` channels at position `i` of image `b`, and `n` a q-norm that is smooth at zero,
+    With `s_bi`, `t_bi` the vectors of `c` channels at position `i` of image `b`, and `n` a q-norm smooth at zero,
 
         n(x)    = (sum_k |x_k|^q + eps^q)^(1/q)                     (q = 2: x / n(x) = x * rsqrt(|x|^2 + eps^2))
         L_adapt = 1 / (B*m*c)  sum_b sum_i sum_k | s_bik / n(s_bi) - t_bik / n(t_bi) |^p        m = h*w
 
-    The paper divides each side by its q-norm and takes a p-norm of the difference over all positions; that the norm runs
-    over channels at each position, p = 1, q = 2, and the mean over images, positions *and channels* are our choice.
+    The paper divides each side by its q-norm and takes a p-norm of the difference over all positions; that the norm
+    runs over channels at each position, p = 1, q = 2, the mean over images, positions *and channels* are our choice.
     The weight beta = 50 means something only together with this reduction: for p = 1, q = 2 the loss is at most
     2 / sqrt(c), so when `c` changes, compare beta / sqrt(c).
 

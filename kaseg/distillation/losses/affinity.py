@@ -6,12 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from kaseg.distillation.losses.adaptation import check_pair, inverse_norms, working_precision
 
 # Below this many positions per channel the plain m x m matrix takes less time than the c x c form, and no more memory.
-PLAIN_POSITIONS_PER_CHANNEL = 4
+PLAIN_POSITIONS_PER_CHANNEL = 3
 
 
 class AffinityLoss(nn.Module):
@@ -19,27 +18,27 @@ class AffinityLoss(nn.Module):
 
     With `s_i`, `t_i` the vectors of `c` channels at position `i` of one image with `m` positions that count,
 
-        A^s_ij = (1/m) cos(s_i, s_j)                                cos(x, y) = u(x).u(y),  u(x) = x * rsqrt(|x|^2 + eps^2)
+        A^s_ij = (1/m) cos(s_i, s_j)          cos(x, y) = u(x).u(y)          u(x) = x * rsqrt(|x|^2 + eps^2)
         L_aff  = (1/B) sum_b sum_i ( sum_j (A^s_ij - A^t_ij)^2 )^(1/2)
 
     Cosine affinities between positions and the L2 penalty summed over positions are the paper's; the factor 1/m, the
     root of each row and the mean over the batch are our reading. The loss grows like sqrt(m): when the stride changes,
     compare gamma * sqrt(m).
 
-    **No m x m matrix is formed where m is large.** With unit rows S, T of shape `(m, c)`, D = S - T and P = S + T, row i
-    of `S S^T - T T^T` is `(D p_i + P d_i) / 2`, whose squared length needs only c x c matrices:
+    **No m x m matrix is formed where m is large.** With unit rows S, T of shape `(m, c)`, D = S - T and P = S + T,
+    row i of `S S^T - T T^T` is `(D p_i + P d_i) / 2`, whose squared length needs only c x c matrices:
 
         1/4 [ p_i^T (D^T D) p_i + 2 p_i^T (D^T P) d_i + d_i^T (P^T P) d_i ]
 
     That is O(m c^2) time and O(m c) memory, forward and backward, and exact; nothing cancels as S approaches T, since
-    every term has D twice. Where m < 4c the plain matrix is used. Identical inputs give exactly 0 and zero gradient.
-    What this form cannot resolve in float32 are rows of the two matrices that agree to about 3e-4 although S and T differ
-    widely, as when one is a rotation of the other; their gradient is then damped, not blown up.
+    every term has D twice. Where m < 3c the plain matrix is used, being faster there. Identical inputs give exactly 0
+    and zero gradient. What this form cannot resolve in float32 are rows of the two matrices that agree to about 3e-4
+    although S and T differ widely, as when one is a rotation of the other; their gradient is then damped, not blown up.
 
     Args:
         eps (`float`, defaults to 1e-4): length below which a vector counts as zero, in units of the features. A zero
             vector has affinity 0 with every position, and the gradient stays bounded.
-        squared_rows (`bool`, defaults to `False`): sum the squared lengths of the rows instead (our choice, for sweeps).
+        squared_rows (`bool`, defaults to `False`): sum the squared row lengths instead (our choice, for sweeps).
 
     Shapes: student and teacher `(B, c, h, w)`, mask `(B, h, w)` of bool, result `()` in float32 (float64 for float64).
 
@@ -91,8 +90,8 @@ def _unit_difference(student: Tensor, teacher: Tensor, inverse_student: Tensor, 
     """`student * inverse_student - teacher * inverse_teacher` to full relative precision however close the two are.
 
     Subtracting rounded unit vectors would leave few correct digits when they nearly agree; here the small factors,
-    `student - teacher` and the difference of the inverse norms, are formed before anything is rounded. With x the longer
-    and y the shorter vector, x/|x| - y/|y| = (x - y)/|x| + y (1/|x| - 1/|y|), in which no term is longer than 2.
+    `student - teacher` and the difference of the inverse norms, are formed before anything is rounded. With x the
+    longer and y the shorter vector, x/|x| - y/|y| = (x - y)/|x| + y (1/|x| - 1/|y|), where no term is longer than 2.
 
     Shapes: student and teacher `(B, c, m)`, their inverse norms `(B, 1, m)`, result `(B, c, m)`.
     """
@@ -106,7 +105,7 @@ def _unit_difference(student: Tensor, teacher: Tensor, inverse_student: Tensor, 
 
 
 class _RowLengths(torch.autograd.Function):
-    """Lengths (or squared lengths) of the rows of `R = S^T S - T^T T`, for unit S, T of shape `(B, c, m)`; result `(B, m)`.
+    """Lengths, or squared lengths, `(B, m)` of the rows of `R = S^T S - T^T T` for unit S, T of shape `(B, c, m)`.
 
     Channels come first here: `d_i` is column i of D = S - T, `p_i` of P = S + T. D is passed in, because it can be more
     precise than the difference of S and T; no gradient is returned for it. With n_i the length of row i, and w_i either
@@ -144,8 +143,9 @@ class _RowLengths(torch.autograd.Function):
         return lengths
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_lengths: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("AffinityLoss has no second derivative: call backward without create_graph=True")
         total, difference, weights, *saved = ctx.saved_tensors
         grads: list[Tensor | None] = [None] * 4
         with torch.amp.autocast(total.device.type, enabled=False):
@@ -181,7 +181,7 @@ def _squared_lengths(
     from_difference = torch.bmm(gram, total).baddbmm_(cross, difference)  # 2 sum_j d_j R_ji
     from_total = torch.bmm(cross.mT, total).baddbmm_(torch.bmm(total, total.mT), difference)  # 2 sum_j p_j R_ji
     lengths = ((from_difference * total).sum(1) + (from_total * difference).sum(1)).mul_(0.25)
-    # The terms of a squared length are at most |p_i|^2 sum_j |d_j|^2 and |d_i|^2 sum_j |p_j|^2, and no p is longer than 2.
+    # The terms of a squared length are at most |p_i|^2 sum_j |d_j|^2 and |d_i|^2 sum_j |p_j|^2, and |p| is at most 2.
     size = difference.square().sum(1)
     floor = (size.sum(1, keepdim=True) + size * size.shape[1]).mul_(torch.finfo(size.dtype).eps)
     saved = [

@@ -1,0 +1,39 @@
+"""What all commands share: how errors end a command, and the version."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+from typer.core import TyperGroup
+
+
+class ErrorReportingGroup(TyperGroup):
+    """Reports the errors that users can do something about in red, without a traceback, and exits with 1."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ValueError, OSError) as error:
+            if ctx.params["debug"]:
+                raise
+            console = Console(stderr=True)
+            # No wrapping: paths and commands in messages are there to be copied.
+            console.print(Text.assemble(("Error: ", "bold red"), (_message(error), "red")), soft_wrap=True)
+            console.print("For the traceback: kaseg --debug ...", style="dim")
+            raise typer.Exit(1) from None
+
+
+def show_version(wanted: bool) -> None:
+    """Prints the version and exits, if it is wanted."""
+    if wanted:
+        from .. import __version__
+
+        typer.echo(f"kaseg {__version__}")
+        raise typer.Exit
+
+
+def _message(error: Exception) -> str:
+    return "\n".join([str(error) or repr(error), *getattr(error, "__notes__", [])])

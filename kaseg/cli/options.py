@@ -1,0 +1,249 @@
+"""Flags and recipe keys out of the fields of argument dataclasses. Nothing about a single field is written here."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+from rich.markup import escape
+from transformers import TrainingArguments
+
+from .recipes import read_recipe
+from .values import ValueType, convert, type_of
+
+OUR_DEFAULTS_PANEL = "Training (transformers.TrainingArguments with our defaults)"
+TRAINER_PANEL = "Trainer (transformers.TrainingArguments)"
+# The commands have --resume instead.
+_LEFT_OUT = {"resume_from_checkpoint"}
+_SECTION = re.compile(r"> Parameters that control (?:the )?([^`(\n]+)")
+_DOCUMENTED = re.compile(r"((?:\w+, )*\w+) \(`")
+_USELESS = re.compile(r"^Deprecated|\(Deprecated\)|Not directly used by Trainer")
+_SENTENCE_END = re.compile(r"(?<!e\.g)(?<!i\.e)(?<=\.)\s")
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One field of an argument dataclass, as a flag and a recipe key.
+
+    Attributes:
+        name: The field's name and the recipe key.
+        kind: What it takes.
+        default: Its default.
+        help: One or two sentences.
+        panel: The group it is listed in.
+        hidden: Whether the help leaves it out.
+    """
+
+    name: str
+    kind: ValueType
+    default: Any
+    help: str
+    panel: str
+    hidden: bool
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def no_flag(self) -> str:
+        return "--no-" + self.name.replace("_", "-")
+
+    @property
+    def full_help(self) -> str:
+        """Help and default in rich's markup."""
+        default = getattr(self.default, "value", self.default)
+        if default is None or default == "" or default == []:
+            return escape(self.help)
+        text = json.dumps(default) if isinstance(default, dict | list) else str(default)
+        return f"{escape(self.help)} [dim]{escape(f'[default: {text}]')}[/dim]".strip()
+
+
+def options_of(parts: Sequence[type]) -> dict[str, Option]:
+    """Every field of the dataclasses `parts` that can be written down, by name, in the order of the help."""
+    options: list[Option] = []
+    panels: dict[str, None] = {}
+    for part in parts:
+        hints = get_type_hints(part)
+        part_panels = _panels(part)
+        panels |= dict.fromkeys(part_panels.values())
+        for item in dataclasses.fields(part):
+            kind = type_of(hints[item.name])
+            if not item.init or item.name.startswith("_") or item.name in _LEFT_OUT or not kind.has_text_form:
+                continue
+            panel = part_panels.get(item.name, TRAINER_PANEL)
+            text, hidden = _help(part, item.name)
+            options.append(Option(item.name, kind, _default(item), text, panel, hidden))
+    order = [*panels, TRAINER_PANEL]
+    return {option.name: option for option in sorted(options, key=lambda option: order.index(option.panel))}
+
+
+def build_app(
+    parts: Sequence[type], run: Callable[..., None], description: str, elsewhere: Mapping[str, Sequence[type]]
+) -> typer.Typer:
+    """A command whose flags are the fields of `parts`.
+
+    Args:
+        parts: Argument dataclasses.
+        run: Called with one instance per part and `resume=`.
+        description: The command's help.
+        elsewhere: Parts of other commands by their name, so that a recipe for another command is told as such.
+    """
+    options = options_of(parts)
+
+    def command(**values: Any) -> None:
+        config, resume = values.pop("config"), values.pop("resume")
+        recipe = {} if config is None else _read(config, options, elsewhere)
+        run(*build_arguments(parts, recipe | _given(options, values)), resume=resume)
+
+    parameters = [*_own_parameters(), *(p for option in options.values() for p in _parameters(option))]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    app.command(help=description)(command)
+    return app
+
+
+def build_arguments(parts: Sequence[type], values: Mapping[str, Any]) -> list[Any]:
+    """One instance per dataclass; fields without a value keep their default."""
+    names = [{item.name for item in dataclasses.fields(part) if item.init} for part in parts]
+    return [
+        part(**{name: value for name, value in values.items() if name in own})
+        for part, own in zip(parts, names, strict=True)
+    ]
+
+
+def normalize_flags(args: Sequence[str]) -> list[str]:
+    """`--learning_rate=0.1` as `--learning-rate=0.1`."""
+    normal = []
+    for arg in args:
+        flag, equals, value = arg.partition("=")
+        normal.append(flag.replace("_", "-") + equals + value if flag.startswith("--") else arg)
+    return normal
+
+
+def _own_parameters() -> list[inspect.Parameter]:
+    config = Annotated[
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="Recipe: a YAML file of the fields below, which flags override."),
+    ]
+    resume = Annotated[
+        bool,
+        typer.Option("--resume/--no-resume", help="Go on with an unfinished run in output_dir, or start anew."),
+    ]
+    return [_parameter("config", config, None), _parameter("resume", resume, True)]
+
+
+def _parameters(option: Option) -> list[inspect.Parameter]:
+    shown = typer.Option(
+        option.flag,
+        metavar="SWITCH" if option.kind.is_switch else option.kind.label,
+        help=option.full_help,
+        rich_help_panel=option.panel,
+        hidden=option.hidden,
+        show_default=False,
+    )
+    if option.kind.is_switch:
+        # Two flags instead of typer's `--x/--no-x`, whose second column would leave no room for the help.
+        hidden = typer.Option(option.no_flag, hidden=True)
+        return [
+            _parameter(option.name, Annotated[bool, shown], False),
+            _parameter(f"no_{option.name}", Annotated[bool, hidden], False),
+        ]
+    if option.kind.item is not None:
+        return [_parameter(option.name, Annotated[list[str] | None, shown])]
+    return [_parameter(option.name, Annotated[str | None, shown])]
+
+
+def _parameter(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _given(options: Mapping[str, Option], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that the command line gives."""
+    given: dict[str, Any] = {}
+    for name, option in options.items():
+        value = values[name]
+        if option.kind.is_switch:
+            off = values[f"no_{name}"]
+            if value and off:
+                raise typer.BadParameter(f"{option.flag} and {option.no_flag} exclude each other.")
+            if value or off:
+                given[name] = value
+        elif value is not None and value != []:
+            # A list given once may be written out in that one text; given several times, each text is an item.
+            alone = isinstance(value, list) and len(value) == 1
+            given[name] = _convert(value[0] if alone else value, option, option.flag)
+    return given
+
+
+def _read(config: Path, options: Mapping[str, Option], elsewhere: Mapping[str, Sequence[type]]) -> dict[str, Any]:
+    others = {command: set(options_of(parts)) for command, parts in elsewhere.items()}
+    recipe = read_recipe(config, set(options), others)
+    return {name: _convert(value, options[name], f"{name} in {config}") for name, value in recipe.items()}
+
+
+def _convert(value: Any, option: Option, where: str) -> Any:
+    try:
+        return convert(value, option.kind)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}.", param_hint=where) from None
+
+
+def _panels(part: type) -> dict[str, str]:
+    """The group of each of a dataclass's own fields; those that it merely inherits from transformers are missing."""
+    if not issubclass(part, TrainingArguments):
+        title = part.__name__.removesuffix("Arguments")
+        return {item.name: title for item in dataclasses.fields(part)}
+    inherited = TrainingArguments.__dataclass_fields__
+    panels: dict[str, str] = {}
+    for owner in part.__mro__[: part.__mro__.index(TrainingArguments)]:
+        documented = _documented_sections(owner)
+        for name in inspect.get_annotations(owner):
+            if name not in inherited:
+                panels.setdefault(name, documented.get(name, owner.__name__))
+    for owner in part.__mro__[: part.__mro__.index(TrainingArguments)]:
+        for name in inspect.get_annotations(owner):
+            panels.setdefault(name, OUR_DEFAULTS_PANEL)
+    return panels
+
+
+def _documented_sections(owner: type) -> dict[str, str]:
+    """Field -> section of the docstring ("> Parameters that control ...") under which it is described."""
+    sections: dict[str, str] = {}
+    title = None
+    for line in inspect.cleandoc(owner.__doc__ or "").splitlines():
+        if line.startswith(">"):
+            heading = _SECTION.match(line)
+            title = heading[1].strip().capitalize() if heading else None
+        elif title and (fields := _DOCUMENTED.match(line)):
+            sections |= dict.fromkeys(fields[1].split(", "), title)
+    return sections
+
+
+def _default(item: dataclasses.Field) -> Any:
+    if item.default_factory is not dataclasses.MISSING:
+        return item.default_factory()
+    return None if item.default is dataclasses.MISSING else item.default
+
+
+def _help(part: type, name: str) -> tuple[str, bool]:
+    """The field's help, and whether it is to be hidden. A field declared anew without help keeps transformers'."""
+    theirs = _metadata_help(TrainingArguments, name)
+    ours = _metadata_help(part, name)
+    if ours and ours != theirs:
+        return ours, False
+    # transformers explains at length.
+    text = " ".join(theirs.replace("%%", "%").split())
+    return _SENTENCE_END.split(text, maxsplit=1)[0], bool(_USELESS.search(text))
+
+
+def _metadata_help(part: type, name: str) -> str:
+    item = part.__dataclass_fields__.get(name)  # type: ignore[attr-defined]
+    return item.metadata.get("help", "") if item is not None else ""

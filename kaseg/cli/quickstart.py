@@ -1,0 +1,18 @@
+"""`kaseg quickstart`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def quickstart(
+    output: Annotated[Path, typer.Option(help="Folder for the models and the page of pictures.")] = Path("quickstart"),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of data, weights and order.")] = 0,
+) -> None:
+    """The whole method in minutes, without downloads: teacher, plain and adapted student on drawn scenes."""
+    from ..experiments.quickstart import quickstart as run_quickstart
+
+    run_quickstart(output, seed)

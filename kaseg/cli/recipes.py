@@ -1,0 +1,70 @@
+"""Recipe files: YAML mappings from field names to values."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import typer
+import yaml
+
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})")
+
+
+def read_recipe(path: Path, known: set[str], others: Mapping[str, set[str]]) -> dict[str, Any]:
+    """Reads a recipe; `$NAME` and `${NAME}` in its strings are replaced by environment variables.
+
+    Args:
+        path: The file.
+        known: The keys it may have.
+        others: Keys of other commands by their name, for the error message.
+
+    Raises:
+        typer.BadParameter: the file is missing or is not a YAML mapping, a key is unknown, or an environment variable
+            is not set.
+    """
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        _fail(f"{path}: {error.strerror or error}.")
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        _fail(f"{path} is not YAML: {error}")
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        _fail(f"{path} must hold 'field: value' lines, found a {type(loaded).__name__}.")
+    recipe = {str(key): value for key, value in loaded.items()}
+    unknown = [key for key in recipe if key not in known]
+    if unknown:
+        _fail(f"{path}: " + " ".join(_explain(key, known, others) for key in unknown))
+    return {key: _expand(value, f"{path}: {key}") for key, value in recipe.items()}
+
+
+def _explain(key: str, known: set[str], others: Mapping[str, set[str]]) -> str:
+    commands = [command for command, keys in others.items() if key in keys]
+    if commands:
+        return f"{key!r} is a field of {' and '.join(commands)}, not of this command."
+    # Field names have long words in common, hence a cutoff above difflib's own.
+    matches = difflib.get_close_matches(key.replace("-", "_"), sorted(known), n=3, cutoff=0.7)
+    return f"unknown key {key!r}" + (f" (close matches: {', '.join(matches)})." if matches else ".")
+
+
+def _expand(value: Any, where: str) -> Any:
+    if isinstance(value, str):
+        missing = [name for match in _VARIABLE.findall(value) for name in match if name and name not in os.environ]
+        if missing:
+            _fail(f"{where} is {value!r}, but the environment variable {missing[0]} is not set.")
+        return os.path.expandvars(value)
+    if isinstance(value, list):
+        return [_expand(item, where) for item in value]
+    if isinstance(value, dict):
+        return {key: _expand(item, where) for key, item in value.items()}
+    return value
+
+
+def _fail(message: str) -> NoReturn:
+    raise typer.BadParameter(message, param_hint="--config")

@@ -1,0 +1,53 @@
+"""What `kaseg train` and `kaseg distill` share: a command made of a run's argument dataclasses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ..experiments.run import RESULTS_NAME
+from .options import build_app, normalize_flags
+from .output import console, print_run
+
+DESCRIPTION = """{summary}
+
+A run is described by a recipe, flags, or both: every field below is a key of the recipe and a flag. A SWITCH --x also
+has the form --no-x; a list is written 336,448 or as repeated flags, a dictionary as YAML or JSON; null unsets a field.
+
+Model, recipe and results are written to output_dir. The same command goes on with a run that was stopped.
+"""
+
+
+def call_run_command(
+    ctx: typer.Context,
+    summary: str,
+    parts: Sequence[type],
+    run: Callable[..., dict[str, Any]],
+    elsewhere: Mapping[str, Sequence[type]],
+) -> None:
+    """Parses the arguments of `ctx` as fields of `parts`, calls `run` with an instance of each, reports the results.
+
+    Args:
+        ctx: Context of a command that takes everything.
+        summary: First sentence of the help.
+        parts: Argument dataclasses; the last one holds the training arguments.
+        run: Takes the instances and `resume=`, returns what `results.json` holds.
+        elsewhere: Dataclasses of other commands, see [`build_app`].
+    """
+
+    def run_and_report(*arguments: Any, resume: bool) -> None:
+        args = arguments[-1]
+        was_finished = resume and (Path(args.output_dir) / RESULTS_NAME).is_file()
+        if args.process_index == 0:
+            console.print(f"Run in {args.output_dir}", soft_wrap=True, highlight=False)
+        results = run(*arguments, resume=resume)
+        if args.process_index == 0:
+            print_run(results, Path(args.output_dir))
+            if was_finished:
+                console.print("This run was finished before; --no-resume trains anew.", style="yellow")
+
+    command = build_app(parts, run_and_report, DESCRIPTION.format(summary=summary), elsewhere)
+    command(args=normalize_flags(ctx.args), prog_name=ctx.command_path)

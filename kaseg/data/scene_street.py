@@ -1,0 +1,161 @@
+"""What the parts of a synthetic street scene share: class ids, camera, weather and the canvas."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+# In the order of kaseg.data.label_spaces.SCENES.
+SKY, ROAD, PAVEMENT, BUILDING, TREE, CAR, PERSON, POLE, SIGN = range(9)
+VOID = 255
+
+Colour = tuple[float, float, float]
+Point = tuple[float, float, float]  # metres: right of the camera's lane, above the ground, ahead of the camera
+
+_NEAR = 0.6  # metres; nothing is projected closer than this
+
+
+@dataclass
+class Street:
+    """Camera, cross-section of the street and weather of one scene. Lengths in metres, image quantities in pixels."""
+
+    width: int
+    height: int
+    focal: float
+    horizon: float
+    center: float
+    eye: float  # height of the camera
+    bend: float  # the road's centre is at x = bend * z ** 2
+    road: tuple[float, float]  # left and right kerb
+    walls: tuple[float, float]  # left and right building line
+    lanes: tuple[float, ...]  # the lines between lanes
+    junction: float  # distance of the crossing street, infinite if there is none
+    weather: str
+    sun: int  # side the light comes from; 0 under an overcast sky
+    ambient: Colour
+    haze: Colour
+    haze_depth: float
+
+    @classmethod
+    def random(cls, rng: np.random.Generator, height: int, width: int) -> Street:
+        lane = rng.uniform(2.9, 3.6)
+        lanes_left = int(rng.integers(1, 3))
+        parking = 2.2 * (rng.random(2) < 0.6)
+        left = -lane * (lanes_left + 0.5) - parking[0]
+        right = lane * 0.5 + parking[1]
+        pavement = rng.uniform(2.2, 5.5, 2)
+        weather = str(rng.choice(["sun", "overcast", "dusk"], p=[0.45, 0.37, 0.18]))
+        ambient, haze = {
+            "sun": ((1.04, 1.0, 0.94), (205, 215, 228)),
+            "overcast": ((0.86, 0.88, 0.92), (200, 204, 208)),
+            "dusk": ((0.5, 0.46, 0.52), (196, 150, 130)),
+        }[weather]
+        shift = rng.uniform(-0.4, 0.4)  # of the camera in its lane
+        return cls(
+            width=width,
+            height=height,
+            focal=max(width, height) * rng.uniform(0.68, 1.0),
+            horizon=height * rng.uniform(0.36, 0.54),
+            center=width * rng.uniform(0.38, 0.62),
+            eye=rng.uniform(1.35, 2.6),
+            bend=rng.normal(0.0, 0.0012) if rng.random() < 0.6 else 0.0,
+            road=(left + shift, right + shift),
+            walls=(left + shift - pavement[0], right + shift + pavement[1]),
+            lanes=tuple(-lane * (i + 0.5) + shift for i in range(lanes_left)),
+            junction=rng.uniform(11, 40) if rng.random() < 0.45 else math.inf,
+            weather=weather,
+            sun=int(rng.choice([-1, 1])) if weather != "overcast" else 0,
+            ambient=ambient,
+            haze=vary(rng, haze, 12),
+            haze_depth=math.exp(rng.uniform(math.log(60), math.log(500))),
+        )
+
+    def project(self, point: Point) -> tuple[float, float]:
+        """Column and row of a point; points behind the camera are moved just before it."""
+        return self.project_all([point])[0]
+
+    def project_all(self, points: Sequence[Point]) -> list[tuple[float, float]]:
+        """As `project`, for several points at once."""
+        focal, center, horizon, eye, bend = self.focal, self.center, self.horizon, self.eye, self.bend
+        flat = []
+        for x, y, z in points:
+            if z < _NEAR:
+                z = _NEAR
+            flat.append((center + focal * (x / z + bend * z), horizon - focal * (y - eye) / z))
+        return flat
+
+    def tint(self, colour: Sequence[float], depth: float, light: float = 1.0) -> tuple[int, int, int]:
+        """A surface's colour as seen from `depth` metres, `light` being how much its face is lit."""
+        clear = math.exp(-depth / self.haze_depth)
+        (r, g, b), (ar, ag, ab), (hr, hg, hb) = colour, self.ambient, self.haze
+        near, far = clear * light, 1 - clear
+        return (
+            min(int(r * ar * near + hr * far), 255),
+            min(int(g * ag * near + hg * far), 255),
+            min(int(b * ab * near + hb * far), 255),
+        )
+
+    def face_light(self, side: int) -> float:
+        """How much a face that looks to `side` (-1 left, 1 right, 0 to the camera) is lit."""
+        return 1.0 + 0.18 * side * self.sun if self.sun else 0.97
+
+
+class Canvas:
+    """Picture and labels, painted with the same shapes."""
+
+    def __init__(self, street: Street, picture: np.ndarray, labels: np.ndarray) -> None:
+        self.street = street
+        self.picture = Image.fromarray(picture)
+        self.labels = Image.fromarray(labels)
+        self._draw_picture = ImageDraw.Draw(self.picture)
+        self._draw_labels = ImageDraw.Draw(self.labels)
+
+    def polygon(self, points: Sequence[Point], colour: Sequence[float], label: int, light: float = 1.0) -> None:
+        """Fill a polygon given in metres."""
+        flat = self.street.project_all(points)
+        self._draw_picture.polygon(flat, fill=self.street.tint(colour, points[0][2], light))
+        self._draw_labels.polygon(flat, fill=label)
+
+    def disc(self, x: float, y: float, z: float, radius: float, colour: Sequence[float], label: int) -> None:
+        """Fill a disc that faces the camera, given in metres."""
+        column, row = self.street.project((x, y, z))
+        size = max(radius * self.street.focal / z, 0.5)
+        box = [column - size, row - size, column + size, row + size]
+        self._draw_picture.ellipse(box, fill=self.street.tint(colour, z))
+        self._draw_labels.ellipse(box, fill=label)
+
+    def paste(self, patch: np.ndarray, mask: np.ndarray, left: int, top: int, label: int) -> None:
+        """Put `patch`, uint8 (h, w, 3), where `mask`, bool (h, w), is true."""
+        stencil = Image.fromarray(mask.astype(np.uint8) * 255)
+        self.picture.paste(Image.fromarray(patch), (left, top), stencil)
+        self.labels.paste(label, (left, top, left + mask.shape[1], top + mask.shape[0]), stencil)
+
+
+@dataclass
+class Thing:
+    """Something that stands on the street: when to paint it (the farthest first), how, and what casts its shadow."""
+
+    depth: float
+    draw: Callable[[Canvas], None]
+    footprint: tuple[float, float, float, float] | None = None  # x0, x1, z0, z1
+    height: float = 0.0
+
+
+def vary(rng: np.random.Generator, colour: Sequence[float], spread: float) -> Colour:
+    """A colour near `colour`: brightness varies by `spread`, the channels by a third of it (8-bit steps)."""
+    shift, red, green, blue = (rng.standard_normal(4) * spread).tolist()
+    return (
+        max(colour[0] + shift + red / 3, 8.0),
+        max(colour[1] + shift + green / 3, 8.0),
+        max(colour[2] + shift + blue / 3, 8.0),
+    )
+
+
+def smooth_noise(rng: np.random.Generator, height: int, width: int, across: int, down: int) -> np.ndarray:
+    """Noise in about 0..1 with `across` x `down` random knots, float32 (height, width)."""
+    knots = Image.fromarray(rng.random((down, across), dtype=np.float32))
+    return np.asarray(knots.resize((width, height), Image.Resampling.BICUBIC))

@@ -1,0 +1,148 @@
+"""The whole road at small scale on the embedded street scenes: teacher, plain student, adapted student, a page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from kaseg.data import SCENES, load_segmentation_dataset
+from kaseg.experiments.latency import milliseconds_per_image
+from kaseg.experiments.page import write_page
+from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArguments
+from kaseg.experiments.run import distill, train
+from kaseg.image_processing_kaseg import KASegImageProcessor
+from kaseg.modeling_kaseg import KASegModel
+from kaseg.trainer import KnowledgeAdaptationConfig, SegmentationConfig
+
+HEIGHT, WIDTH = 96, 128
+EVAL_SCENES = 40
+TEACHER = "teacher"
+PLAIN = "plain student"
+ADAPTED = "adapted student"
+
+
+def quickstart(output_dir: str | Path, seed: int = 0, steps: int = 300) -> list[dict[str, Any]]:
+    """Train a teacher, the plain and the adapted student, print how they compare and write a page with pictures.
+
+    Everything starts from random weights and from scenes drawn on the fly, so nothing is downloaded. The runs are far
+    too short to judge the method by (one seed, a few hundred steps): they show the road, not the destination.
+
+    Args:
+        output_dir (`str` or `Path`): Folder for the three runs, `results.json` and `index.html`. What is finished in it
+            is not done again.
+        seed (`int`, defaults to 0): Seed of weights, data order and augmentation, the same for both students.
+        steps (`int`, defaults to 300): Steps of each of the three trainings; the autoencoder has a third of them.
+
+    Returns:
+        One row per model: name, mean_iou, parameters, gflops and milliseconds (per image of 96x128 pixels).
+    """
+    console = Console()
+    root = Path(output_dir)
+    data = DataArguments(dataset="scenes", max_eval_samples=EVAL_SCENES)
+    student = ModelArguments(backbone="mobilenetv2_035", output_stride=32, pretrained_backbone=False)
+    teacher = ModelArguments(
+        backbone="mobilenetv2_050", output_stride=16, head="deeplabv3plus", pretrained_backbone=False
+    )
+    console.rule("1/3 teacher: MobileNetV2 x0.5, DeepLabV3+ head, stride 16")
+    results = {TEACHER: train(teacher, data, SegmentationConfig(**_arguments(root / "teacher", seed, steps)))}
+    console.rule("2/3 plain student: MobileNetV2 x0.35, stride 32")
+    results[PLAIN] = train(student, data, SegmentationConfig(**_arguments(root / "plain", seed, steps)))
+    console.rule("3/3 adapted student: the same network, taught by the teacher")
+    arguments = KnowledgeAdaptationConfig(
+        **_arguments(root / "adapted", seed, steps),
+        latent_channels=64,
+        autoencoder_epochs=0,
+        autoencoder_max_steps=max(1, steps // 3),
+    )
+    results[ADAPTED] = distill(student, data, TeacherArguments(teacher=str(root / "teacher")), arguments)
+
+    folders = {TEACHER: root / "teacher", PLAIN: root / "plain", ADAPTED: root / "adapted"}
+    models = {name: KASegModel.from_pretrained(folder) for name, folder in folders.items()}
+    rows = _rows(results, milliseconds_per_image(models, HEIGHT, WIDTH))
+    console.print(_table(rows))
+    (root / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
+    page = write_page(
+        root / "index.html",
+        title="kaseg quickstart",
+        rows=rows,
+        pictures=_pictures(models, seed=seed),
+        names=list(SCENES.names),
+        palette=list(SCENES.palette),
+    )
+    console.print(f"Pictures and numbers: [bold]{page}[/bold]   Models: {root}/teacher, plain, adapted")
+    return rows
+
+
+def _arguments(output_dir: Path, seed: int, steps: int) -> dict[str, Any]:
+    """The recipe that all three runs share: AdamW, since SGD needs more steps than a quick start has."""
+    return {
+        "output_dir": str(output_dir),
+        "seed": seed,
+        "max_steps": steps,
+        "per_device_train_batch_size": 8,
+        "crop_size": [HEIGHT, WIDTH],
+        "min_scale": 0.5,
+        "max_scale": 1.0,
+        "optim": "adamw_torch",
+        "learning_rate": 3e-3,
+        "weight_decay": 0.01,
+        "warmup_steps": 20,
+        "logging_steps": 50,
+        "save_steps": 100,
+        "save_total_limit": 1,
+        "report_to": "none",
+        "dataloader_pin_memory": False,
+    }
+
+
+def _rows(results: dict[str, dict[str, Any]], milliseconds: dict[str, float]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "mean_iou": result["mean_iou"],
+            "parameters": result["parameters"],
+            "gflops": result["gflops_513x513"],
+            "milliseconds": milliseconds[name],
+        }
+        for name, result in results.items()
+    ]
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title="embedded street scenes, validation", caption="GFLOPs at 513x513; ms per image of 96x128, CPU")
+    for column in ("model", "mIoU", "params (M)", "GFLOPs", "ms/image"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for row in rows:
+        table.add_row(
+            row["name"],
+            f"{100 * row['mean_iou']:.1f}",
+            f"{row['parameters'] / 1e6:.2f}",
+            f"{row['gflops']:.2f}",
+            f"{row['milliseconds']:.1f}",
+        )
+    return table
+
+
+@torch.inference_mode()
+def _pictures(models: dict[str, KASegModel], seed: int, count: int = 6) -> list[dict[str, Any]]:
+    """Validation scenes with their label and every model's mask."""
+    dataset = load_segmentation_dataset("scenes", split="validation")
+    assert isinstance(dataset, datasets.Dataset)
+    processor = KASegImageProcessor()
+    pictures = []
+    for index in range(count):
+        sample = dataset[index]
+        image = sample["image"]
+        inputs = processor(image, return_tensors="pt")
+        masks = {"label": sample["label"]}
+        for name, model in models.items():
+            size = (image.height, image.width)
+            masks[name] = processor.post_process_semantic_segmentation(model(**inputs), [size])[0].numpy()
+        pictures.append({"image": image, "masks": masks})
+    return pictures

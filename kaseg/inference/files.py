@@ -1,0 +1,146 @@
+"""Files of a prediction run: which pictures to read, what to call the results, and how to write them safely."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from kaseg.data.image_files import read_image
+
+IMAGE_SUFFIXES = (".bmp", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+PathLike = str | os.PathLike[str]
+
+
+def iter_images(paths: PathLike | Iterable[PathLike], skip: PathLike | None = None) -> Iterator[Path]:
+    """Finds the pictures in files and folders.
+
+    Args:
+        paths: A file or folder, or several. A file is taken whatever its name; a folder is searched recursively for
+            the suffixes in `IMAGE_SUFFIXES`, sorted by name, leaving out names that start with a dot. Links to folders
+            are not followed.
+        skip: A folder to leave out of the search, usually the output folder.
+
+    Returns:
+        An iterator over the files in the order given, every file once.
+
+    Raises:
+        FileNotFoundError: At once if a path does not exist or none was given; when its turn comes, if a folder holds
+            no picture.
+    """
+    return (path for path, _ in _walk(_existing(paths), skip))
+
+
+def plan_outputs(
+    paths: PathLike | Iterable[PathLike], output_dir: PathLike, suffixes: Iterable[str]
+) -> list[tuple[Path, Path]]:
+    """Decides for every picture what its results are called, so that no two pictures share a name.
+
+    A result is called `output_dir / <folders below the folder that was given> / <stem>` plus one of `suffixes`. Where
+    two pictures would share that name (`a/x.jpg` and `b/x.jpg`), the folders below the deepest folder common to all
+    pictures are kept instead; where that is not enough (`x.jpg` beside `x.png`), also the whole file name. Names that
+    differ only in case count as shared, because some file systems take them for one.
+
+    Args:
+        paths: As for [`iter_images`]; `output_dir` is left out of the search.
+        output_dir: Where the results will go.
+        suffixes: What is appended to the name, such as `_mask.png`.
+
+    Returns:
+        For every picture its path and the path of its results without the suffix.
+
+    Raises:
+        FileNotFoundError: As for [`iter_images`].
+        ValueError: If results would land among the pictures: the output folder is one of the folders to search, or a
+            result would overwrite a picture.
+    """
+    given = _existing(paths)
+    output_dir = Path(output_dir)
+    for path in given:
+        if path.is_dir() and path.resolve() == output_dir.resolve():
+            raise ValueError(f"the output folder {output_dir} is also an input folder: choose another output folder")
+    found = list(_walk(given, output_dir))
+    names = [name.with_suffix("") for _, name in found]
+    if _has_doubles(names):
+        absolute = [Path(os.path.abspath(path)) for path, _ in found]
+        common = os.path.commonpath([path.parent for path in absolute])
+        whole = [path.relative_to(common) for path in absolute]
+        names = [name.with_suffix("") for name in whole]
+        if _has_doubles(names):
+            names = whole
+    planned = [(image, output_dir / name) for (image, _), name in zip(found, names, strict=True)]
+    _refuse_overwriting(planned, suffixes)
+    return planned
+
+
+def write_png(image: Image.Image, path: Path) -> None:
+    """Writes a PNG file wholly or not at all: into a temporary file beside it, which then takes its place.
+
+    Raises:
+        OSError: If it cannot be written (disk full, no permission); the message names the file.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            image.save(temporary, format="PNG")
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _existing(paths: PathLike | Iterable[PathLike]) -> list[Path]:
+    given = [Path(paths)] if isinstance(paths, (str, os.PathLike)) else [Path(path) for path in paths]
+    if not given:
+        raise FileNotFoundError("no pictures: neither a file nor a folder was given")
+    for path in given:
+        if not path.exists():
+            raise FileNotFoundError(f"{path}: no such file or folder")
+    return given
+
+
+def _walk(given: list[Path], skip: PathLike | None) -> Iterator[tuple[Path, Path]]:
+    """Yields every picture once, with its path below the folder it was found through (a file's own: its name)."""
+    skipped = None if skip is None else Path(skip).resolve()
+    seen = set()
+    for top in given:
+        found = _search(top, skipped) if top.is_dir() else iter([top])
+        empty = True
+        for path in found:
+            empty = False
+            if (real := path.resolve()) not in seen:
+                seen.add(real)
+                yield path, path.relative_to(top) if path != top else Path(path.name)
+        if empty:
+            raise FileNotFoundError(f"{top}: no pictures in this folder; looked for {', '.join(IMAGE_SUFFIXES)}")
+
+
+def _search(top: Path, skipped: Path | None) -> Iterator[Path]:
+    for folder, subfolders, names in os.walk(top):
+        here = Path(folder)
+        subfolders[:] = sorted(name for name in subfolders if name[0] != "." and (here / name).resolve() != skipped)
+        for name in sorted(names):
+            if name[0] != "." and name.lower().endswith(IMAGE_SUFFIXES):
+                yield here / name
+
+
+def _has_doubles(names: list[Path]) -> bool:
+    return len({str(name).casefold() for name in names}) < len(names)
+
+
+def _refuse_overwriting(planned: list[tuple[Path, Path]], suffixes: Iterable[str]) -> None:
+    pictures = {image.resolve() for image, _ in planned}
+    for _, output in planned:
+        for suffix in suffixes:
+            result = output.with_name(output.name + suffix)
+            if result.resolve() in pictures:
+                raise ValueError(f"the result {result} would overwrite a picture: choose another output folder")
+
+
+__all__ = ["IMAGE_SUFFIXES", "iter_images", "plan_outputs", "read_image", "write_png"]

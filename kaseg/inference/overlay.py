@@ -1,0 +1,129 @@
+"""Pictures of masks: colours, overlays and legends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+Palette = Sequence[Sequence[int]]
+
+VOID = 255
+# Entry 255 of the PASCAL VOC colour map (Everingham et al. 2010), which draws void pixels in this colour.
+VOID_COLOR = (224, 224, 192)
+
+_MARGIN = 8
+_MIN_FONT_SIZE = 12
+
+
+def colorize(mask: np.ndarray, palette: Palette) -> Image.Image:
+    """Makes a palette image of a mask: pixel values are the class ids, the palette only colours them.
+
+    Saved as PNG it is both a picture and a lossless mask: `numpy.array(Image.open(path))` gives the ids back.
+
+    Args:
+        mask: Class ids (H, W), integers; 255 is void.
+        palette: One (red, green, blue) in 0..255 per class, at most 256 classes.
+
+    Returns:
+        A PIL image of mode `P`.
+
+    Raises:
+        ValueError: If the mask is not two-dimensional or holds an id without a colour.
+    """
+    mask = np.asarray(mask)
+    if mask.ndim != 2 or mask.dtype.kind not in "iu":
+        raise ValueError(f"a mask must be integers (H, W), got {mask.dtype} of shape {mask.shape}")
+    if len(palette) > 256:
+        raise ValueError(f"a palette image has 256 colours, this palette has {len(palette)}")
+    colors = np.zeros((256, 3), dtype=np.uint8)
+    colors[VOID] = VOID_COLOR
+    colors[: len(palette)] = np.asarray(palette)
+    uncolored = (mask < 0) | ((mask >= len(palette)) & (mask != VOID))
+    if uncolored.any():
+        raise ValueError(f"the mask holds class ids {np.unique(mask[uncolored])[:5].tolist()}, the palette has "
+                         f"{len(palette)} colours")
+    image = Image.fromarray(mask.astype(np.uint8))
+    image.putpalette(colors.tobytes())
+    return image
+
+
+def overlay(image: Image.Image, mask: np.ndarray, palette: Palette, alpha: float = 0.5) -> Image.Image:
+    """Lays the colours of a mask over a picture: (1 - alpha) * picture + alpha * colour.
+
+    Args:
+        image: The picture, any mode that PIL converts to RGB.
+        mask: Class ids (H, W), of the picture's size.
+        palette: One (red, green, blue) per class.
+        alpha: Weight of the colours, 0..1.
+
+    Returns:
+        A PIL image of mode `RGB`.
+
+    Raises:
+        ValueError: If the sizes differ, or as for [`colorize`].
+    """
+    mask = np.asarray(mask)
+    if mask.shape != (image.height, image.width):
+        raise ValueError(f"the mask has (height, width) {mask.shape}, the picture {(image.height, image.width)}")
+    return Image.blend(image.convert("RGB"), colorize(mask, palette).convert("RGB"), alpha)
+
+
+def class_fractions(mask: np.ndarray) -> dict[int, float]:
+    """The share of the pixels that each class in the mask has, void left out of both, largest first.
+
+    Args:
+        mask: Class ids (H, W); 255 is void.
+
+    Returns:
+        Class id -> share in 0..1.
+    """
+    ids, counts = np.unique(np.asarray(mask), return_counts=True)
+    pixels = {int(id_): int(count) for id_, count in zip(ids, counts, strict=True) if id_ != VOID}
+    total = sum(pixels.values())
+    return {id_: count / total for id_, count in sorted(pixels.items(), key=lambda item: -item[1])}
+
+
+def add_legend(
+    image: Image.Image, fractions: Mapping[int, float], names: Mapping[int, str], palette: Palette
+) -> Image.Image:
+    """Puts a white strip below the picture that names the classes, in the order of `fractions`.
+
+    Args:
+        image: The picture.
+        fractions: Class id -> share of the picture in 0..1, such as [`class_fractions`] gives; only these are named.
+        names: Class id -> name (`config.id2label`).
+        palette: One (red, green, blue) per class.
+
+    Returns:
+        A PIL image of mode `RGB`: the picture at the top left, as wide as it or as its longest entry.
+    """
+    size = max(_MIN_FONT_SIZE, image.width // 40)
+    font = ImageFont.load_default(size)
+    entries = [(id_, f"{names.get(id_, str(id_))} {_percent(share)}") for id_, share in fractions.items()]
+    # One entry is a square of colour, a gap, the text and a margin.
+    widths = [size + size // 2 + int(font.getlength(text)) + _MARGIN for _, text in entries]
+    canvas_width = max([image.width, *(width + _MARGIN for width in widths)])
+    positions, left, row = [], _MARGIN, 0
+    for width in widths:
+        if left + width > canvas_width and left > _MARGIN:
+            left, row = _MARGIN, row + 1
+        positions.append((left, row))
+        left += width + _MARGIN
+    line_height = size + _MARGIN
+    strip_height = (row + 1) * line_height + _MARGIN if entries else 0
+
+    canvas = Image.new("RGB", (canvas_width, image.height + strip_height), "white")
+    canvas.paste(image.convert("RGB"), (0, 0))
+    draw = ImageDraw.Draw(canvas)
+    for (id_, text), (x, line) in zip(entries, positions, strict=True):
+        y = image.height + _MARGIN + line * line_height
+        color = tuple(int(value) for value in palette[id_])
+        draw.rectangle((x, y, x + size - 1, y + size - 1), fill=color, outline="black")
+        draw.text((x + size + size // 2, y + size // 2), text, fill="black", font=font, anchor="lm")
+    return canvas
+
+
+def _percent(share: float) -> str:
+    return "<0.1 %" if share < 0.001 else f"{100 * share:.1f} %"

@@ -1,0 +1,59 @@
+"""A tiny run that the tests of several commands use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from kaseg.cli import app
+
+TINY = {
+    "backbone": "mobilenetv2_050",
+    "output_stride": 32,
+    "pretrained_backbone": False,
+    "dataset": "scenes",
+    "max_train_samples": 4,
+    "max_eval_samples": 2,
+    "crop_size": [64, 64],
+    "per_device_train_batch_size": 2,
+    "learning_rate": "1e-3",  # YAML 1.1 takes 1e-3 for text
+    "save_steps": 1,
+    "use_cpu": True,
+    "disable_tqdm": True,
+}
+
+
+class Kaseg:
+    """Calls the command line in this process."""
+
+    def __call__(self, *args: object) -> Result:
+        # Wide, so that messages are not wrapped.
+        return CliRunner(env={"COLUMNS": "400", "TERMINAL_WIDTH": "400"}).invoke(app, [str(arg) for arg in args])
+
+    def succeed(self, *args: object) -> Result:
+        result = self(*args)
+        assert result.exit_code == 0, (result.output, result.exception)
+        return result
+
+
+@pytest.fixture(scope="session")
+def kaseg() -> Kaseg:
+    return Kaseg()
+
+
+@pytest.fixture(scope="session")
+def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(TINY))
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(kaseg: Kaseg, recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a trained student and what its command printed."""
+    folder = tmp_path_factory.mktemp("trained") / "student"
+    result = kaseg.succeed("train", "--config", recipe_file, "--max_steps=2", "--output-dir", folder)
+    return folder, result.output

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name, size in (("a", (65, 47)), ("b", (40, 64))):
+        pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+    return folder
+
+
+def test_masks_and_overlays(kaseg: Any, trained: tuple[Path, str], pictures: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    result = kaseg.succeed("predict", pictures, "--model", trained[0], "--output", output, "--device", "cpu")
+    assert f"2 of 2 pictures segmented: {output}" in result.output
+    assert sorted(path.name for path in output.iterdir()) == [
+        "a_mask.png",
+        "a_overlay.png",
+        "b_mask.png",
+        "b_overlay.png",
+    ]
+    mask = np.array(Image.open(output / "a_mask.png"))
+    assert mask.shape == (47, 65)
+    assert mask.max() < 9
+
+
+def test_options(kaseg: Any, trained: tuple[Path, str], pictures: Path, tmp_path: Path) -> None:
+    masks, pale = tmp_path / "masks", tmp_path / "pale"
+    picture = pictures / "a.png"
+    kaseg.succeed("predict", picture, "--model", trained[0], "--output", masks, "--no-overlay", "--batch-size", 2)
+    assert [path.name for path in masks.iterdir()] == ["a_mask.png"]
+    kaseg.succeed("predict", picture, "--model", trained[0], "--output", pale, "--alpha", 0)
+    overlay = np.array(Image.open(pale / "a_overlay.png"))[:47, :65]
+    assert np.array_equal(overlay, np.array(Image.open(picture)))
+
+
+def test_unreadable_pictures(kaseg: Any, trained: tuple[Path, str], pictures: Path, tmp_path: Path) -> None:
+    (pictures / "a.png").write_bytes(b"no picture")
+    command = ("predict", pictures, "--model", trained[0], "--output", tmp_path / "out")
+    result = kaseg(*command)
+    assert result.exit_code == 1
+    assert str(pictures / "a.png") in result.output
+    assert "1 of 2 pictures segmented" in kaseg.succeed(*command, "--on-error", "skip").output
+    (pictures / "b.png").unlink()
+    assert kaseg(*command, "--on-error", "skip").exit_code == 1
+
+
+def test_mistakes(kaseg: Any, trained: tuple[Path, str], tmp_path: Path) -> None:
+    result = kaseg("predict", tmp_path / "nowhere.png", "--model", trained[0], "--output", tmp_path)
+    assert result.exit_code == 1
+    assert "nowhere.png: no such file or folder" in result.output
+    assert kaseg("predict", "x.png", "--output", tmp_path).exit_code == 2

@@ -1,0 +1,17 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+
+def test_output_and_seed_are_passed_on(kaseg: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    calls: list[tuple[Path, int]] = []
+    stub = SimpleNamespace(quickstart=lambda output_dir, seed: calls.append((output_dir, seed)))
+    monkeypatch.setitem(sys.modules, "kaseg.experiments.quickstart", stub)
+    kaseg.succeed("quickstart", "--output", tmp_path, "--seed", 3)
+    kaseg.succeed("quickstart")
+    assert calls == [(tmp_path, 3), (Path("quickstart"), 0)]

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kaseg import KASegModel
+
+
+def same_weights(first: Path, second: Path) -> bool:
+    one, other = (KASegModel.from_pretrained(folder).state_dict() for folder in (first, second))
+    return all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_recipe_with_flags_trains_and_reports(trained: tuple[Path, str]) -> None:
+    folder, output = trained
+    results = json.loads((folder / "results.json").read_text())
+    assert results["steps"] == 2
+    assert results["recipe"]["learning_rate"] == 0.001
+    model = KASegModel.from_pretrained(folder)
+    assert (model.config.backbone, model.config.output_stride) == ("mobilenetv2_050", 32)
+    assert f"{100 * results['mean_iou']:.2f}" in output
+    assert all(name in output for name in results["per_category_iou"])
+    assert f"Model, recipe and results: {folder}" in output
+
+
+def test_a_stopped_run_goes_on(kaseg: Any, recipe_file: Path, trained: tuple[Path, str], tmp_path: Path) -> None:
+    folder = tmp_path / "stopped"
+    shutil.copytree(trained[0], folder)
+    for name in ("results.json", "model.safetensors", "checkpoint-2"):
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    before = (folder / "checkpoint-1" / "model.safetensors").stat().st_mtime_ns
+    kaseg.succeed("train", "--config", recipe_file, "--max-steps", 2, "--output-dir", folder)
+    assert same_weights(folder, trained[0])
+    # Not trained from the start: the first checkpoint is the old one.
+    assert (folder / "checkpoint-1" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_finished_run_is_only_read(kaseg: Any, recipe_file: Path, trained: tuple[Path, str]) -> None:
+    folder, _ = trained
+    before = (folder / "model.safetensors").stat().st_mtime_ns
+    result = kaseg.succeed("train", "--config", recipe_file, "--max-steps", 2, "--output-dir", folder)
+    assert "This run was finished before; --no-resume trains anew." in result.output
+    assert (folder / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_another_recipe_in_the_same_folder(kaseg: Any, recipe_file: Path, trained: tuple[Path, str]) -> None:
+    result = kaseg("train", "--config", recipe_file, "--max-steps", 3, "--output-dir", trained[0])
+    assert result.exit_code == 1
+    assert "max_steps (2 -> 3)" in result.output
+
+
+def test_mistakes(kaseg: Any, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("teacher: x\nbackbon: y\n")
+    result = kaseg("train", "--config", recipe)
+    assert result.exit_code == 2
+    assert "'teacher' is a field of kaseg distill" in result.output
+    assert "unknown key 'backbon' (close matches: backbone" in result.output
+    assert kaseg("train", "--config", tmp_path / "nowhere.yaml").exit_code == 2
+    result = kaseg("train", "--output-stride", 5, "--output-dir", tmp_path / "run")
+    assert result.exit_code == 1
+    assert "Error: output_stride must be one of" in result.output
+
+
+def test_help(kaseg: Any) -> None:
+    lines = kaseg.succeed("train", "--help").output.splitlines()
+    rate = next(line for line in lines if " --learning-rate " in line)
+    assert "0.007" in rate
+    assert any("--output-stride" in line and "(paper: 16)" in line for line in lines)
+    assert not any("--teacher" in line for line in lines)

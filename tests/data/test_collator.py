@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kaseg.data.collator import SegmentationCollator
+
+
+def _sample(height: int, width: int, value: int = 1, label_size: tuple[int, int] | None = None) -> dict:
+    labels = torch.full(label_size or (height, width), value)
+    return {"pixel_values": torch.full((3, height, width), float(value)), "labels": labels}
+
+
+def test_equal_sizes_are_stacked():
+    batch = SegmentationCollator()([_sample(4, 5, 1), _sample(4, 5, 2)])
+    assert batch["pixel_values"].shape == (2, 3, 4, 5) and batch["pixel_values"].dtype == torch.float32
+    assert batch["labels"].shape == (2, 4, 5) and batch["labels"].dtype == torch.int64
+    assert (batch["labels"][1] == 2).all()
+
+
+@pytest.mark.parametrize(("multiple", "expected"), [(None, (6, 7)), (4, (8, 8)), (1, (6, 7))])
+def test_different_sizes_are_padded(multiple, expected):
+    sizes = [(4, 7), (6, 5)]
+    batch = SegmentationCollator(ignore_index=200, pad_to_multiple_of=multiple)([_sample(*size) for size in sizes])
+    assert batch["labels"].shape == (2, *expected)
+    for index, (height, width) in enumerate(sizes):
+        inside = torch.zeros(expected, dtype=torch.bool)
+        inside[:height, :width] = True
+        assert torch.equal(batch["pixel_values"][index], inside.float().expand(3, -1, -1))
+        assert torch.equal(batch["labels"][index], torch.where(inside, 1, 200))
+
+
+def test_resized_pictures_keep_the_size_of_their_labels():
+    batch = SegmentationCollator()([_sample(4, 5, label_size=(8, 10))] * 2)
+    assert batch["pixel_values"].shape == (2, 3, 4, 5) and batch["labels"].shape == (2, 8, 10)
+
+
+@pytest.mark.parametrize(
+    ("samples", "multiple"),
+    [
+        ([_sample(4, 5, label_size=(8, 10)), _sample(4, 6, label_size=(8, 12))], None),
+        ([_sample(4, 5, label_size=(8, 10)), _sample(4, 5, label_size=(8, 11))], None),
+        ([_sample(4, 5, label_size=(8, 10))], 4),
+    ],
+)
+def test_padding_never_shifts_labels_against_pictures(samples, multiple):
+    with pytest.raises(ValueError, match="cannot be padded alike"):
+        SegmentationCollator(pad_to_multiple_of=multiple)(samples)

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import pickle
+import random
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from kaseg.data.collator import SegmentationCollator
+from kaseg.data.dataset import SegmentationDataset, StreamingSegmentationDataset
+from kaseg.data.transforms import TrainTransform
+
+CROP = TrainTransform(crop_size=16, brightness=0.2)
+
+
+class _Render:
+    """A picture of noise and its mask for each index."""
+
+    def __call__(self, batch: dict) -> dict:
+        images, labels = [], []
+        for index in batch["index"]:
+            rng = np.random.default_rng(index)
+            images.append(Image.fromarray(rng.integers(0, 256, (24, 32, 3)).astype(np.uint8)))
+            labels.append(Image.fromarray(rng.integers(0, 5, (24, 32)).astype(np.uint8)))
+        return {"image": images, "label": labels, "id": [f"scene-{index}" for index in batch["index"]]}
+
+
+class _FailingTransform:
+    def __call__(self, image, label):
+        raise ArithmeticError("cannot divide")
+
+
+def _samples(count: int = 6) -> datasets.Dataset:
+    return datasets.Dataset.from_dict({"index": list(range(count))}).with_transform(_Render())
+
+
+def _stream(count: int = 6, shards: int = 1) -> datasets.IterableDataset:
+    data = datasets.Dataset.from_dict({"index": list(range(count))}).to_iterable_dataset(num_shards=shards)
+    return data.map(_Render(), batched=True, batch_size=1, remove_columns=["index"])
+
+
+def _same(left: dict, right: dict) -> bool:
+    return all(torch.equal(left[name], right[name]) for name in ("pixel_values", "labels"))
+
+
+def test_samples_are_a_function_of_seed_epoch_and_index():
+    dataset = SegmentationDataset(_samples(), CROP, seed=1)
+    first = [dataset[index] for index in range(6)]
+    torch.manual_seed(123)
+    random.seed(5)
+    again = {index: SegmentationDataset(_samples(), CROP, seed=1)[index] for index in (4, 0, 3, 5, 1, 2)}
+    assert all(_same(first[index], again[index]) for index in range(6))
+
+    other_seed = SegmentationDataset(_samples(), CROP, seed=2)
+    dataset.set_epoch(1)
+    assert not any(_same(first[index], dataset[index]) for index in range(6))
+    assert not any(_same(first[index], other_seed[index]) for index in range(6))
+    dataset.set_epoch(0)
+    assert _same(first[2], dataset[2])
+
+
+def test_equal_pictures_are_augmented_differently():
+    twins = datasets.Dataset.from_dict({"index": [7] * 8}).with_transform(_Render())
+    dataset = SegmentationDataset(twins, CROP)
+    crops = {dataset[index]["pixel_values"].numpy().tobytes() for index in range(8)}
+    assert len(crops) == 8
+
+
+def test_the_global_generator_is_left_alone():
+    dataset = SegmentationDataset(_samples(), CROP)
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    dataset[0]
+    assert torch.equal(torch.rand(3), expected)
+
+    dataset.transform = _FailingTransform()
+    torch.manual_seed(0)
+    with pytest.raises(ValueError):
+        dataset[0]
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_cuda_generators_are_not_reseeded(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("a sample must not touch the CUDA generators")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", refuse)
+    monkeypatch.setattr(torch.cuda, "manual_seed", refuse)
+    SegmentationDataset(_samples(), CROP)[0]
+
+
+def _batches(loader: DataLoader) -> list[dict]:
+    return [{name: values.clone() for name, values in batch.items()} for batch in loader]
+
+
+def test_workers_change_nothing_and_see_the_epoch():
+    dataset = SegmentationDataset(_samples(), CROP)
+    collator = SegmentationCollator()
+    alone = DataLoader(dataset, batch_size=3, collate_fn=collator)
+    workers = DataLoader(
+        dataset,
+        batch_size=3,
+        collate_fn=collator,
+        num_workers=2,
+        persistent_workers=True,
+        multiprocessing_context="fork",
+    )
+    for epoch in (0, 1, 2):
+        dataset.set_epoch(epoch)
+        expected = _batches(alone)
+        assert len(expected) == 2
+        for left, right in zip(expected, _batches(workers), strict=True):
+            assert _same(left, right), f"epoch {epoch}"
+
+
+def test_pickling():
+    dataset = SegmentationDataset(_samples(), CROP, seed=3)
+    dataset.set_epoch(4)
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert copy.epoch == 4 and _same(copy[1], dataset[1])
+
+
+def test_indices():
+    dataset = SegmentationDataset(_samples(), CROP)
+    assert len(dataset) == 6
+    assert _same(dataset[-1], dataset[5]) and _same(dataset[torch.tensor(2)], dataset[2])
+    for index in (6, -7):
+        with pytest.raises(IndexError, match=str(index)):
+            dataset[index]
+    assert sum(1 for _ in dataset) == 6
+
+
+def test_errors_name_the_sample():
+    dataset = SegmentationDataset(_samples(), _FailingTransform())
+    with pytest.raises(ValueError, match=r"Sample number 3 \(id scene-3\) failed: cannot divide"):
+        dataset[3]
+    with pytest.raises(ValueError, match="Sample with id scene-0 failed: cannot divide"):
+        next(iter(StreamingSegmentationDataset(_stream(), _FailingTransform())))
+
+
+def _by_content(samples) -> list[bytes]:
+    return sorted(sample["pixel_values"].numpy().tobytes() for sample in samples)
+
+
+def test_streams_are_a_function_of_seed_epoch_and_id():
+    dataset = StreamingSegmentationDataset(_stream(), CROP, seed=1)
+    first = list(dataset)
+    torch.manual_seed(99)
+    assert len(first) == 6 and all(_same(left, right) for left, right in zip(first, dataset, strict=True))
+    shuffled = StreamingSegmentationDataset(_stream().shuffle(seed=4, buffer_size=6), CROP, seed=1)
+    assert _by_content(shuffled) == _by_content(first)
+    order = [sample["labels"].sum().item() for sample in shuffled]
+    shuffled.set_epoch(1)
+    assert not set(_by_content(shuffled)) & set(_by_content(first))
+    assert order != [sample["labels"].sum().item() for sample in shuffled]
+
+
+def test_streams_with_workers():
+    dataset = StreamingSegmentationDataset(_stream(shards=2), CROP)
+    loader = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context="fork")
+    assert _by_content(loader) == _by_content(dataset)

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kaseg.data.image_files import read_image, read_mask
+from kaseg.data.label_spaces import palette_for
+
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (6, 9, 3)).astype(np.uint8)
+INDICES = RNG.integers(0, 21, (6, 9)).astype(np.uint8)
+
+
+def _encode(image: Image.Image, **options) -> dict:
+    stream = io.BytesIO()
+    image.save(stream, **{"format": "PNG", **options})
+    return {"bytes": stream.getvalue(), "path": None}
+
+
+def _palette_mask(indices: np.ndarray) -> Image.Image:
+    mask = Image.fromarray(indices).convert("L")
+    mask.putpalette([channel for color in palette_for(256) for channel in color])
+    assert mask.mode == "P"
+    return mask
+
+
+def test_rgb_from_file_and_bytes(tmp_path):
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    encoded = _encode(Image.fromarray(PIXELS))
+    for source in (
+        tmp_path / "a.png",
+        str(tmp_path / "a.png"),
+        {"bytes": None, "path": str(tmp_path / "a.png")},
+        encoded,
+    ):
+        image = read_image(source)
+        assert image.mode == "RGB"
+        np.testing.assert_array_equal(np.asarray(image), PIXELS)
+
+
+def test_url_of_a_streamed_file(tmp_path):
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    image = read_image({"bytes": None, "path": f"file://{tmp_path}/a.png"})
+    np.testing.assert_array_equal(np.asarray(image), PIXELS)
+
+
+def test_grey_alpha_palette_and_bilevel_pictures():
+    grey = PIXELS[..., 0]
+    for source in (Image.fromarray(grey), Image.fromarray(np.stack([grey, PIXELS[..., 1]], -1))):
+        np.testing.assert_array_equal(np.asarray(read_image(_encode(source))), np.stack([grey] * 3, -1))
+
+    rgba = np.concatenate([PIXELS, PIXELS[..., :1]], axis=-1)
+    np.testing.assert_array_equal(np.asarray(read_image(_encode(Image.fromarray(rgba)))), PIXELS)
+
+    colors = np.array(palette_for(256), dtype=np.uint8)
+    np.testing.assert_array_equal(np.asarray(read_image(_encode(_palette_mask(INDICES)))), colors[INDICES])
+    with_alpha = _encode(_palette_mask(INDICES), transparency=bytes(range(21)))
+    np.testing.assert_array_equal(np.asarray(read_image(with_alpha)), colors[INDICES])
+
+    bilevel = Image.fromarray((grey > 127).astype(np.uint8) * 255).convert("1")
+    np.testing.assert_array_equal(np.asarray(read_image(_encode(bilevel)))[..., 1], np.where(grey > 127, 255, 0))
+
+
+def test_16_bit_grey_is_scaled():
+    values = np.array([[0, 128, 129, 257, 32768, 65278, 65535]], dtype=np.uint16)
+    image = read_image(_encode(Image.fromarray(values)))
+    np.testing.assert_array_equal(np.asarray(image)[..., 2], np.round(values / 257.0).astype(np.uint8))
+
+
+def test_pictures_without_a_known_range_are_refused():
+    tiff = {"format": "TIFF"}
+    with pytest.raises(ValueError, match="Sample s: the image has floating-point pixels"):
+        read_image(_encode(Image.fromarray(np.zeros((2, 2), np.float32)), **tiff), "s")
+    with pytest.raises(ValueError, match="pixels from 0 to 70000"):
+        read_image(_encode(Image.fromarray(np.array([[0, 70000]], np.int32)), **tiff), "s")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(orientation):
+    # What each orientation asks for, from the EXIF standard, as numpy steps from stored to upright pixels.
+    upright = {
+        1: PIXELS, 2: PIXELS[:, ::-1], 3: PIXELS[::-1, ::-1], 4: PIXELS[::-1],
+        5: PIXELS.transpose(1, 0, 2), 6: np.rot90(PIXELS, -1),
+        7: PIXELS[::-1, ::-1].transpose(1, 0, 2), 8: np.rot90(PIXELS, 1),
+    }  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = read_image(_encode(Image.fromarray(PIXELS), exif=exif))
+    np.testing.assert_array_equal(np.asarray(image), upright[orientation])
+
+
+def test_palette_masks_keep_their_indices(tmp_path):
+    indices = INDICES.copy()
+    indices[0] = 255
+    _palette_mask(indices).save(tmp_path / "m.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), indices)
+    assert read_mask(tmp_path / "m.png").dtype == np.uint8
+
+
+def test_grey_bilevel_and_16_bit_masks():
+    np.testing.assert_array_equal(read_mask(_encode(Image.fromarray(INDICES))), INDICES)
+    wide = INDICES.astype(np.uint16) * 1000
+    np.testing.assert_array_equal(read_mask(_encode(Image.fromarray(wide))), wide)
+    bilevel = Image.fromarray((INDICES > 10).astype(np.uint8) * 255).convert("1")
+    np.testing.assert_array_equal(read_mask(_encode(bilevel)), INDICES > 10)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
+def test_coloured_masks_are_refused(mode):
+    with pytest.raises(ValueError, match=rf"Sample s: the label mask has mode '{mode}'; .*class ind"):
+        read_mask(_encode(Image.fromarray(PIXELS).convert(mode)), "s")
+
+
+@pytest.mark.parametrize("read", [read_image, read_mask])
+def test_broken_and_missing_files(read, tmp_path):
+    whole = _encode(Image.fromarray(RNG.integers(0, 256, (64, 64)).astype(np.uint8)))["bytes"]
+    for name, content in (("cut.png", whole[: len(whole) // 2]), ("text.png", b"no picture"), ("empty.png", b"")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{name} cannot be read"):
+            read(tmp_path / name)
+        with pytest.raises(ValueError, match=r"Sample 17: the .* cannot be read"):
+            read({"bytes": content, "path": None}, "17")
+    with pytest.raises(FileNotFoundError, match=r"Sample 17: .*gone\.png does not exist"):
+        read({"bytes": None, "path": str(tmp_path / "gone.png")}, "17")
+    with pytest.raises(ValueError, match="neither bytes nor a path"):
+        read({"bytes": None, "path": None}, "17")

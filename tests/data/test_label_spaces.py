@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+
+from kaseg.data.label_spaces import (
+    CAMVID,
+    PASCAL_VOC,
+    SCENES,
+    LabelSpace,
+    map_labels,
+    palette_for,
+    read_label_space,
+)
+
+
+def test_voc_palette_is_the_published_one():
+    # The first 21 colours and the void colour as printed in the PASCAL VOC development kit.
+    expected = (
+        (0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0), (0, 0, 128), (128, 0, 128), (0, 128, 128),
+        (128, 128, 128), (64, 0, 0), (192, 0, 0), (64, 128, 0), (192, 128, 0), (64, 0, 128), (192, 0, 128),
+        (64, 128, 128), (192, 128, 128), (0, 64, 0), (128, 64, 0), (0, 192, 0), (128, 192, 0), (0, 64, 128),
+    )  # fmt: skip
+    assert palette_for(21) == expected
+    assert PASCAL_VOC.palette == expected
+    assert palette_for(256)[255] == (224, 224, 192)
+    assert len(set(palette_for(256))) == 256
+    with pytest.raises(ValueError, match="257"):
+        palette_for(257)
+
+
+def test_known_spaces():
+    assert (CAMVID.num_labels, PASCAL_VOC.num_labels, SCENES.num_labels) == (11, 21, 9)
+    assert CAMVID.id2label[10] == "bicyclist" and CAMVID.label2id["sky"] == 0
+    assert PASCAL_VOC.id2label[15] == "person" and PASCAL_VOC.id2label[20] == "tvmonitor"
+    assert SCENES.names == ("sky", "road", "pavement", "building", "tree", "car", "person", "pole", "sign")
+    for space in (CAMVID, PASCAL_VOC, SCENES):
+        assert len(set(space.palette)) == space.num_labels
+        assert {space.label2id[name]: name for name in space.names} == space.id2label
+        assert pickle.loads(pickle.dumps(space)) == space
+
+
+def test_map_labels_against_a_dictionary():
+    rng = np.random.default_rng(0)
+    raw = rng.integers(0, 12, size=(13, 17)).astype(np.uint8)
+    expected = np.array([[255 if value == 11 else value for value in row] for row in raw], dtype=np.uint8)
+    mapped = map_labels(raw, CAMVID, "a")
+    assert mapped.dtype == np.uint8
+    np.testing.assert_array_equal(mapped, expected)
+    assert raw.max() == 11, "the input must stay as it is"
+
+
+def test_map_labels_of_16_bit_values():
+    space = LabelSpace("wide", ("a", "b"), label_map={1000: 0, 40000: 1, 7: 255})
+    raw = np.array([[1000, 40000], [7, 255]], dtype=np.uint16)
+    np.testing.assert_array_equal(map_labels(raw, space, "a"), [[0, 1], [255, 255]])
+    np.testing.assert_array_equal(map_labels(raw.astype(np.int32), space, "a"), [[0, 1], [255, 255]])
+
+
+def test_every_value_is_either_mapped_or_refused():
+    for space in (CAMVID, PASCAL_VOC):
+        legal = {**{value: value for value in range(space.num_labels)}, 255: 255, **(space.label_map or {})}
+        for value in range(256):
+            mask = np.full((2, 2), value, dtype=np.uint8)
+            if value in legal:
+                assert (map_labels(mask, space, "x") == legal[value]).all()
+            else:
+                with pytest.raises(ValueError, match=str(value)):
+                    map_labels(mask, space, "x")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
+def test_illegal_labels_name_sample_and_values(dtype):
+    mask = np.array([[0, 21], [21, 77]], dtype=dtype)
+    with pytest.raises(ValueError, match=r"Sample 2007_000032: .*21 \(2 pixels\), 77 \(1 pixels\).*label_map"):
+        map_labels(mask, PASCAL_VOC, "2007_000032")
+
+
+@pytest.mark.parametrize("value", [-1, 65536, 1 << 30])
+def test_values_outside_the_table_are_refused(value):
+    with pytest.raises(ValueError, match=f"Sample far: .*{value}"):
+        map_labels(np.array([[0, value]], dtype=np.int64), PASCAL_VOC, "far")
+
+
+def test_lookup_table_marks_illegal_values():
+    table = CAMVID.lookup_table()
+    assert table.shape == (65536,)
+    assert table[:13].tolist() == [*range(11), 255, -1]
+    assert table[255] == 255 and (table[256:] == -1).all()
+    with pytest.raises(ValueError):
+        table[0] = 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"names": ()}, "0 classes"),
+        ({"names": ("a", "b", "a")}, r"\['a'\] more than once"),
+        ({"names": ("a", "b"), "palette": ((0, 0, 0),)}, "palette has 1 colours for 2 names"),
+        ({"names": ("a", "b"), "ignore_index": 1}, "ignore_index is 1"),
+        ({"names": ("a", "b"), "label_map": {0: 2}}, "sends 0 to 2"),
+        ({"names": ("a", "b"), "label_map": {-1: 0}}, "sends -1 to 0"),
+    ],
+)
+def test_impossible_spaces(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        LabelSpace("bad", **arguments)
+
+
+def test_read_label_space(tmp_path):
+    names = tmp_path / "classes.txt"
+    names.write_text("road\n\ntraffic light \n", encoding="utf-8")
+    assert read_label_space(names).names == ("road", "traffic light")
+
+    table = tmp_path / "classes.json"
+    table.write_text('{"7": "road", "0": null, "3": "sky"}', encoding="utf-8")
+    space = read_label_space(table)
+    assert space.names == ("sky", "road")
+    np.testing.assert_array_equal(map_labels(np.array([[0, 3, 7, 255]]), space, "a"), [[255, 0, 1, 255]])
+    with pytest.raises(ValueError, match="1 "):
+        map_labels(np.array([[1]]), space, "a")
+
+    table.write_text('{"0": "sky", "1": "road"}', encoding="utf-8")
+    assert read_label_space(table).label_map is None
+    table.write_text('["sky"]', encoding="utf-8")
+    with pytest.raises(ValueError, match="JSON object"):
+        read_label_space(table)
+    with pytest.raises(FileNotFoundError, match=r"nothing\.txt"):
+        read_label_space(tmp_path / "nothing.txt")

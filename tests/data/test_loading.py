@@ -1,0 +1,296 @@
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from kaseg.data.label_spaces import CAMVID, PASCAL_VOC, LabelSpace, palette_for
+from kaseg.data.loading import get_label_space, load_segmentation_dataset
+
+SHARED = Path(os.environ.get("KASEG_SHARED", Path(__file__).parents[3] / "shared"))
+CAMVID_DIR = SHARED / "data/camvid"
+VOC_DIR = SHARED / "data/voc2012_mini"
+needs_camvid = pytest.mark.skipif(not CAMVID_DIR.is_dir(), reason=f"no CamVid in {CAMVID_DIR} (set KASEG_SHARED)")
+needs_voc = pytest.mark.skipif(not VOC_DIR.is_dir(), reason=f"no VOC 2012 in {VOC_DIR} (set KASEG_SHARED)")
+
+TWO = LabelSpace("two", ("thing", "stuff"))
+FEATURES = datasets.Features(image=datasets.Image(), label=datasets.Image(), id=datasets.Value("string"))
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+def _pictures(count: int, highest: int = 1, size: tuple[int, int] = (6, 8)) -> list[tuple[np.ndarray, np.ndarray]]:
+    rng = np.random.default_rng(0)
+    return [
+        (rng.integers(0, 256, (*size, 3)).astype(np.uint8), rng.integers(0, highest + 1, size).astype(np.uint8))
+        for _ in range(count)
+    ]
+
+
+def _bytes(pixels: np.ndarray, **options) -> dict:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, **{"format": "PNG", **options})
+    return {"bytes": stream.getvalue(), "path": None}
+
+
+def _write_parquet(path: Path, pairs: list, names: tuple[str, str] = ("image", "label"), ids: bool = True) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = {names[0]: [_bytes(image) for image, _ in pairs], names[1]: [_bytes(label) for _, label in pairs]}
+    features = {names[0]: datasets.Image(), names[1]: datasets.Image()}
+    if ids:
+        rows["id"], features["id"] = [f"frame{index}" for index in range(len(pairs))], datasets.Value("string")
+    datasets.Dataset.from_dict(rows, features=datasets.Features(features)).to_parquet(path)
+
+
+def _write_folder(root: Path, pairs: list, suffix: str = "png") -> None:
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    for index, (image, label) in enumerate(pairs):
+        Image.fromarray(image).save(root / f"images/p{index}.{suffix}")
+        Image.fromarray(label).save(root / f"masks/p{index}.png")
+
+
+def _check(sample: dict, image: np.ndarray, label: np.ndarray) -> None:
+    assert sample["image"].mode == "RGB" and sample["label"].mode == "L"
+    np.testing.assert_array_equal(np.asarray(sample["image"]), image)
+    np.testing.assert_array_equal(np.asarray(sample["label"]), label)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_parquet_round_trip(tmp_path, streaming):
+    pairs = _pictures(3, highest=11)
+    _write_parquet(tmp_path / "train.parquet", pairs)
+    _write_parquet(tmp_path / "validation.parquet", pairs[:1])
+    data = load_segmentation_dataset("camvid", data_dir=tmp_path, streaming=streaming)
+    assert list(data) == ["train", "validation"]
+    samples = list(data["train"])
+    assert [sample["id"] for sample in samples] == ["frame0", "frame1", "frame2"]
+    for sample, (image, label) in zip(samples, pairs, strict=True):
+        _check(sample, image, np.where(label == 11, 255, label))
+    for split in ("val", "validation"):
+        assert len(list(load_segmentation_dataset("camvid", data_dir=tmp_path, split=split, streaming=streaming))) == 1
+    with pytest.raises(FileNotFoundError, match="no split 'test'; it has train, validation"):
+        load_segmentation_dataset("camvid", data_dir=tmp_path, split="test", streaming=streaming)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_hub_style_columns(tmp_path, streaming):
+    pairs = _pictures(2)
+    _write_parquet(tmp_path / "hub/data/train.parquet", pairs, names=("img", "annotation"), ids=False)
+    data = load_segmentation_dataset(tmp_path / "hub", split="train", label_space=TWO, streaming=streaming)
+    samples = list(data)
+    assert [sample["id"] for sample in samples] == ["train-000000", "train-000001"]
+    for sample, pair in zip(samples, pairs, strict=True):
+        assert set(sample) == {"image", "label", "id"}
+        _check(sample, *pair)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("names", [("image", "label"), ("img", "mask")])
+def test_jpeg_bytes_are_decoded_once(tmp_path, streaming, names):
+    """Streams decode pictures between steps and encode them again unless they are told not to: JPEGs would decay."""
+    image, label = _pictures(1, size=(32, 40))[0]
+    rows = {names[0]: [_bytes(image, format="JPEG", quality=60)], names[1]: [_bytes(label)]}
+    expected = np.asarray(Image.open(io.BytesIO(rows[names[0]][0]["bytes"])))
+    (tmp_path / "hub").mkdir()
+    features = datasets.Features({name: datasets.Image() for name in names})
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "hub/train.parquet")
+    (sample,) = load_segmentation_dataset(tmp_path / "hub", split="train", label_space=TWO, streaming=streaming)
+    _check(sample, expected, label)
+
+
+def test_column_errors(tmp_path):
+    hub = tmp_path / "hub"
+    _write_parquet(hub / "train.parquet", _pictures(1), names=("photo", "ground_truth"))
+    options = {"split": "train", "label_space": TWO}
+    with pytest.raises(ValueError, match=r"no image column .* among \['photo', 'ground_truth', 'id'\].*image_column="):
+        load_segmentation_dataset(hub, **options)
+    with pytest.raises(ValueError, match=r"no column 'picture'; its columns are \['photo'"):
+        load_segmentation_dataset(hub, image_column="picture", **options)
+    columns = {"image_column": "photo", "label_column": "ground_truth"}
+    _check(load_segmentation_dataset(hub, **columns, **options)[0], *_pictures(1)[0])
+    # A column of strings is a column of paths.
+    paths = load_segmentation_dataset(hub, image_column="id", label_column="ground_truth", **options)
+    with pytest.raises(FileNotFoundError, match="Sample train-000000: the image frame0 does not exist"):
+        paths[0]
+    with pytest.raises(FileNotFoundError, match="has no split 'test'; it has train"):
+        load_segmentation_dataset(hub, split="test", label_space=TWO)
+    with pytest.raises(ValueError, match="classes of .*hub' are not known"):
+        load_segmentation_dataset(hub, split="train")
+
+
+def test_class_columns_are_not_masks(tmp_path):
+    rows = {"image": [_bytes(_pictures(1)[0][0])], "label": [1]}
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["cat", "dog"]))
+    (tmp_path / "hub").mkdir()
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "hub/train.parquet")
+    with pytest.raises(ValueError, match="column 'label' holds ClassLabel"):
+        load_segmentation_dataset(tmp_path / "hub", split="train", label_space=TWO)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_folder(tmp_path, streaming):
+    pairs = _pictures(3)
+    _write_folder(tmp_path / "train", pairs)
+    _write_folder(tmp_path / "val", pairs[:1])
+    (tmp_path / "classes.txt").write_text("thing\nstuff\n")
+    data = load_segmentation_dataset(tmp_path, streaming=streaming)
+    assert list(data) == ["train", "validation"]
+    for index, (sample, pair) in enumerate(zip(data["train"], pairs, strict=True)):
+        _check(sample, *pair)
+        assert sample["id"] == f"p{index}"
+    assert get_label_space(tmp_path).names == get_label_space("folder", tmp_path).names == ("thing", "stuff")
+
+
+def test_flat_folder(tmp_path):
+    pairs = _pictures(2)
+    _write_folder(tmp_path / "mine", pairs)
+    with pytest.raises(ValueError, match=r"mine' are not known\. Pass label_space=.*classes\.txt"):
+        load_segmentation_dataset(tmp_path / "mine", split="train")
+    for space in (TWO, tmp_path / "names.txt"):
+        (tmp_path / "names.txt").write_text("a\nb")
+        data = load_segmentation_dataset("folder", data_dir=tmp_path / "mine", split="train", label_space=space)
+        assert len(data) == 2
+        _check(data[1], *pairs[1])
+    with pytest.raises(FileNotFoundError, match="no split 'validation'; it has train"):
+        load_segmentation_dataset(tmp_path / "mine", split="val", label_space=TWO)
+
+
+def test_folders_that_are_not_there(tmp_path):
+    for name, data_dir in (("camvid", tmp_path / "gone"), ("folder", tmp_path / "gone"), (tmp_path / "gone", None)):
+        with pytest.raises(FileNotFoundError, match="gone: no such folder"):
+            load_segmentation_dataset(name, data_dir=data_dir)
+    for name in ("camvid", "voc2012", "folder"):
+        with pytest.raises(ValueError, match=f"'{name}'.* needs data_dir="):
+            load_segmentation_dataset(name)
+        with pytest.raises(FileNotFoundError, match=f"no split of '{name}' is there"):
+            load_segmentation_dataset(name, data_dir=tmp_path)
+
+
+def test_arguments_that_do_not_fit(tmp_path):
+    with pytest.raises(TypeError, match=r"\['num_scenes'\] for 'camvid'"):
+        load_segmentation_dataset("camvid", data_dir=tmp_path, num_scenes=3)
+    with pytest.raises(ValueError, match="are for Hub data"):
+        load_segmentation_dataset("camvid", data_dir=tmp_path, label_column="mask")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_bad_samples_are_named(tmp_path, streaming):
+    def load():
+        return list(load_segmentation_dataset(tmp_path, split="train", label_space=TWO, streaming=streaming))
+
+    _write_folder(tmp_path, _pictures(3))
+    Image.fromarray(np.full((6, 8), 7, np.uint8)).save(tmp_path / "masks/p1.png")
+    with pytest.raises(ValueError, match=r"Sample p1: the label mask holds 7 \(48 pixels\)"):
+        load()
+    Image.fromarray(np.zeros((6, 9), np.uint8)).save(tmp_path / "masks/p1.png")
+    with pytest.raises(ValueError, match=r"Sample p1: the image is 8x6 and its label mask 9x6"):
+        load()
+    Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(tmp_path / "masks/p1.png")
+    with pytest.raises(ValueError, match=r"Sample p1: .*masks/p1\.png has mode 'RGB'"):
+        load()
+    Image.fromarray(np.zeros((6, 8), np.uint8)).save(tmp_path / "masks/p1.png")
+    whole = (tmp_path / "images/p2.png").read_bytes()
+    (tmp_path / "images/p2.png").write_bytes(whole[:60])
+    with pytest.raises(ValueError, match=r"Sample p2: the image .*images/p2\.png cannot be read"):
+        load()
+    data = load_segmentation_dataset(tmp_path, split="train", label_space=TWO, streaming=streaming)
+    (tmp_path / "images/p0.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"Sample p0: .*p0\.png does not exist"):
+        list(data)
+
+
+def test_empty_cells(tmp_path):
+    rows = {"image": [_bytes(_pictures(1)[0][0])], "label": [None], "id": ["x"]}
+    (tmp_path / "hub").mkdir()
+    datasets.Dataset.from_dict(rows, features=FEATURES).to_parquet(tmp_path / "hub/train.parquet")
+    with pytest.raises(ValueError, match="Sample x: column 'label' is empty"):
+        load_segmentation_dataset(tmp_path / "hub", split="train", label_space=TWO)[0]
+
+
+def test_rotated_palette_and_deep_pictures(tmp_path):
+    (image, label), *_ = _pictures(1)
+    _write_folder(tmp_path, [(image, label)] * 3)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: stored rows are upright columns
+    Image.fromarray(np.rot90(image)).save(tmp_path / "images/p0.png", exif=exif)
+    Image.fromarray(image[..., 0].astype(np.uint16) * 257).save(tmp_path / "images/p1.png")
+    mask = Image.fromarray(label)
+    mask.putpalette([channel for color in palette_for(256) for channel in color])
+    mask.save(tmp_path / "masks/p2.png")
+    data = load_segmentation_dataset(tmp_path, split="train", label_space=TWO)
+    _check(data[0], image, label)
+    _check(data[1], np.stack([image[..., 0]] * 3, -1), label)
+    _check(data[2], image, label)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_scenes(streaming):
+    options = {"num_scenes": 2, "height": 40, "width": 56, "seed": 5}
+    data = load_segmentation_dataset("scenes", streaming=streaming, **options)
+    assert list(data) == ["train", "validation", "test"]
+    pictures = {}
+    for split, part in data.items():
+        for index, sample in enumerate(part):
+            assert sample["image"].size == sample["label"].size == (56, 40)
+            assert sample["image"].mode == "RGB" and sample["label"].mode == "L"
+            assert sample["id"] == f"{split}-{index:06d}"
+            pictures[sample["id"]] = sample["image"].tobytes()
+    assert len(set(pictures.values())) == len(pictures) == 6, "no scene is in two splits"
+    again = load_segmentation_dataset("scenes", split="val", **options)
+    assert again[1]["image"].tobytes() == pictures["validation-000001"]
+    other = load_segmentation_dataset("scenes", split="val", **{**options, "seed": 6})
+    assert other[1]["image"].tobytes() not in pictures.values()
+
+
+def test_nothing_is_decoded_before_access(tmp_path):
+    _write_folder(tmp_path, _pictures(2))
+    for path in tmp_path.glob("*/*.png"):
+        path.write_bytes(b"")
+    data = load_segmentation_dataset(tmp_path, split="train", label_space=TWO)
+    stream = load_segmentation_dataset(tmp_path, split="train", label_space=TWO, streaming=True)
+    assert len(data) == 2
+    for samples in (data, stream):
+        with pytest.raises(ValueError, match="Sample p0"):
+            next(iter(samples))
+
+
+def test_label_spaces_by_name():
+    assert get_label_space("camvid") is CAMVID and get_label_space("voc2012") is PASCAL_VOC
+    with pytest.raises(ValueError, match="classes of 'someone/data' are not known"):
+        get_label_space("someone/data")
+
+
+@needs_camvid
+def test_real_camvid():
+    data = load_segmentation_dataset("camvid", data_dir=CAMVID_DIR)
+    assert {split: len(rows) for split, rows in data.items()}.items() >= {"train": 367, "validation": 101}.items()
+    table = pq.read_table(CAMVID_DIR / "validation.parquet").slice(40, 3).to_pylist()
+    for sample, row in zip((data["validation"][index] for index in (40, 41, 42)), table, strict=True):
+        raw = np.asarray(Image.open(io.BytesIO(row["label"]["bytes"])))
+        pixels = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])))
+        assert sample["id"] == row["id"] and raw.shape == (360, 480)
+        _check(sample, pixels, np.where(raw == 11, 255, raw))
+
+
+@needs_voc
+@pytest.mark.parametrize("streaming", [False, True])
+def test_real_voc(streaming):
+    data = load_segmentation_dataset("voc2012", data_dir=VOC_DIR, split="val", streaming=streaming)
+    names = (VOC_DIR / "VOC2012/ImageSets/Segmentation/val.txt").read_text().split()
+    for sample, name in zip(data, names[:4], strict=False):
+        assert sample["id"] == name
+        pixels = np.asarray(Image.open(VOC_DIR / f"VOC2012/JPEGImages/{name}.jpg"))
+        mask = Image.open(VOC_DIR / f"VOC2012/SegmentationClass/{name}.png")
+        assert mask.mode == "P"
+        _check(sample, pixels, np.asarray(mask))
+        assert set(np.unique(np.asarray(sample["label"])).tolist()) <= {*range(21), 255}

@@ -1,0 +1,91 @@
+"""Whatever an object paints into the picture, it paints into the labels: the same pixels, with its own class."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kaseg.data import scene_objects as objects
+from kaseg.data.scene_street import BUILDING, CAR, PERSON, POLE, SIGN, TREE, VOID, Canvas, Street
+
+KEY = (255, 0, 254)  # a colour that no surface has
+NOTHING = 77
+
+
+def make(name: str, rng: np.random.Generator, street: Street):
+    x, z = rng.uniform(-5, 5), rng.uniform(4, 25)
+    crowns = [objects.crown(rng, conifer=False), objects.crown(rng, conifer=True)]
+    return {
+        "building": lambda: objects.building(rng, street, 6.0, 1, z, z + 15, 9.0),
+        "house_on_the_left": lambda: objects.building(rng, street, -7.0, -1, 2.0, 12.0, 6.0),
+        "tree": lambda: objects.tree(rng, x, z, 6.0, crowns),
+        "hedge": lambda: objects.hedge(rng, -6.0, -1, z, z + 6),
+        "car": lambda: objects.car(rng, street, x, z, turned=bool(rng.random() < 0.5)),
+        "crossing_car": lambda: objects.car(rng, street, x, z, turned=False, across=True),
+        "person": lambda: objects.person(rng, x, z),
+        "lamp": lambda: objects.lamp(rng, x, z, 6.0, 1.5 * (rng.random() < 0.5)),
+        "sign": lambda: objects.sign(rng, x, z),
+        "bollard": lambda: objects.bollard(rng, x, z),
+        "litter_bin": lambda: objects.litter_bin(rng, x, z),
+    }[name]()
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"),
+    [
+        ("building", {BUILDING}),
+        ("house_on_the_left", {BUILDING}),
+        ("tree", {TREE}),
+        ("hedge", {TREE}),
+        ("car", {CAR}),
+        ("crossing_car", {CAR}),
+        ("person", {PERSON}),
+        ("lamp", {POLE}),
+        ("sign", {POLE, SIGN}),
+        ("bollard", {POLE}),
+        ("litter_bin", {VOID}),
+    ],
+)
+def test_picture_and_labels_get_the_same_pixels(name, classes):
+    painted = 0
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        street = Street.random(rng, 97, 131)
+        canvas = Canvas(street, np.full((97, 131, 3), KEY, np.uint8), np.full((97, 131), NOTHING, np.uint8))
+        make(name, rng, street).draw(canvas)
+        labels = np.asarray(canvas.labels)
+        touched = (np.asarray(canvas.picture) != KEY).any(axis=2)
+        np.testing.assert_array_equal(touched, labels != NOTHING)
+        assert set(np.unique(labels)) <= classes | {NOTHING}
+        painted += touched.sum()
+    assert painted > 12 * 20
+
+
+@pytest.mark.parametrize("name", ["car", "person", "sign", "tree"])
+def test_painting_makes_no_random_choices(name):
+    rng = np.random.default_rng(5)
+    street = Street.random(rng, 97, 131)
+    thing = make(name, rng, street)
+    state = rng.bit_generator.state
+    results = []
+    for _ in range(2):
+        canvas = Canvas(street, np.full((97, 131, 3), KEY, np.uint8), np.full((97, 131), NOTHING, np.uint8))
+        thing.draw(canvas)
+        results.append(np.asarray(canvas.picture))
+    np.testing.assert_array_equal(*results)
+    assert rng.bit_generator.state == state
+
+
+def test_a_car_is_as_large_as_its_distance_says():
+    """Twice as far, half as wide (the back of a car, seen straight from behind)."""
+    widths = []
+    for z in (8.0, 16.0):
+        rng = np.random.default_rng(1)
+        street = Street.random(rng, 300, 400)
+        street.bend = 0.0
+        thing = objects.car(rng, street, 0.0, z, turned=False)
+        canvas = Canvas(street, np.full((300, 400, 3), KEY, np.uint8), np.full((300, 400), NOTHING, np.uint8))
+        thing.draw(canvas)
+        columns = np.flatnonzero((np.asarray(canvas.labels) == CAR).any(axis=0))
+        widths.append(columns.max() - columns.min())
+    assert widths[0] / widths[1] == pytest.approx(2, rel=0.08)

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from kaseg.distillation.adapters import AffinityAdapter, FeatureAdapter
+
+
+def test_feature_adapter_is_convolution_batch_norm_relu():
+    features = torch.randn(3, 6, 7, 5, generator=torch.Generator().manual_seed(0))
+    adapter = FeatureAdapter(6, 4)
+    weights = [p for p in adapter.parameters() if p.ndim == 4]
+    assert [tuple(w.shape) for w in weights] == [(4, 6, 3, 3)]
+    convolved = F.conv2d(features.double(), weights[0].double(), padding=1)
+    mean, variance = convolved.mean((0, 2, 3), keepdim=True), convolved.var((0, 2, 3), keepdim=True, correction=0)
+    expected = ((convolved - mean) / (variance + 1e-5).sqrt()).clamp(min=0)
+    torch.testing.assert_close(adapter(features).double(), expected, rtol=1e-4, atol=1e-5)
+    assert sum(p.numel() for p in adapter.parameters()) == 4 * 6 * 9 + 2 * 4
+
+
+def test_affinity_adapter_is_one_convolution():
+    features = torch.randn(2, 6, 7, 5, generator=torch.Generator().manual_seed(0))
+    adapter = AffinityAdapter(6, 4)
+    kernel, bias = sorted(adapter.parameters(), key=lambda p: -p.ndim)
+    expected = F.conv2d(features, kernel, bias, padding=1)
+    assert tuple(kernel.shape) == (4, 6, 3, 3)
+    assert torch.equal(adapter(features), expected)
+    assert (expected < 0).any()
+
+
+def test_every_parameter_of_both_is_trained():
+    features = torch.randn(2, 6, 7, 5, generator=torch.Generator().manual_seed(0))
+    for adapter in (FeatureAdapter(6, 4), AffinityAdapter(6, 4)):
+        assert isinstance(adapter, nn.Module)
+        output = adapter(features)
+        assert output.shape == (2, 4, 7, 5)
+        (output**2).sum().backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in adapter.parameters())

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    MobileNetV2Config,
+    MobileNetV2ForSemanticSegmentation,
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
+)
+
+from kaseg import KASegConfig, KASegModel
+from kaseg.distillation import TeacherAdapter
+
+IMAGE = torch.linspace(-2, 2, 2 * 3 * 64 * 64).reshape(2, 3, 64, 64)
+
+
+def _kaseg(**kwargs) -> KASegModel:
+    fields = {"backbone": "mobilenetv2_035", "num_labels": 5, "head_channels": 32, **kwargs}
+    return KASegModel(KASegConfig(**fields))
+
+
+class TestTaps:
+    def test_default_is_the_map_before_the_classifier(self) -> None:
+        model = _kaseg(head="deeplabv3plus")
+        teacher = TeacherAdapter(model)
+        output = teacher(IMAGE)
+        with torch.no_grad():
+            expected = model(IMAGE, output_hidden_states=True)
+        assert torch.equal(output.features, expected.hidden_states[-1])
+        assert torch.equal(output.logits, expected.logits)
+        assert teacher.describe() == (32, 4)
+
+    def test_named_tap_is_a_modules_output(self) -> None:
+        model = _kaseg()
+        output = TeacherAdapter(model, tap="head.conv")(IMAGE)
+        with torch.no_grad():
+            assert torch.equal(output.features, model.head.conv(model.encoder(IMAGE)[-1]))
+
+    @pytest.mark.parametrize(
+        "model, channels, stride",
+        [
+            (MobileNetV2ForSemanticSegmentation(MobileNetV2Config(num_labels=4, output_stride=8)), 256, 8),
+            (
+                SegformerForSemanticSegmentation(
+                    SegformerConfig(
+                        num_labels=4, depths=[1, 1, 1, 1], hidden_sizes=[8, 8, 16, 16], decoder_hidden_size=24
+                    )
+                ),
+                24,
+                4,
+            ),
+        ],
+        ids=["mobilenet_v2", "segformer"],
+    )
+    def test_transformers_models(self, model: nn.Module, channels: int, stride: int) -> None:
+        assert TeacherAdapter(model).describe() == (channels, stride)
+
+    def test_any_module_with_a_tap(self) -> None:
+        class Network(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.features = nn.Conv2d(3, 6, 3, stride=2, padding=1)
+                self.out = nn.Conv2d(6, 2, 1)
+
+            def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+                return {"out": self.out(self.features(x))}
+
+        teacher = TeacherAdapter(Network(), tap="features")
+        assert teacher.describe() == (6, 2)
+        assert teacher(IMAGE).logits.shape == (2, 2, 32, 32)
+        assert TeacherAdapter(Network(), num_labels=2).describe() == (6, 2)
+
+    def test_errors_say_what_there_is(self) -> None:
+        with pytest.raises(ValueError, match="no submodule 'decoder'.*encoder, head, dropout, classifier"):
+            TeacherAdapter(_kaseg(), tap="decoder")
+        with pytest.raises(ValueError, match=r"num_labels=None.*tap="):
+            TeacherAdapter(nn.Sequential(nn.Conv2d(3, 3, 1)))
+        pooled = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        with pytest.raises(ValueError, match=r"shape \(2, 4\)"):
+            TeacherAdapter(pooled, tap="2")(IMAGE)
+
+
+class TestFrozen:
+    def test_never_trains(self) -> None:
+        teacher = TeacherAdapter(_kaseg(classifier_dropout_prob=0.9))
+        before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
+        outer = nn.ModuleDict({"teacher": teacher}).train()
+        features = teacher(IMAGE).features
+        assert outer.training and not any(module.training for module in teacher.modules())
+        assert not features.requires_grad and not any(p.requires_grad for p in teacher.parameters())
+        assert all(torch.equal(before[name], tensor) for name, tensor in teacher.state_dict().items())
+
+    def test_features_may_be_used_in_a_training_graph(self) -> None:
+        """Tensors made under inference mode could not be saved for backward."""
+        weight = torch.ones(1, requires_grad=True)
+        (TeacherAdapter(_kaseg())(IMAGE).features * weight).sum().backward()
+        assert weight.grad is not None
+
+
+def test_images_are_normalised_anew_for_the_teacher() -> None:
+    model = _kaseg()
+    pixels = torch.rand(1, 3, 32, 32)
+    student_mean, student_std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    own_mean, own_std = (0.5, 0.4, 0.3), (0.5, 0.25, 0.125)
+
+    def normalise(mean, std) -> torch.Tensor:
+        return (pixels - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
+
+    teacher = TeacherAdapter(
+        model, image_mean=own_mean, image_std=own_std, student_mean=student_mean, student_std=student_std
+    )
+    got = teacher(normalise(student_mean, student_std)).logits
+    with torch.no_grad():
+        expected = model(normalise(own_mean, own_std)).logits
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import confusion_matrix
+
+from kaseg import KASegConfig, KASegImageProcessor, KASegModel
+from kaseg.data import SCENES, load_segmentation_dataset
+from kaseg.evaluation.evaluator import PROTOCOL, evaluate_model, protocol_of
+from kaseg.trainer import SegmentationConfig, SegmentationTrainer
+
+
+@pytest.fixture(scope="module")
+def model() -> KASegModel:
+    """An untrained network whose predictions vary from pixel to pixel."""
+    torch.manual_seed(0)
+    model = KASegModel(
+        KASegConfig(backbone="mobilenetv2_050", output_stride=32, id2label=SCENES.id2label, label2id=SCENES.label2id)
+    )
+    torch.nn.init.normal_(model.classifier.weight, std=1.0)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def mixed() -> list[dict[str, Any]]:
+    """Neighbours of equal and of different sizes, with void and without the last class."""
+    rng = np.random.default_rng(0)
+    samples = []
+    for index, (height, width) in enumerate([(33, 47), (33, 47), (33, 47), (64, 40), (33, 47)]):
+        label = rng.integers(0, 9, (height, width), dtype=np.uint8)
+        label[label == 8] = 255
+        image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        samples.append({"image": image, "label": Image.fromarray(label), "id": f"sample-{index}"})
+    return samples
+
+
+def test_same_as_the_trainer(model: KASegModel, tmp_path: Path) -> None:
+    scenes = load_segmentation_dataset("scenes", split="validation", num_scenes=3, height=96, width=128)
+    args = SegmentationConfig(output_dir=str(tmp_path), use_cpu=True, disable_tqdm=True)
+    trainer = SegmentationTrainer(model=model, args=args, eval_dataset=scenes)
+    metrics = trainer.evaluate()
+    scores = evaluate_model(model, scenes, KASegImageProcessor(), batch_size=2)
+    # Normalisation rounds differently, which may flip a few of 36,864 pixels.
+    for name in ("mean_iou", "mean_accuracy", "overall_accuracy"):
+        assert scores[name] == pytest.approx(metrics[f"eval_{name}"], abs=1e-3)
+    for name, value in scores["per_category_iou"].items():
+        assert value == pytest.approx(metrics.get(f"eval_iou_{name}", float("nan")), abs=1e-3, nan_ok=True)
+    assert len({round(value, 3) for value in scores["per_category_iou"].values()}) > 3
+
+
+def test_against_a_naive_loop(model: KASegModel, mixed: list[dict[str, Any]]) -> None:
+    processor = KASegImageProcessor()
+    references, predictions = [], []
+    for sample in mixed:
+        inputs = processor(sample["image"], return_tensors="pt")
+        with torch.no_grad():
+            outputs = model(**inputs)
+        size = [(sample["image"].height, sample["image"].width)]
+        predictions.append(processor.post_process_semantic_segmentation(outputs, target_sizes=size)[0].flatten())
+        references.append(np.array(sample["label"]).flatten())
+    reference, prediction = np.concatenate(references), np.concatenate(predictions)
+    counts = confusion_matrix(reference[reference != 255], prediction[reference != 255], labels=range(9))
+    hits, unions = np.diag(counts), counts.sum(0) + counts.sum(1) - np.diag(counts)
+
+    scores = evaluate_model(model, mixed, processor)
+    assert list(scores["per_category_iou"]) == list(SCENES.names)
+    assert list(scores["per_category_iou"].values()) == pytest.approx(hits / unions)
+    assert scores["overall_accuracy"] == pytest.approx(hits.sum() / counts.sum())
+    assert scores["num_images"] == 5
+    assert np.isnan(scores["per_category_accuracy"]["sign"])
+
+
+def test_batches_do_not_change_the_scores(model: KASegModel, mixed: list[dict[str, Any]]) -> None:
+    processor = KASegImageProcessor(do_pad=True, size_divisor=32)
+    sizes: list[int] = []
+    batched = evaluate_model(model, mixed, processor, batch_size=2, progress=sizes.append)
+    single = evaluate_model(model, mixed, processor)
+    assert sizes == [2, 1, 1, 1]
+    for name, value in single["per_category_iou"].items():
+        assert batched["per_category_iou"][name] == pytest.approx(value, abs=1e-3)
+
+
+def test_images_that_the_processor_resizes(model: KASegModel, mixed: list[dict[str, Any]]) -> None:
+    processor = KASegImageProcessor(do_resize=True, size={"height": 64, "width": 64})
+    sizes: list[int] = []
+    scores = evaluate_model(model, mixed, processor, batch_size=8, progress=sizes.append)
+    assert sizes == [5]
+    assert scores["num_images"] == 5
+    assert protocol_of(processor) == f"{PROTOCOL}, images resized to {{'height': 64, 'width': 64}}"
+    assert protocol_of(KASegImageProcessor()) == PROTOCOL
+
+
+def test_mode_is_restored_and_streams_are_taken(model: KASegModel) -> None:
+    stream = load_segmentation_dataset("scenes", split="validation", streaming=True, num_scenes=2, height=32, width=32)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.train()
+    try:
+        assert evaluate_model(model, stream, KASegImageProcessor(), device="cpu")["num_images"] == 2
+        assert model.training
+    finally:
+        model.eval()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+class CountingSamples:
+    """Makes samples on demand and records how many of their images are alive at once."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.most_alive = 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        references = []
+        for _ in range(self.count):
+            image = Image.new("RGB", (32, 32))
+            references.append(weakref.ref(image))
+            yield {"image": image, "label": Image.new("L", (32, 32))}
+            del image
+            gc.collect()
+            self.most_alive = max(self.most_alive, sum(reference() is not None for reference in references))
+
+
+def test_memory_does_not_grow_with_the_number_of_images(model: KASegModel) -> None:
+    samples = CountingSamples(12)
+    evaluate_model(model, samples, KASegImageProcessor(), batch_size=2)
+    assert samples.most_alive <= 2
+
+
+def test_errors(model: KASegModel, mixed: list[dict[str, Any]]) -> None:
+    processor = KASegImageProcessor()
+    with pytest.raises(ValueError, match="no images"):
+        evaluate_model(model, [], processor)
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        evaluate_model(model, mixed, processor, batch_size=0)
+    wrong = {"image": mixed[0]["image"], "label": Image.new("L", (47, 33), 42), "id": "frame-7"}
+    with pytest.raises(ValueError, match="frame-7.*42"):
+        evaluate_model(model, [mixed[0], wrong], processor)
+    assert not model.training

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import yaml
+
+from kaseg import KASegConfig, KASegModel, KnowledgeAdaptationConfig, SegmentationConfig
+from kaseg.data import SCENES
+from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArguments
+from kaseg.experiments.run import build_model, distill, gflops, recipe_of, train
+
+
+MODEL = ModelArguments(backbone="mobilenetv2_035", output_stride=32, pretrained_backbone=False)
+DATA = DataArguments(dataset="scenes", max_train_samples=8, max_eval_samples=2)
+
+
+def _args(output_dir, kind=SegmentationConfig, **kwargs) -> SegmentationConfig:
+    fields = {
+        "output_dir": str(output_dir),
+        "per_device_train_batch_size": 2,
+        "crop_size": [64, 64],
+        "max_steps": 2,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "save_strategy": "no",
+        **kwargs,
+    }
+    return kind(**fields)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    output_dir = tmp_path_factory.mktemp("plain") / "run"
+    return output_dir, train(MODEL, DATA, _args(output_dir))
+
+
+class TestRun:
+    def test_results_describe_the_run(self, plain) -> None:
+        output_dir, results = plain
+        assert json.loads((output_dir / "results.json").read_text()) == results
+        assert results["steps"] == 2 and results["seed"] == 42 and results["split"] == "validation"
+        assert set(results["per_category_iou"]) <= set(SCENES.names)
+        assert results["mean_iou"] == pytest.approx(
+            sum(results["per_category_iou"].values()) / len(results["per_category_iou"])
+        )
+        model = KASegModel.from_pretrained(output_dir)
+        assert model.config.id2label == SCENES.id2label
+        assert results["parameters"] == sum(p.numel() for p in model.parameters())
+
+    def test_recipe_holds_what_differs_from_the_defaults(self, plain) -> None:
+        recipe = yaml.safe_load((plain[0] / "recipe.yaml").read_text())
+        assert recipe["backbone"] == "mobilenetv2_035" and recipe["max_steps"] == 2 and recipe["crop_size"] == [64, 64]
+        assert "learning_rate" not in recipe and "optim_args" not in recipe
+
+    def test_a_finished_run_is_only_read(self, plain, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("kaseg.experiments.run.build_model", lambda *a: pytest.fail("trained again"))
+        assert train(MODEL, DATA, _args(plain[0])) == plain[1]
+
+    def test_another_recipe_in_the_same_folder_is_refused(self, plain) -> None:
+        with pytest.raises(ValueError, match=r"learning_rate \(None -> 0\.5\).*--no-resume"):
+            train(MODEL, DATA, _args(plain[0], learning_rate=0.5))
+
+    def test_distillation(self, plain, tmp_path) -> None:
+        args = _args(
+            tmp_path, KnowledgeAdaptationConfig, latent_channels=8, autoencoder_epochs=0, autoencoder_max_steps=1
+        )
+        results = distill(MODEL, DATA, TeacherArguments(teacher=str(plain[0])), args)
+        assert results["recipe"]["teacher"] == str(plain[0])
+        assert results["parameters"] == plain[1]["parameters"]
+        # Paired runs start from the same student.
+        assert (tmp_path / "autoencoder" / "model.safetensors").is_file()
+
+    def test_distillation_needs_a_teacher(self, tmp_path) -> None:
+        with pytest.raises(ValueError, match="teacher"):
+            distill(MODEL, DATA, TeacherArguments(), _args(tmp_path, KnowledgeAdaptationConfig))
+
+
+class TestBuildModel:
+    def test_same_seed_same_model(self) -> None:
+        first, second, other = (build_model(MODEL, SCENES, seed) for seed in (1, 1, 2))
+        weight = "head.conv.0.weight"
+        assert torch.equal(first.state_dict()[weight], second.state_dict()[weight])
+        assert not torch.equal(first.state_dict()[weight], other.state_dict()[weight])
+
+    def test_a_checkpoint_of_other_classes_gets_a_new_classifier(self, tmp_path) -> None:
+        source = KASegModel(KASegConfig(backbone="mobilenetv2_035", output_stride=32, num_labels=4))
+        source.save_pretrained(tmp_path)
+        model = build_model(ModelArguments(model=str(tmp_path)), SCENES, seed=0)
+        assert model.config.id2label == SCENES.id2label and model.classifier.out_channels == 9
+        assert torch.equal(model.head.conv[0].weight, source.head.conv[0].weight)
+
+
+def test_recipe_of_survives_yaml() -> None:
+    args = SegmentationConfig(output_dir="out", eval_strategy="steps", eval_steps=5, optim="adamw_torch")
+    recipe = yaml.safe_load(yaml.safe_dump(recipe_of(args)))
+    again = SegmentationConfig(**{"output_dir": "out", **recipe})
+    assert again.eval_strategy == args.eval_strategy and again.optim == args.optim
+    assert recipe_of(again) == recipe
+
+
+def test_gflops_leaves_the_mode_alone() -> None:
+    model = KASegModel(KASegConfig(output_stride=32, num_labels=21)).train()
+    assert gflops(model) == pytest.approx(3.23, rel=0.01)
+    assert model.training

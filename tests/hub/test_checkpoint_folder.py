@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
+
+from kaseg import KASegConfig, KASegImageProcessor, KASegModel
+from kaseg.data import CAMVID
+from kaseg.hub import write_checkpoint_folder
+
+
+def _run(folder, mean_iou: float = 0.5, **recipe):
+    """What a finished run leaves behind."""
+    folder.mkdir()
+    model = KASegModel(KASegConfig(backbone="mobilenetv2_035", output_stride=32, id2label=CAMVID.id2label))
+    model.save_pretrained(folder)
+    KASegImageProcessor().save_pretrained(folder)
+    results = {
+        "dataset": "camvid",
+        "split": "validation",
+        "protocol": "whole image",
+        "mean_iou": mean_iou,
+        "per_category_iou": {"sky": 0.9},
+        "seed": 3,
+        "steps": 10,
+        "epochs": 2.0,
+        "train_seconds": 60.0,
+        "hardware": "CPU",
+        "parameters": 12,
+        "gflops_513x513": 1.5,
+        "recipe": {"crop_size": [8, 8], **recipe},
+    }
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder, model
+
+
+def test_folder_loads_as_float32_and_keeps_half_precision(tmp_path) -> None:
+    run, model = _run(tmp_path / "run")
+    folder = write_checkpoint_folder(run, tmp_path / "net-plain", command="kaseg train")
+    stored = load_file(folder / "model.safetensors")
+    assert stored["classifier.weight"].dtype == torch.float16
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "float32"
+    loaded = KASegModel.from_pretrained(folder)
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    assert torch.equal(loaded.classifier.weight, model.classifier.weight.half().float())
+    assert KASegImageProcessor.from_pretrained(folder).do_normalize
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "recipe.yaml",
+        "results.json",
+    ]
+
+
+def test_card_is_valid_and_comes_from_the_data(tmp_path) -> None:
+    run, _ = _run(tmp_path / "run", mean_iou=0.6125)
+    folder = write_checkpoint_folder(run, tmp_path / "net-plain", command="kaseg train --seed 3")
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.license == "cc-by-nc-4.0" and card.data.library_name == "kaseg"
+    assert card.data.eval_results[0].metric_value == 0.6125
+    assert "kaseg train --seed 3" in card.text and "| sky | 90.0 |" in card.text
+
+
+def test_an_adapted_model_never_stands_alone(tmp_path) -> None:
+    adapted, _ = _run(tmp_path / "adapted", teacher="kaseg/t")
+    plain, _ = _run(tmp_path / "plain", mean_iou=0.4)
+    teacher, _ = _run(tmp_path / "teacher", mean_iou=0.7)
+    with pytest.raises(ValueError, match="teacher and its plain twin"):
+        write_checkpoint_folder(adapted, tmp_path / "net-ka", command="c", beside={"plain": plain})
+    folder = write_checkpoint_folder(
+        adapted, tmp_path / "net-ka", command="c", beside={"plain student": plain, "teacher": teacher}
+    )
+    text = (folder / "README.md").read_text()
+    assert "| plain student | 40.0 |" in text and "| teacher | 70.0 |" in text
+
+
+def test_unfinished_run(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"results\.json"):
+        write_checkpoint_folder(tmp_path, tmp_path / "out", command="c")

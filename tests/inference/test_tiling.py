@@ -1,0 +1,117 @@
+"""Tiled prediction against the untiled one."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from kaseg.inference.tiling import argmax_resized, tile_starts, tiled_logits
+
+
+class LocalModel(nn.Module):
+    """Stride 4; every logit depends on its own 4x4 pixels only, so tiling must not change anything."""
+
+    def __init__(self, context: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(5, 3, 4, 4, generator=generator))
+        self.context = context
+        self.calls: list[tuple[int, int]] = []
+
+    def forward(self, pixel_values: torch.Tensor) -> SimpleNamespace:
+        height, width = pixel_values.shape[-2:]
+        self.calls.append((height, width))
+        padded = F.pad(pixel_values, (0, -width % 4, 0, -height % 4))
+        logits = F.conv2d(padded, self.weight, stride=4)
+        if self.context:
+            logits = F.avg_pool2d(logits, 2 * self.context + 1, stride=1, padding=self.context)
+        return SimpleNamespace(logits=logits)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (65, 67), (97, 61), (31, 200), (130, 30), (160, 161)])
+@pytest.mark.parametrize("overlap", [0, 10, 32])
+def test_a_model_without_context_gives_the_untiled_logits(size: tuple[int, int], overlap: int) -> None:
+    model = LocalModel()
+    pixels = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
+    tiled = tiled_logits(model, pixels, tile=64, overlap=overlap)
+    assert all(height <= 64 and width <= 64 for height, width in model.calls)
+    torch.testing.assert_close(tiled, model(pixels).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_one_tile_is_the_model_itself() -> None:
+    model = LocalModel(context=3)
+    pixels = torch.randn(1, 3, 63, 64)
+    assert torch.equal(tiled_logits(model, pixels, tile=64, overlap=16), model(pixels).logits)
+    assert len(model.calls) == 2
+
+
+def test_overlaps_are_averaged() -> None:
+    """Two tiles in a row, against the mean written out by hand."""
+    model = LocalModel(context=2)
+    pixels = torch.randn(1, 3, 64, 96)
+    left, right = model(pixels[..., :64]).logits, model(pixels[..., 32:]).logits
+    expected = torch.cat([left[..., :8], (left[..., 8:] + right[..., :8]) / 2, right[..., 8:]], dim=-1)
+    torch.testing.assert_close(tiled_logits(model, pixels, tile=64, overlap=32), expected)
+    assert not torch.allclose(expected, model(pixels).logits)
+
+
+@pytest.mark.parametrize("stride", [1, 4, 16, 32])
+def test_tiles_cover_the_side_and_overlap_enough(stride: int) -> None:
+    for length in (64, 65, 96, 127, 128, 1000):
+        for overlap in (0, 7, 32):
+            starts = tile_starts(length, 64, overlap, stride)
+            assert starts[0] == 0 and all(start % stride == 0 for start in starts)
+            assert length - stride < starts[-1] + 64 < length + stride or length <= 64
+            gaps = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+            assert all(0 < gap <= 64 - overlap for gap in gaps)
+
+
+def test_unusable_tiles_are_refused() -> None:
+    model, pixels = LocalModel(), torch.randn(1, 3, 100, 100)
+    with pytest.raises(ValueError, match="tile=100"):
+        tiled_logits(model, pixels, tile=100, overlap=0)
+    with pytest.raises(ValueError, match="overlap=64"):
+        tiled_logits(model, pixels, tile=64, overlap=64)
+    with pytest.raises(ValueError, match="overlap=62"):
+        tiled_logits(model, pixels, tile=64, overlap=62)
+
+
+def test_a_model_that_rounds_sizes_down_is_refused() -> None:
+    class RoundsDown(LocalModel):
+        def forward(self, pixel_values: torch.Tensor) -> SimpleNamespace:
+            return SimpleNamespace(logits=F.conv2d(pixel_values, self.weight, stride=4))
+
+    with pytest.raises(ValueError, match="cannot be tiled"):
+        tiled_logits(RoundsDown(), torch.randn(1, 3, 66, 66), tile=64, overlap=0)
+
+
+@pytest.mark.parametrize("size", [(31, 47), (5, 6), (64, 3), (4, 100)])
+@pytest.mark.parametrize("max_elements", [1, 1000, 2**26])
+def test_strips_give_the_mask_of_the_whole(size: tuple[int, int], max_elements: int) -> None:
+    logits = torch.randn(2, 5, 9, 11, generator=torch.Generator().manual_seed(0))
+    whole = F.interpolate(logits.double(), size=size, mode="bilinear", align_corners=False)
+    mask = argmax_resized(logits, size, max_elements)
+    assert mask.dtype == torch.int64 and mask.shape == (2, *size)
+    top2 = whole.topk(2, dim=1).values
+    clear = top2[:, 0] - top2[:, 1] > 1e-4
+    assert clear.float().mean() > 0.99
+    assert torch.equal(mask[clear], whole.argmax(1)[clear])
+
+
+def test_strips_are_as_small_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    largest = 0
+    resize = F.interpolate
+
+    def counting(tensor: torch.Tensor, size: tuple[int, int], **kwargs: object) -> torch.Tensor:
+        nonlocal largest
+        largest = max(largest, tensor.shape[0] * tensor.shape[1] * math.prod(size))
+        return resize(tensor, size=size, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(F, "interpolate", counting)
+    argmax_resized(torch.randn(1, 5, 9, 11), (100, 100), max_elements=3000)
+    assert 2000 <= largest <= 3000

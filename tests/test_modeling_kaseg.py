@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForSemanticSegmentation,
+    MobileNetV2Config,
+    MobileNetV2ForSemanticSegmentation,
+    pipeline,
+)
+
+from kaseg import KASegConfig, KASegForSemanticSegmentation, KASegImageProcessor, KASegModel
+
+ARCHITECTURES = [
+    {"backbone": "mobilenetv2_035", "output_stride": 32},
+    {"backbone": "mobilenetv2_035", "output_stride": 16},
+    {"backbone": "mobilenetv2_035", "output_stride": 8},
+    {"backbone": "mobilenetv2_035", "output_stride": 4},
+    {"backbone": "mobilenetv2_035", "output_stride": 16, "head": "deeplabv3plus"},
+    {"backbone": "resnet10t", "output_stride": 8, "head": "deeplabv3plus", "separable_head": False},
+    {"backbone": "convnext_atto", "output_stride": 16, "head": "deeplabv3plus"},
+    {"backbone": "mobilenetv3_small_050", "output_stride": 16},
+]
+
+
+def _small(**kwargs) -> KASegModel:
+    if "id2label" not in kwargs:
+        kwargs["num_labels"] = 5
+    kwargs = {"backbone": "mobilenetv2_035", "output_stride": 32, **kwargs}
+    return KASegModel(KASegConfig(**kwargs))
+
+
+@pytest.fixture(params=ARCHITECTURES, ids=lambda a: "-".join(str(v) for v in a.values()))
+def model(request: pytest.FixtureRequest) -> KASegModel:
+    return _small(head_channels=32, **request.param)
+
+
+class TestEveryArchitecture:
+    @pytest.mark.parametrize("height, width", [(65, 97), (64, 1), (5, 7)])
+    def test_any_size_and_a_batch_of_one(self, model: KASegModel, height: int, width: int) -> None:
+        model.eval()
+        with torch.no_grad():
+            logits = model(torch.randn(1, 3, height, width)).logits
+        stride = 4 if model.config.head == "deeplabv3plus" else model.config.output_stride
+        assert logits.shape == (1, 5, -(-height // stride), -(-width // stride))
+        assert torch.isfinite(logits).all()
+
+    def test_save_load_is_bit_equal(self, model: KASegModel, tmp_path) -> None:
+        model.eval()
+        image = torch.randn(1, 3, 65, 97)
+        # Statistics that are not the initial ones, so that forgetting buffers would show.
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.5, 2.0)
+        model.save_pretrained(tmp_path)
+        loaded = KASegModel.from_pretrained(tmp_path)
+        assert not loaded.training
+        before, after = model.state_dict(), loaded.state_dict()
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[name], after[name]) for name in before)
+        with torch.no_grad():
+            # Not bit for bit: convolutions pick their kernels by how the weights lie in memory.
+            torch.testing.assert_close(model(image).logits, loaded(image).logits, rtol=1e-5, atol=1e-5)
+
+    def test_gradients_reach_every_parameter(self, model: KASegModel) -> None:
+        model.train()
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                torch.nn.init.ones_(module.weight)  # ResNets start with zeros here, which block the gradient
+        loss = model(torch.randn(2, 3, 65, 65), labels=torch.randint(0, 5, (2, 65, 65))).loss
+        loss.backward()
+        without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+        assert without == []
+
+
+@pytest.mark.parametrize("stride, gflops", [(32, 3.23), (16, 5.50), (8, 17.70), (4, 67.03)])
+def test_the_student_costs_what_the_papers_does(stride: int, gflops: float) -> None:
+    with torch.device("meta"):
+        model = KASegModel(KASegConfig(output_stride=stride, num_labels=21)).eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(torch.randn(1, 3, 513, 513))
+    assert counter.get_total_flops() / 1e9 == pytest.approx(gflops, rel=0.01)
+
+
+class TestForward:
+    def test_loss_is_cross_entropy_at_label_size_without_void(self) -> None:
+        model = _small().eval()
+        images, labels = torch.randn(2, 3, 64, 96), torch.randint(0, 5, (2, 64, 96))
+        labels[:, :20] = 255
+        outputs = model(images, labels=labels)
+        logits = F.interpolate(outputs.logits, size=(64, 96), mode="bilinear", align_corners=False)
+        assert outputs.loss.item() == pytest.approx(F.cross_entropy(logits, labels, ignore_index=255).item(), rel=1e-6)
+
+    def test_all_void_gives_zero_not_nan(self) -> None:
+        model = _small()
+        loss = model(torch.randn(2, 3, 64, 64), labels=torch.full((2, 64, 64), 255)).loss
+        loss.backward()
+        assert loss.item() == 0.0
+        assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+    def test_hidden_states_end_with_the_map_before_the_classifier(self) -> None:
+        model = _small().eval()
+        outputs = model(torch.randn(1, 3, 64, 64), output_hidden_states=True)
+        assert len(outputs.hidden_states) == len(model.encoder.channels) + 1
+        assert outputs.hidden_states[-1].shape[1] == model.config.head_channels
+        assert torch.equal(model.classifier(outputs.hidden_states[-1]), outputs.logits)
+
+    def test_tuple_output(self) -> None:
+        model = _small().eval()
+        image = torch.randn(1, 3, 64, 64)
+        (logits,) = model(image, return_dict=False)
+        assert torch.equal(logits, model(image).logits)
+
+    @pytest.mark.parametrize("channels", [1, 4])
+    def test_other_channel_counts(self, channels: int) -> None:
+        assert _small(num_channels=channels).eval()(torch.randn(1, channels, 64, 64)).logits.shape == (1, 5, 2, 2)
+
+    def test_wrong_shapes_are_named(self) -> None:
+        model = _small()
+        with pytest.raises(ValueError, match=r"\(batch, 3, height, width\), got \(2, 1, 64, 64\)"):
+            model(torch.randn(2, 1, 64, 64))
+        with pytest.raises(ValueError, match=r"labels must have shape .* got \(2, 1, 64, 64\)"):
+            model(torch.randn(2, 3, 64, 64), labels=torch.zeros(2, 1, 64, 64, dtype=torch.long))
+
+    def test_training_on_a_batch_of_one_says_what_to_do(self) -> None:
+        with pytest.raises(ValueError, match="batch of two or more"):
+            _small().train()(torch.randn(1, 3, 64, 64))
+
+
+class TestFrozenBatchNorm:
+    def test_statistics_and_weights_stay(self) -> None:
+        model = _small(freeze_batch_norm=True).train()
+        norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        before = [(m.running_mean.clone(), m.weight.clone()) for m in norms]
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        # A single image is fine when no statistics are taken.
+        model(torch.randn(1, 3, 64, 64), labels=torch.randint(0, 5, (1, 64, 64))).loss.backward()
+        optimizer.step()
+        assert all(
+            torch.equal(m.running_mean, mean) and torch.equal(m.weight, weight)
+            for m, (mean, weight) in zip(norms, before, strict=True)
+        )
+        assert model.training and model.classifier.weight.grad.any()
+
+
+class TestPretrainedEncoder:
+    def test_weights_from_a_file_are_timms_own(self, tmp_path) -> None:
+        source = timm.create_model("mobilenetv2_035", pretrained=False)
+        for module in source.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.fill_(0.25)
+        timm.models.save_for_hf(source, str(tmp_path), safe_serialization=True)
+        model = KASegModel(
+            KASegConfig(backbone="mobilenetv2_035", output_stride=16, num_labels=3),
+            backbone_weights=tmp_path / "model.safetensors",
+        )
+        body = model.encoder.body.state_dict()
+        assert body.keys() <= source.state_dict().keys()
+        assert all(torch.equal(body[name], source.state_dict()[name]) for name in body)
+
+    def test_missing_file(self, tmp_path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"nowhere\.safetensors"):
+            KASegModel(KASegConfig(), backbone_weights=tmp_path / "nowhere.safetensors")
+
+    def test_no_network(self) -> None:
+        with pytest.raises(RuntimeError, match="backbone_weights"):
+            KASegModel(KASegConfig(), pretrained_backbone=True)
+
+    def test_loading_a_checkpoint_never_asks_for_them(self, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+        KASegModel(KASegConfig(backbone="mobilenetv2_035")).save_pretrained(tmp_path)
+
+        def refuse(self, *args) -> None:
+            raise AssertionError("from_pretrained asked for encoder weights")
+
+        monkeypatch.setattr("kaseg.encoders.Encoder.load_pretrained", refuse)
+        KASegModel.from_pretrained(tmp_path)
+
+    def test_real_imagenet_weights(self, shared_dir) -> None:
+        file = shared_dir / "weights/mobilenetv2_100-imagenet/model.safetensors"
+        if not file.is_file():
+            pytest.skip(f"{file} is absent")
+        model = KASegModel(KASegConfig(), backbone_weights=file)
+        assert model.encoder.body.bn1.running_mean.abs().sum() > 0
+
+
+class TestConfig:
+    @pytest.mark.parametrize(
+        "fields, message",
+        [
+            ({"output_stride": 12}, "output_stride must be one of"),
+            ({"head": "unet"}, "head must be one of"),
+            ({"num_labels": 3, "palette": [[0, 0, 0]]}, "palette has 1 colours"),
+        ],
+    )
+    def test_bad_fields(self, fields: dict, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            KASegConfig(**fields)
+
+    def test_encoders_that_cannot_dilate_name_alternatives(self) -> None:
+        with pytest.raises(ValueError, match=r"cannot run at output_stride=8.*mobilenetv2_100"):
+            KASegModel(KASegConfig(backbone="edgenext_xx_small", output_stride=8))
+
+    def test_unknown_encoder_names_close_ones(self) -> None:
+        with pytest.raises(ValueError, match="no encoder named 'mobilenetv2_999'.*mobilenetv2_100"):
+            KASegModel(KASegConfig(backbone="mobilenetv2_999"))
+
+    def test_round_trip(self, tmp_path) -> None:
+        config = KASegConfig(output_stride=8, num_labels=2, palette=[[1, 2, 3], [4, 5, 6]], batch_norm_eps=1e-3)
+        config.save_pretrained(tmp_path)
+        loaded = KASegConfig.from_pretrained(tmp_path).to_dict()
+        assert all(loaded[name] == value for name, value in config.to_dict().items() if name != "transformers_version")
+
+    def test_atrous_rates_double_at_stride_8(self) -> None:
+        assert KASegConfig(output_stride=16).resolved_atrous_rates == [6, 12, 18]
+        assert KASegConfig(output_stride=8).resolved_atrous_rates == [12, 24, 36]
+
+
+class TestTransformersImport:
+    @pytest.mark.parametrize("tf_padding", [True, False])
+    @pytest.mark.parametrize("stride", [8, 16, 32])
+    def test_random_network_gives_the_same_logits(self, tf_padding: bool, stride: int) -> None:
+        source = MobileNetV2ForSemanticSegmentation(
+            MobileNetV2Config(
+                num_labels=7,
+                output_stride=stride,
+                tf_padding=tf_padding,
+                depth_multiplier=0.5,
+                finegrained_output=False,
+            )
+        ).eval()
+        for module in source.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.normal_(std=0.1)
+        model = KASegModel.from_transformers(source)
+        image = torch.randn(2, 3, 97, 130)
+        with torch.no_grad():
+            expected, logits = source(image).logits, model(image).logits
+        assert logits.shape == expected.shape
+        assert (logits - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+    @pytest.mark.slow
+    def test_real_voc_network_on_real_images(self, shared_dir) -> None:
+        folder = shared_dir / "weights/deeplabv3_mobilenet_v2_1.0_513-voc"
+        voc = shared_dir / "data/voc2012_mini/VOC2012"
+        if not folder.is_dir() or not voc.is_dir():
+            pytest.skip("the VOC weights or images are absent")
+        source = MobileNetV2ForSemanticSegmentation.from_pretrained(folder).eval()
+        processor = AutoImageProcessor.from_pretrained(folder)
+        model = KASegModel.from_transformers(source)
+        assert model.config.id2label == source.config.id2label
+        own = KASegImageProcessor(image_mean=processor.image_mean, image_std=processor.image_std)
+        names = (voc / "ImageSets/Segmentation/val.txt").read_text().split()
+        same = pixels = 0
+        for name in names:
+            image = Image.open(voc / "JPEGImages" / f"{name}.jpg")
+            with torch.no_grad():
+                expected = source(**processor(image, return_tensors="pt"))
+                outputs = model(**own(image, return_tensors="pt"))
+            assert (outputs.logits - expected.logits).abs().max() <= 1e-4 * expected.logits.abs().max(), name
+            size = [(image.height, image.width)]
+            ours = own.post_process_semantic_segmentation(outputs, size)[0]
+            theirs = processor.post_process_semantic_segmentation(expected, size)[0]
+            same += int((ours == theirs).sum())
+            pixels += theirs.numel()
+        assert len(names) == 32
+        assert same >= 0.999 * pixels
+
+    def test_other_models_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="teacher="):
+            KASegModel.from_transformers(_small())
+
+
+class TestAutoClasses:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        _small(id2label={0: "sky", 1: "road", 2: "car"}).save_pretrained(tmp_path)
+        KASegImageProcessor().save_pretrained(tmp_path)
+        return tmp_path
+
+    def test_auto_model_and_processor(self, folder) -> None:
+        assert type(AutoModelForSemanticSegmentation.from_pretrained(folder)) is KASegModel
+        assert type(AutoImageProcessor.from_pretrained(folder)) is KASegImageProcessor
+        assert KASegForSemanticSegmentation is KASegModel
+
+    def test_pipeline(self, folder, caplog: pytest.LogCaptureFixture) -> None:
+        logging.getLogger("transformers").propagate = True
+        with caplog.at_level(logging.ERROR):
+            segment = pipeline("image-segmentation", model=str(folder), device="cpu")
+            result = segment(Image.new("L", (75, 50), 128))
+        assert [r for r in caplog.records if r.levelno >= logging.ERROR] == []
+        assert result and {item["label"] for item in result} <= {"sky", "road", "car"}
+        assert all(item["mask"].size == (75, 50) for item in result)
+
+    def test_another_number_of_classes_needs_to_be_asked_for(self, folder) -> None:
+        with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+            KASegModel.from_pretrained(folder, num_labels=9)
+        model = KASegModel.from_pretrained(folder, num_labels=9, ignore_mismatched_sizes=True)
+        assert model.classifier.weight.shape[0] == 9
+        # A replaced classifier is initialised, not left as raw memory.
+        assert 0.005 < model.classifier.weight.std() < 0.02 and not model.classifier.bias.any()

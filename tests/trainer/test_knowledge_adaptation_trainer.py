@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from toy import arguments, copy_state, make_dataset, make_model, make_teacher, states_equal
+
+from kaseg import KASegModel, KnowledgeAdaptationConfig, KnowledgeAdaptationTrainer
+from kaseg.distillation import FeatureAutoencoder, FeatureAutoencoderConfig, TeacherAdapter
+from kaseg.distillation.losses import AdaptationLoss, AffinityLoss
+
+
+def _trainer(output_dir, model=None, teacher=None, autoencoder=None, **kwargs) -> KnowledgeAdaptationTrainer:
+    fields = arguments(output_dir, latent_channels=8, autoencoder_epochs=0, autoencoder_max_steps=3, **kwargs)
+    return KnowledgeAdaptationTrainer(
+        model=model or make_model(),
+        teacher=teacher or make_teacher(),
+        args=KnowledgeAdaptationConfig(**fields),
+        autoencoder=autoencoder,
+        train_dataset=make_dataset(),
+        eval_dataset=make_dataset(3, seed=1),
+    )
+
+
+def _autoencoder(**kwargs) -> FeatureAutoencoder:
+    return FeatureAutoencoder(FeatureAutoencoderConfig(in_channels=32, latent_channels=8, **kwargs))
+
+
+class TestBothStages:
+    @pytest.fixture(scope="class")
+    def run(self, tmp_path_factory) -> dict:
+        """One run of both stages, with what was there before it."""
+        output_dir = tmp_path_factory.mktemp("run")
+        teacher = make_teacher().train()
+        trainer = _trainer(output_dir, teacher=teacher)
+        run = {"trainer": trainer, "teacher": teacher, "output_dir": output_dir}
+        run["teacher_before"], run["before"] = copy_state(teacher), copy_state(trainer.model)
+        trainer.train()
+        return run
+
+    def test_teacher_is_bit_equal_and_in_eval_mode(self, run) -> None:
+        assert states_equal(run["teacher_before"], run["teacher"].state_dict())
+        assert not any(module.training for module in run["teacher"].modules())
+        assert all(p.grad is None and not p.requires_grad for p in run["teacher"].parameters())
+
+    def test_autoencoders_encoder_is_bit_equal_after_distillation(self, run) -> None:
+        saved = FeatureAutoencoder.from_pretrained(run["output_dir"] / "autoencoder")
+        used = run["trainer"].autoencoder
+        assert states_equal(saved.encoder.state_dict(), used.encoder.state_dict())
+        assert used.decoder is None and not any(p.requires_grad for p in used.parameters())
+
+    def test_every_student_and_adapter_parameter_changed(self, run) -> None:
+        unchanged = [n for n, p in run["trainer"].model.named_parameters() if torch.equal(p, run["before"][n])]
+        assert unchanged == []
+
+    def test_terms_are_logged_by_stage(self, run) -> None:
+        logged = [entry for entry in run["trainer"].state.log_history if "loss" in entry]
+        assert len(logged) == 4
+        for entry in logged:
+            total = (
+                entry["distillation/cross_entropy"]
+                + 50.0 * entry["distillation/adaptation"]
+                + 1.0 * entry["distillation/affinity"]
+            )
+            assert entry["loss"] == pytest.approx(total, rel=1e-3)
+
+    def test_saved_folder_is_the_student_alone(self, run, tmp_path) -> None:
+        trainer = run["trainer"]
+        trainer.save_model(str(tmp_path))
+        assert states_equal(trainer.segmentation_model.state_dict(), KASegModel.from_pretrained(tmp_path).state_dict())
+
+    def test_evaluation_is_the_students(self, run) -> None:
+        metrics = run["trainer"].evaluate()
+        assert 0 <= metrics["eval_mean_iou"] <= 1 and "eval_iou_LABEL_0" in metrics
+
+
+def test_step_equals_the_formula_by_hand(tmp_path) -> None:
+    """One step's loss and gradients against L_ce + beta L_adapt + gamma L_aff put together here."""
+    student, teacher, autoencoder = make_model(classifier_dropout_prob=0.0), make_teacher(), _autoencoder()
+    trainer = _trainer(tmp_path, student, teacher, autoencoder, adaptation_weight=3.0, affinity_weight=0.5)
+    trainer.model.train()
+    batch = next(iter(trainer.get_train_dataloader()))
+    loss = trainer.compute_loss(trainer.model, batch)
+    loss.backward()
+    gradients = {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
+
+    trainer.model.zero_grad()
+    with torch.no_grad():
+        features = teacher(batch["pixel_values"], output_hidden_states=True).hidden_states[-1]
+        code = autoencoder.encode(features)
+    outputs = student(batch["pixel_values"], labels=batch["labels"], output_hidden_states=True)
+    assert code.shape[-2:] == outputs.hidden_states[-1].shape[-2:]
+    mapped = outputs.hidden_states[-1]
+    expected = (
+        outputs.loss
+        + 3.0 * AdaptationLoss()(trainer.model.feature_adapter(mapped), code)
+        + 0.5 * AffinityLoss()(trainer.model.affinity_adapter(mapped), code)
+    )
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    expected.backward()
+    for name, parameter in trainer.model.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_accumulation_divides_the_distillation_terms(tmp_path) -> None:
+    whole, parts = [], []
+    for sink, batch, accumulation in ((whole, 4, 1), (parts, 2, 2)):
+        trainer = _trainer(
+            tmp_path / str(batch),
+            model=make_model(freeze_batch_norm=True, classifier_dropout_prob=0.0),
+            autoencoder=_autoencoder(),
+            affinity_weight=0.0,
+            adaptation_weight=1.0,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+            max_steps=2,
+        )
+        # The adapter's own BatchNorm would see other statistics in smaller batches.
+        trainer.model.feature_adapter[1] = torch.nn.Identity()
+        trainer.train()
+        sink += [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert whole == pytest.approx(parts, rel=2e-3)
+
+
+class TestOptions:
+    @pytest.mark.parametrize("weights, absent", [((1.0, 0.0), "affinity"), ((0.0, 1.0), "adaptation")])
+    def test_a_weight_of_zero_leaves_its_term_out(self, tmp_path, weights, absent: str) -> None:
+        trainer = _trainer(
+            tmp_path, autoencoder=_autoencoder(), adaptation_weight=weights[0], affinity_weight=weights[1], max_steps=1
+        )
+        trainer.train()
+        terms = {key for entry in trainer.state.log_history for key in entry if key.startswith("distillation/")}
+        assert f"distillation/{absent}" not in terms and len(terms) == 2
+
+    def test_void_positions_can_be_left_out(self, tmp_path) -> None:
+        trainer = _trainer(tmp_path, autoencoder=_autoencoder(), ignore_void_positions=True)
+        batch = next(iter(trainer.get_train_dataloader()))
+        batch["labels"][:] = 255
+        assert trainer.compute_loss(trainer.model, batch).item() == 0.0
+
+    def test_finer_teacher_taps_and_coarser_students_meet(self, tmp_path) -> None:
+        trainer = _trainer(tmp_path, model=make_model(output_stride=32), max_steps=1)
+        assert (trainer.teacher_channels, trainer.teacher_stride) == (32, 4)
+        trainer.train()
+        assert trainer.autoencoder.config.strides == [2, 2, 2]
+
+    def test_finer_student(self, tmp_path) -> None:
+        teacher = make_model(3, output_stride=32)
+        trainer = _trainer(tmp_path, model=make_model(output_stride=8), teacher=teacher, max_steps=1)
+        trainer.train()
+        assert trainer.autoencoder.config.strides == [1, 1, 1]
+
+    def test_teacher_from_a_folder(self, tmp_path) -> None:
+        teacher = make_teacher()
+        trainer = _trainer(tmp_path / "out", teacher=teacher)
+        teacher.save_pretrained(tmp_path / "teacher")
+        trainer.processing_class.save_pretrained(tmp_path / "teacher")
+        loaded = _trainer(tmp_path / "out", teacher=str(tmp_path / "teacher"))
+        image = torch.randn(1, 3, 32, 32)
+        assert torch.equal(loaded.teacher(image).features, trainer.teacher(image).features)
+
+    def test_an_autoencoder_of_another_width_is_refused(self, tmp_path) -> None:
+        other = FeatureAutoencoder(FeatureAutoencoderConfig(in_channels=16, latent_channels=8))
+        with pytest.raises(ValueError, match=r"16 channels.*32"):
+            _trainer(tmp_path, autoencoder=other)
+
+    @pytest.mark.parametrize("field", ["adaptation_weight", "affinity_weight", "latent_channels"])
+    def test_bad_arguments(self, tmp_path, field: str) -> None:
+        with pytest.raises(ValueError, match=field):
+            KnowledgeAdaptationConfig(output_dir=str(tmp_path), **{field: -1})
+
+    def test_teacher_adapter_is_taken_as_it_is(self, tmp_path) -> None:
+        adapter = TeacherAdapter(make_teacher(), tap="head.aspp_project")
+        assert _trainer(tmp_path, teacher=adapter).teacher is adapter

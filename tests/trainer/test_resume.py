@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from toy import arguments, make_dataset, make_model, make_teacher, states_equal
+from transformers import TrainerCallback
+
+from kaseg import KnowledgeAdaptationConfig, KnowledgeAdaptationTrainer, SegmentationConfig, SegmentationTrainer
+from kaseg.trainer.base import last_complete_checkpoint
+
+# 12 samples in batches of 4: the runs are stopped in the middle of an epoch and cross epochs afterwards.
+STEPS = {"max_steps": 8, "save_strategy": "steps", "save_steps": 2, "save_total_limit": None}
+
+
+class Stop(TrainerCallback):
+    """Breaks a run off after a step, as if its process had died."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+def _plain(output_dir, **kwargs) -> SegmentationTrainer:
+    args = SegmentationConfig(**arguments(output_dir, **STEPS, brightness=0.3, **kwargs))
+    return SegmentationTrainer(make_model(), args, train_dataset=make_dataset())
+
+
+def _distillation(output_dir) -> KnowledgeAdaptationTrainer:
+    args = KnowledgeAdaptationConfig(
+        **arguments(output_dir, **STEPS), latent_channels=8, autoencoder_epochs=0, autoencoder_max_steps=6
+    )
+    return KnowledgeAdaptationTrainer(make_model(), make_teacher(), args, train_dataset=make_dataset())
+
+
+def test_plain_training_resumed_in_the_middle_of_an_epoch_is_exact(tmp_path) -> None:
+    whole = _plain(tmp_path / "whole")
+    whole.train()
+    broken = _plain(tmp_path / "broken")
+    broken.add_callback(Stop(5))
+    with pytest.raises(KeyboardInterrupt):
+        broken.train()
+    resumed = _plain(tmp_path / "broken")
+    torch.manual_seed(99)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 8
+    assert states_equal(whole.model.state_dict(), resumed.model.state_dict())
+
+
+def test_resume_without_a_checkpoint_starts_from_the_beginning(tmp_path) -> None:
+    trainer = _plain(tmp_path)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == 8
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """The files of an uninterrupted distillation."""
+    output_dir = tmp_path_factory.mktemp("whole")
+    trainer = _distillation(output_dir)
+    trainer.train()
+    trainer.save_model()
+    return output_dir
+
+
+def _same_result(first: Path, second: Path) -> bool:
+    names = ("model.safetensors", "adapters.safetensors", "autoencoder/model.safetensors")
+    return all(states_equal(load_file(first / name), load_file(second / name)) for name in names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage, step", [("autoencoder", 3), ("distillation", 5)])
+def test_distillation_killed_in_either_stage_ends_the_same(whole: Path, tmp_path, stage: str, step: int) -> None:
+    """A real process, really killed."""
+    code = f"""
+import os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import torch
+torch.set_num_threads({torch.get_num_threads()})
+from test_resume import _distillation
+from kaseg.trainer.base import TermTrainer
+step = TermTrainer.training_step
+def training_step(self, *args, **kwargs):
+    if self.stage == {stage!r} and self.state.global_step == {step}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, *args, **kwargs)
+TermTrainer.training_step = training_step
+_distillation({str(tmp_path)!r}).train()
+"""
+    root = str(Path(__file__).resolve().parents[2])
+    environment = {**os.environ, "PYTHONPATH": root}
+    process = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert process.returncode == -9, process.stderr
+    torch.manual_seed(99)
+    trainer = _distillation(tmp_path)
+    trainer.train(resume_from_checkpoint=True)
+    trainer.save_model()
+    assert _same_result(whole, tmp_path)
+
+
+def test_resuming_a_finished_first_stage_does_not_fit_it_again(whole: Path, tmp_path) -> None:
+    shutil.copytree(whole / "autoencoder", tmp_path / "autoencoder")
+    trainer = _distillation(tmp_path)
+    trainer.fit_autoencoder = lambda resume: (
+        pytest.fail("fitted again") if not resume else type(trainer).fit_autoencoder(trainer, resume)
+    )
+    modified = (tmp_path / "autoencoder/model.safetensors").stat().st_mtime_ns
+    trainer.train(resume_from_checkpoint=True)
+    trainer.save_model()
+    assert (tmp_path / "autoencoder/model.safetensors").stat().st_mtime_ns == modified
+    assert _same_result(whole, tmp_path)
+
+
+class TestLastCompleteCheckpoint:
+    def test_a_half_written_folder_is_passed_over(self, tmp_path) -> None:
+        for step, state in ((2, "{}"), (10, '{"global_step": 1'), (12, None)):
+            folder = tmp_path / f"checkpoint-{step}"
+            folder.mkdir()
+            if state is not None:
+                (folder / "trainer_state.json").write_text(state)
+        assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+
+    def test_none(self, tmp_path) -> None:
+        assert last_complete_checkpoint(tmp_path / "nowhere") is None

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import jaccard_score
+from toy import arguments, copy_state, make_dataset, make_model, states_equal
+
+from kaseg import KASegImageProcessor, KASegModel, SegmentationConfig, SegmentationTrainer
+
+
+def _trainer(output_dir, model=None, train=None, evaluation=None, **kwargs) -> SegmentationTrainer:
+    return SegmentationTrainer(
+        model=model or make_model(),
+        args=SegmentationConfig(**arguments(output_dir, **kwargs)),
+        train_dataset=train or make_dataset(),
+        eval_dataset=evaluation or make_dataset(3, seed=1),
+    )
+
+
+class TestTraining:
+    def test_every_parameter_changes_and_the_loss_falls(self, tmp_path) -> None:
+        trainer = _trainer(tmp_path, max_steps=12, learning_rate=0.05)
+        before = copy_state(trainer.model)
+        trainer.train()
+        unchanged = [n for n, p in trainer.model.named_parameters() if torch.equal(p, before[n])]
+        assert unchanged == []
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        assert len(losses) == 12 and np.mean(losses[-3:]) < np.mean(losses[:3])
+
+    def test_checkpoint_folder_is_a_model_with_its_processor(self, tmp_path) -> None:
+        trainer = _trainer(tmp_path, max_steps=1)
+        trainer.train()
+        trainer.save_model()
+        assert states_equal(trainer.model.state_dict(), KASegModel.from_pretrained(tmp_path).state_dict())
+        assert list(KASegImageProcessor.from_pretrained(tmp_path).image_mean) == list(
+            trainer.processing_class.image_mean
+        )
+
+    def test_accumulation_equals_one_large_batch(self, tmp_path) -> None:
+        """Void is spread unevenly, so this holds only if pixels are counted over the whole step."""
+        states, losses = [], []
+        for batch, accumulation in ((4, 1), (1, 4)):
+            model = make_model(freeze_batch_norm=True, classifier_dropout_prob=0.0).double().float()
+            trainer = _trainer(
+                tmp_path / str(batch),
+                model=model,
+                per_device_train_batch_size=batch,
+                gradient_accumulation_steps=accumulation,
+                max_steps=3,
+            )
+            trainer.train()
+            states.append(copy_state(model))
+            losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+        assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+        start = make_model().state_dict()
+        for name, tensor in states[0].items():
+            if tensor.is_floating_point() and not torch.equal(tensor, start[name]):
+                step = (tensor - start[name]).abs().max()
+                assert (tensor - states[1][name]).abs().max() < 1e-3 * step + 1e-6, name
+
+    def test_data_without_transforms_is_taken_as_it_is(self, tmp_path) -> None:
+        samples = [{"pixel_values": torch.randn(3, 32, 32), "labels": torch.randint(0, 2, (32, 32))} for _ in range(8)]
+        trainer = _trainer(tmp_path, train=samples, max_steps=1)
+        trainer.train()
+        assert trainer.state.global_step == 1
+
+    @pytest.mark.parametrize("loss", ["ohem", "dice"])
+    def test_other_losses(self, tmp_path, loss: str) -> None:
+        trainer = _trainer(tmp_path, loss=loss, max_steps=2)
+        before = copy_state(trainer.model)
+        trainer.train()
+        assert not torch.equal(before["classifier.weight"], trainer.model.classifier.weight)
+
+
+class TestEvaluation:
+    def test_scores_equal_scikit_learns_at_label_size(self, tmp_path) -> None:
+        trainer = _trainer(tmp_path)
+        metrics = trainer.evaluate()
+        predictions, references = [], []
+        processor = KASegImageProcessor()
+        for sample in make_dataset(3, seed=1):
+            with torch.no_grad():
+                outputs = trainer.model.eval()(**processor(sample["image"], return_tensors="pt"))
+            mask = processor.post_process_semantic_segmentation(outputs, [(32, 32)])[0].numpy()
+            label = np.asarray(sample["label"])
+            predictions.append(mask[label != 255])
+            references.append(label[label != 255])
+        expected = jaccard_score(np.concatenate(references), np.concatenate(predictions), average=None, labels=[0, 1])
+        assert metrics["eval_mean_iou"] == pytest.approx(expected.mean())
+        assert metrics["eval_iou_LABEL_1"] == pytest.approx(expected[1])
+
+    def test_batches_give_the_same_scores_as_single_images(self, tmp_path) -> None:
+        model = make_model()
+        single = _trainer(tmp_path, model=model).evaluate()
+        batched = _trainer(tmp_path, model=model, per_device_eval_batch_size=2).evaluate()
+        assert batched["eval_mean_iou"] == pytest.approx(single["eval_mean_iou"])
+        assert batched["eval_loss"] == pytest.approx(single["eval_loss"], rel=1e-4)
+
+    def test_loss_is_the_mean_over_all_labelled_pixels(self, tmp_path) -> None:
+        trainer = _trainer(tmp_path)
+        metrics = trainer.evaluate()
+        total = pixels = 0.0
+        with torch.no_grad():
+            for batch in trainer.get_eval_dataloader():
+                count = batch["labels"].ne(255).sum().item()
+                total += trainer.model(**batch).loss.item() * count
+                pixels += count
+        assert metrics["eval_loss"] == pytest.approx(total / pixels, rel=1e-5)
+
+    def test_no_logits_are_kept(self, tmp_path) -> None:
+        trainer = _trainer(tmp_path)
+        output = trainer.evaluation_loop(trainer.get_eval_dataloader(), "Evaluation")
+        assert output.predictions is None and output.label_ids is None and output.num_samples == 3
+
+    def test_another_dataset_can_be_given(self, tmp_path) -> None:
+        trainer = _trainer(tmp_path)
+        assert trainer.evaluate(make_dataset(2, seed=5))["eval_mean_iou"] >= 0
+
+
+class TestArguments:
+    def test_paper_defaults(self, tmp_path) -> None:
+        args = SegmentationConfig(output_dir=str(tmp_path))
+        assert (args.max_steps, args.learning_rate, args.weight_decay) == (30_000, 0.007, 4e-5)
+        assert (args.per_device_train_batch_size, args.max_grad_norm, args.dataloader_drop_last) == (16, 0.0, True)
+        assert SegmentationConfig(output_dir=str(tmp_path), num_train_epochs=2).max_steps == -1
+
+    def test_optimizer_is_sgd_with_momentum_and_poly_decay(self, tmp_path) -> None:
+        trainer = _trainer(tmp_path, max_steps=10)
+        trainer.create_optimizer_and_scheduler(10)
+        assert isinstance(trainer.optimizer, torch.optim.SGD)
+        assert all(group["momentum"] == 0.9 for group in trainer.optimizer.param_groups)
+        rates = []
+        for _ in range(11):
+            rates.append(trainer.optimizer.param_groups[0]["lr"])
+            trainer.optimizer.step()
+            trainer.lr_scheduler.step()
+        assert rates == pytest.approx([0.01 * (1 - t / 10) ** 0.9 for t in range(11)])
+
+    def test_groups_by_part_and_decay(self, tmp_path) -> None:
+        trainer = _trainer(tmp_path, backbone_learning_rate_scale=0.1, learning_rate=1.0)
+        optimizer = trainer.create_optimizer()
+        found = {}
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                found[id(parameter)] = (group["lr"], group["weight_decay"])
+        for name, parameter in trainer.model.named_parameters():
+            rate = 0.1 if name.startswith("encoder.") else 1.0
+            decay = 4e-5 if parameter.ndim > 1 else 0.0
+            assert found.pop(id(parameter)) == pytest.approx((rate, decay)), name
+        assert found == {}
+
+    @pytest.mark.parametrize(
+        "fields, message",
+        [
+            ({"crop_size": [0, 5]}, "crop_size"),
+            ({"min_scale": 2.0, "max_scale": 1.0}, "min_scale"),
+            ({"loss": "hinge"}, "loss must be one of"),
+            ({"backbone_learning_rate_scale": -1.0}, "backbone_learning_rate_scale"),
+        ],
+    )
+    def test_bad_arguments(self, tmp_path, fields: dict, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            SegmentationConfig(output_dir=str(tmp_path), **fields)
+
+    def test_class_weights_must_fit(self, tmp_path) -> None:
+        with pytest.raises(ValueError, match="3 entries for 2 classes"):
+            _trainer(tmp_path, class_weights=[1.0, 2.0, 3.0])
+
+    def test_labels_out_of_range_name_the_sample(self, tmp_path) -> None:
+        trainer = _trainer(tmp_path, model=make_model(num_labels=2), evaluation=_with_label_7())
+        with pytest.raises(ValueError, match="7"):
+            trainer.evaluate()
+
+
+def _with_label_7():
+    dataset = make_dataset(1)
+    return dataset.map(_set_label_7)
+
+
+def _set_label_7(example: dict) -> dict:
+    array = np.array(example["label"])
+    array[-1, -1] = 7
+    from PIL import Image
+
+    return {"label": Image.fromarray(array)}
