@@ -79,7 +79,7 @@ def _upright(image: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
-class KASegImageProcessorKwargs(ImagesKwargs, total=False):
+class KASegImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
     """The options of [`KASegImageProcessor`] beyond those every `transformers` image processor has.
 
     Attributes:

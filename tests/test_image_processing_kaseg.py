@@ -167,9 +167,7 @@ def test_a_pad_size_below_the_image_is_refused() -> None:
 def test_other_channel_counts_without_rgb_conversion(channels: int) -> None:
     array = np.random.default_rng(0).integers(0, 65536, (12, 17, channels), dtype=np.uint16)
     mean, std = [0.1 * i for i in range(channels)], [0.5] * channels
-    processor = KASegImageProcessor(
-        do_convert_rgb=False, image_mean=mean, image_std=std, rescale_factor=1 / 65535
-    )
+    processor = KASegImageProcessor(do_convert_rgb=False, image_mean=mean, image_std=std, rescale_factor=1 / 65535)
     expected = ((array / 65535 - np.array(mean)) / 0.5).transpose(2, 0, 1)
     for given in (array, torch.from_numpy(array.transpose(2, 0, 1).copy()), array.transpose(2, 0, 1)):
         np.testing.assert_allclose(

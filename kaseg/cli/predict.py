@@ -21,7 +21,6 @@ def predict(
     model: Annotated[str, typer.Option(help="Hub id, folder or shipped checkpoint (see kaseg list).")],
     output: Annotated[Path, typer.Option(help="Folder for masks and overlays; made if missing.")],
     overlay: Annotated[bool, typer.Option(help="Also write picture, colours and legend.")] = True,
-    alpha: Annotated[float, typer.Option(min=0.0, max=1.0, help="Weight of the colours in the overlay.")] = 0.5,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures of one size that share a batch.")] = 1,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; a GPU if there is one.")] = None,
     on_error: Annotated[OnError, typer.Option(help="What to do about unreadable pictures.")] = OnError.RAISE,
@@ -36,9 +35,7 @@ def predict(
     skipped = 0
     with progress_bar() as progress:
         task = progress.add_task("Segmenting", total=count)
-        for prediction in predictor.predict_files(
-            images, output, overlay=overlay, alpha=alpha, on_error=on_error.value
-        ):
+        for prediction in predictor.predict_files(images, output, overlay=overlay, on_error=on_error.value):
             skipped += prediction.error is not None
             progress.advance(task)
     console.print(f"{count - skipped} of {count} pictures segmented: {output}", soft_wrap=True, highlight=False)

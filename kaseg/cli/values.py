@@ -63,7 +63,9 @@ class ValueType:
 
 def type_of(annotation: Any) -> ValueType:
     """Reads an annotation. Members of a union that have no text form, such as other dataclasses, are left out."""
-    scalars, choices, literals = set(), [], []
+    scalars: set[type] = set()
+    choices: list[Any] = []
+    literals: list[Any] = []
     nullable = mapping = False
     item = None
     members = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)

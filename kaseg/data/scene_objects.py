@@ -372,15 +372,15 @@ def sign(rng: np.random.Generator, x: float, z: float) -> Thing:
     metal = vary(rng, (128, 130, 132), 22)
     rim, face = [((188, 36, 40), (226, 224, 220)), ((36, 78, 168), (44, 92, 186)), ((176, 34, 38), (180, 40, 44)),
                  ((128, 130, 130), (142, 144, 144)), ((226, 226, 220), (34, 110, 74))][rng.integers(5)]  # fmt: skip
-    rim, face = vary(rng, rim, 10), vary(rng, face, 10)
+    rim_colour, face_colour = vary(rng, rim, 10), vary(rng, face, 10)
     lit = int(rng.integers(3))
     wide = size * rng.uniform(1.0, 2.2)
 
     def draw(canvas: Canvas) -> None:
         _post(canvas, x, z, tall, 0.09 if kind != "lights" else 0.14, metal)
         if kind == "disc":
-            canvas.disc(x, tall, z, size, rim, SIGN)
-            canvas.disc(x, tall, z, size * 0.7, face, SIGN)
+            canvas.disc(x, tall, z, size, rim_colour, SIGN)
+            canvas.disc(x, tall, z, size * 0.7, face_colour, SIGN)
         elif kind == "lights":
             case = [
                 (x - 0.2, tall - 0.1, z),
@@ -391,12 +391,13 @@ def sign(rng: np.random.Generator, x: float, z: float) -> Thing:
             canvas.polygon(case, (34, 36, 36), SIGN)
             canvas.disc(x, tall + 0.1 + 0.26 * lit, z, 0.12, [(60, 220, 120), (250, 190, 60), (250, 70, 50)][lit], SIGN)
         else:
-            outline = {
+            outlines: dict[str, list[tuple[float, float]]] = {
                 "triangle": [(-1.1, -0.8), (0, 1.1), (1.1, -0.8)],
                 "diamond": [(-1, 0), (0, 1), (1, 0), (0, -1)],
                 "board": [(-wide / size, -0.8), (-wide / size, 0.8), (wide / size, 0.8), (wide / size, -0.8)],
-            }[kind]
-            for share, colour in ((1.0, rim), (0.72, face)):
+            }
+            outline = outlines[kind]
+            for share, colour in ((1.0, rim_colour), (0.72, face_colour)):
                 corners = [(x + a * size * share, tall + b * size * share, z) for a, b in outline]
                 canvas.polygon(corners, colour, SIGN)
 

@@ -8,6 +8,7 @@ and colours that classes share keep colour alone from giving the classes away.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -158,6 +159,10 @@ def _traffic(rng: np.random.Generator, street: Street) -> list[Thing]:
     return things
 
 
+def _colour(values: Sequence[float]) -> np.ndarray:
+    return np.asarray(values, dtype=np.float32)
+
+
 def _sky_and_skyline(rng: np.random.Generator, street: Street) -> tuple[np.ndarray, np.ndarray]:
     """Everything down to the horizon; the ground below it is left black."""
     width, high = street.width, min(max(math.ceil(street.horizon), 1), street.height)
@@ -165,13 +170,13 @@ def _sky_and_skyline(rng: np.random.Generator, street: Street) -> tuple[np.ndarr
     low = vary(rng, street.haze, 14)
     reach = max(street.horizon * rng.uniform(0.8, 1.3), 1.0)
     down = np.clip(np.arange(high, dtype=np.float32) / reach, 0, 1)[:, None, None] ** rng.uniform(0.6, 1.4)
-    sky = np.float32(zenith) * (1 - down) + np.float32(low) * down
+    sky = _colour(zenith) * (1 - down) + _colour(low) * down
     clouds = smooth_noise(rng, high, width, 4, 5) * 0.65 + smooth_noise(rng, high, width, 10, 14) * 0.35
     cover = np.clip((clouds - rng.uniform(0.35, 0.75)) * rng.uniform(2, 6), 0, 1)[..., None] * rng.uniform(0.3, 0.95)
     cloud = {"sun": (246, 246, 248), "overcast": (206, 208, 212), "dusk": (168, 128, 128)}[street.weather]
     picture = np.zeros((street.height, width, 3), dtype=np.uint8)
     labels = np.full((street.height, width), SKY, dtype=np.uint8)
-    picture[:high] = (sky + (np.float32(cloud) - sky) * cover).clip(0, 255)
+    picture[:high] = (sky + (_colour(cloud) - sky) * cover).clip(0, 255)
     above = street.horizon - np.arange(high)[:, None]  # height over the horizon, in pixels
     if rng.random() < 0.75:  # distant houses
         steps = np.repeat(rng.uniform(-0.3, 1.0, 40), rng.integers(3, 14, 40) * width // 256 + 1)
@@ -203,8 +208,8 @@ def _paint_ground(
     grey = rng.uniform(62, 138)
     road = vary(rng, (grey, grey, grey * rng.uniform(0.95, 1.08)), 6)
     paving = vary(rng, [(150, 146, 140), (112, 112, 114), (158, 132, 112), (grey, grey, grey)][rng.integers(4)], 14)
-    edge = np.float32(paving) * rng.uniform(0.75, 1.3)
-    palette = np.stack([np.float32(paving), np.float32(road), edge]).astype(np.float32) * np.float32(street.ambient)
+    edge = _colour(paving) * rng.uniform(0.75, 1.3)
+    palette = np.stack([_colour(paving), _colour(road), edge]).astype(np.float32) * _colour(street.ambient)
 
     sharp = (12.0 / z).clip(0, 1)  # patterns finer than a pixel fade out with distance
     stains = rng.random((64, 64), dtype=np.float32)
@@ -219,11 +224,11 @@ def _paint_ground(
     colours = palette[np.where(kerb, 2, on_road)]
     marks = _road_marks(rng, street, x, z) & straight
     worn = np.float32(rng.uniform(0.55, 0.95))
-    colours[marks] = colours[marks] * (1 - worn) + np.float32(street.ambient) * (222 * worn)
+    colours[marks] = colours[marks] * (1 - worn) + _colour(street.ambient) * (222 * worn)
 
     clear = np.exp(-z / street.haze_depth)
     colours *= (brightness * clear)[..., None]
-    colours += (1 - clear)[..., None] * np.float32(street.haze)
+    colours += (1 - clear)[..., None] * _colour(street.haze)
     picture[first:] = colours.clip(0, 255)
     labels[first:] = np.where(on_road, ROAD, PAVEMENT)
 

@@ -19,7 +19,7 @@ _Sample = tuple[Tensor, Tensor, str]
 
 
 def evaluate_model(
-    model: nn.Module,
+    model: Any,
     dataset: Iterable[dict[str, Any]],
     image_processor: Any,
     batch_size: int = 1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from torch import nn
 
 @torch.inference_mode()
 def milliseconds_per_image(
-    models: dict[str, nn.Module], height: int, width: int, repeats: int = 10
+    models: Mapping[str, nn.Module], height: int, width: int, repeats: int = 10
 ) -> dict[str, float]:
     """Median time of a forward pass of one (1, 3, height, width) image for every model, measured in turn.
 

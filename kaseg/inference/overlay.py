@@ -42,8 +42,10 @@ def colorize(mask: np.ndarray, palette: Palette) -> Image.Image:
     colors[: len(palette)] = np.asarray(palette)
     uncolored = (mask < 0) | ((mask >= len(palette)) & (mask != VOID))
     if uncolored.any():
-        raise ValueError(f"the mask holds class ids {np.unique(mask[uncolored])[:5].tolist()}, the palette has "
-                         f"{len(palette)} colours")
+        raise ValueError(
+            f"the mask holds class ids {np.unique(mask[uncolored])[:5].tolist()}, the palette has "
+            f"{len(palette)} colours"
+        )
     image = Image.fromarray(mask.astype(np.uint8))
     image.putpalette(colors.tobytes())
     return image

@@ -68,8 +68,7 @@ class Predictor:
 
     ```python
     >>> from PIL import Image
-    >>> from kaseg import KASegConfig, KASegModel
-    >>> from kaseg.image_processing_kaseg import KASegImageProcessor
+    >>> from kaseg import KASegConfig, KASegImageProcessor, KASegModel
     >>> from kaseg.inference import Predictor
 
     >>> predictor = Predictor(KASegModel(KASegConfig(output_stride=32)), KASegImageProcessor())
@@ -213,9 +212,7 @@ class Predictor:
             error.add_note(f"while predicting {', '.join(map(str, images))}")
             raise
 
-    def _write(
-        self, path: Path, output: Path, image: Image.Image, mask: np.ndarray, with_overlay: bool
-    ) -> Prediction:
+    def _write(self, path: Path, output: Path, image: Image.Image, mask: np.ndarray, with_overlay: bool) -> Prediction:
         palette = self.palette
         fractions = class_fractions(mask)
         mask_path = output.with_name(output.name + _MASK_SUFFIX)

@@ -20,8 +20,7 @@ from kaseg.trainer.knowledge_adaptation_config import KnowledgeAdaptationConfig
 def autoencoder_arguments(args: KnowledgeAdaptationConfig, steps_per_epoch: int) -> KnowledgeAdaptationConfig:
     """Arguments of the first stage: those of distillation, in `output_dir/autoencoder`, without push or evaluation."""
     steps = max(math.ceil(args.autoencoder_epochs * steps_per_epoch), args.autoencoder_max_steps)
-    return dataclasses.replace(
-        args,
+    changes: dict[str, Any] = dict(
         output_dir=str(Path(args.output_dir) / "autoencoder"),
         max_steps=max(1, steps),
         learning_rate=args.autoencoder_learning_rate,
@@ -33,10 +32,13 @@ def autoencoder_arguments(args: KnowledgeAdaptationConfig, steps_per_epoch: int)
         warmup_steps=0,
         eval_strategy="no",
         load_best_model_at_end=False,
+        # A few hundred steps do not repay a compilation.
+        torch_compile=False,
         push_to_hub=False,
         hub_model_id=None,
         deepspeed=None,
     )
+    return dataclasses.replace(args, **changes)
 
 
 class AutoencoderTrainer(TermTrainer):

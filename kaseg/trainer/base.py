@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 
@@ -56,6 +56,8 @@ class TermTrainer(Trainer):
     """
 
     stage = "train"
+    model: Any
+    args: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -79,6 +81,9 @@ class TermTrainer(Trainer):
         """Train; `resume_from_checkpoint=True` goes on from the last complete checkpoint in `output_dir`, if any."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
+        # The data order follows torch's seed: it must not depend on what was drawn since the trainer was built, such
+        # as another stage that ran before or was skipped.
+        set_seed(self.args.seed)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def learning_rate_scale(self, name: str) -> float:

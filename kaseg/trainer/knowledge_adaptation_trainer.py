@@ -119,18 +119,17 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         autoencoder: FeatureAutoencoder | str | Path | None = None,
         **kwargs: Any,
     ) -> None:
-        if isinstance(autoencoder, str | Path):
-            autoencoder = FeatureAutoencoder.from_pretrained(autoencoder)
-        self.autoencoder = autoencoder
-        latent_channels = args.latent_channels if autoencoder is None else autoencoder.config.latent_channels
+        fitted = FeatureAutoencoder.from_pretrained(autoencoder) if isinstance(autoencoder, str | Path) else autoencoder
+        self.autoencoder: FeatureAutoencoder | None = fitted
+        latent_channels = args.latent_channels if fitted is None else fitted.config.latent_channels
         # Adapters start alike whatever was drawn before.
         set_seed(args.seed)
         super().__init__(model=StudentWithAdapters(model, latent_channels, args), args=args, **kwargs)
         self.teacher = self._build_teacher(teacher)
         self.teacher = self.accelerator.prepare_model(self.teacher, evaluation_mode=True)
         self.teacher_channels, self.teacher_stride = self.teacher.describe()
-        if autoencoder is not None:
-            self._use_autoencoder(autoencoder)
+        if fitted is not None:
+            self._use_autoencoder(fitted)
 
     @property
     def segmentation_model(self) -> KASegModel:
@@ -167,8 +166,6 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         """
         if self.autoencoder is None:
             self._use_autoencoder(self.fit_autoencoder(resume=bool(resume_from_checkpoint)))
-        # The second stage draws the same random numbers whether or not the first one ran in this process.
-        set_seed(self.args.seed)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def fit_autoencoder(self, resume: bool = False) -> FeatureAutoencoder:
@@ -211,6 +208,7 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> Any:
+        assert self.autoencoder is not None  # train() has seen to it
         with torch.no_grad():
             code = self.autoencoder.encode(self.teacher(inputs["pixel_values"]).features)
         mask = inputs["labels"].ne(255) if self.args.ignore_void_positions else None

@@ -67,6 +67,9 @@ class SegmentationConfig(TrainingArguments):
     logging_steps: float = 50
     save_total_limit: int | None = 2
 
+    max_steps: int = -1
+    optim_args: str | None = None
+
     loss: str = field(default="cross_entropy", metadata={"help": f"Training loss on the labels: {', '.join(LOSSES)}."})
     class_weights: list[float] | None = field(default=None, metadata={"help": "One weight per class."})
     backbone_learning_rate_scale: float = field(

@@ -47,7 +47,7 @@ class SegmentationTrainer(TermTrainer):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         args: SegmentationConfig,
         train_dataset: Any = None,
         eval_dataset: Any = None,
@@ -61,7 +61,7 @@ class SegmentationTrainer(TermTrainer):
         if args.class_weights is not None and len(args.class_weights) != num_labels:
             raise ValueError(f"class_weights has {len(args.class_weights)} entries for {num_labels} classes.")
         self.criterion = build_loss(args.loss, args.class_weights)
-        self.confusion_matrix: ConfusionMatrix | None = None
+        self.confusion_matrix = ConfusionMatrix(num_labels)
         if isinstance(eval_dataset, dict) and not isinstance(eval_dataset, datasets.DatasetDict):
             eval_dataset = {name: self._prepare_dataset(d, args, False) for name, d in eval_dataset.items()}
         else:
@@ -113,7 +113,7 @@ class SegmentationTrainer(TermTrainer):
             self.args.dataloader_drop_last = drop_last
 
     @property
-    def segmentation_model(self) -> nn.Module:
+    def segmentation_model(self) -> Any:
         """The network that is trained, saved and evaluated."""
         return self.model
 

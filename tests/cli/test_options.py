@@ -56,7 +56,7 @@ def test_nothing_given_is_the_defaults(tmp_path: Path) -> None:
 def test_flags_override_the_recipe(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
-        "learning_rate: 1e-3\nsave_total_limit: 5\ncrop_size: 100\nbf16_full_eval: true\nweight_decay: 4e-5\n"
+        "learning_rate: 1e-3\nsave_total_limit: 5\ncrop_size: 100\nlogging_first_step: true\nweight_decay: 4e-5\n"
         "eval_strategy: no\nfreeze_batch_norm: true\nteacher: a/b\nmax_steps: 10\nreport_to: none\n"
     )
     flags = ["--crop_size", "336,448", "--save-total-limit", "null", "--no-freeze_batch_norm", "--max-steps=20"]
@@ -66,7 +66,7 @@ def test_flags_override_the_recipe(tmp_path: Path) -> None:
     )
     assert not resume
     assert (args.learning_rate, args.weight_decay, args.max_steps) == (0.001, 4e-5, 20)
-    assert (args.crop_size, args.save_total_limit, args.bf16_full_eval) == ([336, 448], None, True)
+    assert (args.crop_size, args.save_total_limit, args.logging_first_step) == ([336, 448], None, True)
     assert (model_args.freeze_batch_norm, teacher_args.teacher) == (False, "a/b")
     assert (args.lr_scheduler_kwargs, args.include_for_metrics) == ({"power": 0.5}, ["loss", "inputs"])
     assert args.eval_strategy == "no"

@@ -34,13 +34,10 @@ def test_masks_and_overlays(kaseg: Any, trained: tuple[Path, str], pictures: Pat
 
 
 def test_options(kaseg: Any, trained: tuple[Path, str], pictures: Path, tmp_path: Path) -> None:
-    masks, pale = tmp_path / "masks", tmp_path / "pale"
-    picture = pictures / "a.png"
-    kaseg.succeed("predict", picture, "--model", trained[0], "--output", masks, "--no-overlay", "--batch-size", 2)
-    assert [path.name for path in masks.iterdir()] == ["a_mask.png"]
-    kaseg.succeed("predict", picture, "--model", trained[0], "--output", pale, "--alpha", 0)
-    overlay = np.array(Image.open(pale / "a_overlay.png"))[:47, :65]
-    assert np.array_equal(overlay, np.array(Image.open(picture)))
+    output = tmp_path / "masks"
+    command = ("predict", pictures / "a.png", pictures, "--model", trained[0], "--output", output)
+    kaseg.succeed(*command, "--no-overlay", "--batch-size", 2)
+    assert sorted(path.name for path in output.iterdir()) == ["a_mask.png", "b_mask.png"]
 
 
 def test_unreadable_pictures(kaseg: Any, trained: tuple[Path, str], pictures: Path, tmp_path: Path) -> None:

@@ -84,6 +84,14 @@ def test_window_equals_resizing_everything_and_cropping(scale):
     assert len(starts) > (8 if scaled[0] > crop[0] + 3 else 0)
 
 
+def test_every_window_can_be_drawn():
+    label = Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4))
+    transform = TrainTransform(2, (1.0, 1.0), horizontal_flip=0.0)
+    torch.manual_seed(0)
+    corners = {transform(Image.new("RGB", (4, 4)), label)["labels"][0, 0].item() for _ in range(150)}
+    assert corners == {0, 1, 2, 4, 5, 6, 8, 9, 10}
+
+
 def test_mask_borders_agree_with_the_picture_to_half_a_pixel():
     """A vertical edge lies at the same place in both: the picture's 50 % crossing is the mask's change of label."""
     stripes = np.zeros((40, 200), np.uint8)

@@ -11,7 +11,6 @@ from kaseg.data import SCENES
 from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArguments
 from kaseg.experiments.run import build_model, distill, gflops, recipe_of, train
 
-
 MODEL = ModelArguments(backbone="mobilenetv2_035", output_stride=32, pretrained_backbone=False)
 DATA = DataArguments(dataset="scenes", max_train_samples=8, max_eval_samples=2)
 

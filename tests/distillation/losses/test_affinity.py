@@ -165,14 +165,16 @@ def test_invariances(shape):
     assert loss(moved[0], teacher).item() != expected
 
 
-@pytest.mark.parametrize("shape", [(16, 24, 24), (128, 16, 16)], ids=["linear", "plain"])
-def test_rotated_copy_is_small_and_its_gradient_bounded(shape):
+# In the linear form each row's length is rounding noise here and its gradient must be damped: were the noise divided by,
+# some positions would get 0.4 times the gradient of unrelated maps. The plain matrix knows the rows, so nothing is damped.
+@pytest.mark.parametrize(("shape", "limit"), [((16, 64, 64), 0.05), ((128, 16, 16), 4.0)], ids=["linear", "plain"])
+def test_rotated_copy_is_small_and_its_gradient_bounded(shape, limit):
     teacher, other = pair(1, *shape)
     rotation, _ = torch.linalg.qr(torch.randn(shape[0], shape[0], generator=torch.Generator().manual_seed(2)))
     value, gradient = value_and_gradient(AffinityLoss(), torch.einsum("dc,bchw->bdhw", rotation, teacher), teacher)
     other_value, other_gradient = value_and_gradient(AffinityLoss(), other, teacher)
     assert value < 1e-3 * other_value
-    assert gradient.norm() < 2 * other_gradient.norm()
+    assert gradient.norm(dim=1).max() < limit * other_gradient.norm(dim=1).max()
 
 
 @pytest.mark.parametrize("shape", [LINEAR, PLAIN])
