@@ -31,7 +31,7 @@ from kaseg.trainer import (
 RECIPE_NAME = "recipe.yaml"
 RESULTS_NAME = "results.json"
 # Fields that say where things lie or how a run is watched; changing them does not make it another run.
-PLACES = {"output_dir", "data_dir", "backbone_weights"}
+_PLACES = {"output_dir", "data_dir", "backbone_weights"}
 _WATCHING = {
     "logging_steps",
     "logging_strategy",
@@ -44,6 +44,8 @@ _WATCHING = {
     "disable_tqdm",
     "report_to",
     "dataloader_num_workers",
+    "torch_compile",
+    "torch_compile_backend",
     "dataloader_pin_memory",
     "resume_from_checkpoint",
 }
@@ -165,10 +167,14 @@ def recipe_of(*parts: Any) -> dict[str, Any]:
     recipe: dict[str, Any] = {}
     for part in parts:
         # Several fields are filled in by __post_init__, so a default instance is what to compare with.
-        default = type(part)(output_dir=part.output_dir) if isinstance(part, TrainingArguments) else type(part)()
+        default = derived = type(part)()
+        if isinstance(part, TrainingArguments):
+            derived = type(part)(num_train_epochs=part.num_train_epochs, optim=part.optim)
         for item in dataclasses.fields(part):
             value = getattr(part, item.name)
-            if item.init and not item.name.startswith("_") and value != getattr(default, item.name):
+            if not item.init or item.name.startswith("_") or value == getattr(default, item.name):
+                continue
+            if item.name not in ("max_steps", "optim_args") or value != getattr(derived, item.name):
                 recipe[item.name] = _plain(value)
     return recipe
 
@@ -183,7 +189,7 @@ def describe_results(
     """The content of `results.json`: scores, cost, seed, steps, time and versions."""
     model = trainer.segmentation_model
     prefix = "eval_iou_"
-    public = {key: value for key, value in recipe.items() if key not in PLACES}
+    public = {key: value for key, value in recipe.items() if key not in _PLACES | _WATCHING}
     return {
         "dataset": data_args.dataset,
         "split": data_args.eval_split,
@@ -235,7 +241,7 @@ def _check_same_recipe(path: Path, recipe: dict[str, Any]) -> None:
     if not path.is_file():
         return
     before = yaml.safe_load(path.read_text()) or {}
-    ignored = PLACES | _WATCHING
+    ignored = _PLACES | _WATCHING
     changed = sorted(k for k in before.keys() | recipe.keys() if k not in ignored and before.get(k) != recipe.get(k))
     if changed:
         listed = ", ".join(f"{k} ({before.get(k)!r} -> {recipe.get(k)!r})" for k in changed)

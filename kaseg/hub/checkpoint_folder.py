@@ -58,7 +58,9 @@ def write_checkpoint_folder(
     KASegImageProcessor.from_pretrained(run_dir).save_pretrained(folder)
     # BatchNorm counts batches in integers; everything else is halved.
     weights = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    weights_file = folder / "model.safetensors"
+    save_file(weights, weights_file, metadata={"format": "pt"})
+    weights_file.chmod(0o644)  # safetensors leaves it to its owner alone
     # Not the run's own recipe: where things lay on the machine that trained is nobody's concern.
     (folder / "recipe.yaml").write_text(yaml.safe_dump(results["recipe"], sort_keys=False))
     shutil.copyfile(run_dir / "results.json", folder / "results.json")

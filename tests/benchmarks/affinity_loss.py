@@ -4,8 +4,8 @@
 
 Prints a Markdown table. Time is that of one forward and backward pass, the median over `--repeats`, with the two losses
 taking turns in one process. On a busy machine use `--threads 1 --clock cpu`: threads that wait for one another there
-spoil both losses' times, and the smaller one's most. Memory is the peak of all tensors that the pass adds to its inputs, counted in a run of its
-own; scratch space inside a single operation is not seen.
+spoil both losses' times, and the smaller one's most. Memory is the peak of all tensors that the pass adds to its
+inputs, counted in a run of its own; scratch space inside a single operation is not seen.
 """
 
 from __future__ import annotations
@@ -127,9 +127,8 @@ def main() -> None:
     args = parser.parse_args()
 
     torch.set_num_threads(args.threads)
-    print(
-        f"forward + backward, batch {args.batch}, {args.channels} channels, {args.threads} threads, {args.clock} time, float32\n"
-    )
+    print(f"forward + backward, batch {args.batch}, {args.channels} channels, float32")
+    print(f"{args.threads} threads, {args.clock} time\n")
     print("| positions | naive ms | ours ms | speedup | naive MiB | ours MiB | ours KiB per position |")
     print("|---|---|---|---|---|---|---|")
     rows = []

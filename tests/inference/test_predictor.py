@@ -55,7 +55,11 @@ def test_masks_have_the_size_of_the_pictures_in_their_order(model: KASegModel, p
     sizes = [(64, 96), (70, 41), (64, 96), (64, 96), (33, 90)]
     images = [picture(*size, seed=i) for i, size in enumerate(sizes)]
     images[1] = images[1].convert("L")
+    batches: list[int] = []
+    hook = model.register_forward_hook(lambda module, args, outputs: batches.append(len(outputs.logits)))
     masks = predictor.predict(images)
+    hook.remove()
+    assert sorted(batches) == [1, 1, 1, 2]  # batches of one size, two at most, every picture once
     assert [mask.shape for mask in masks] == sizes and all(mask.dtype == np.uint8 for mask in masks)
     assert len({mask.tobytes() for mask in masks}) == 5
     for image, mask in zip(images, masks, strict=True):

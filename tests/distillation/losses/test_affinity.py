@@ -165,8 +165,8 @@ def test_invariances(shape):
     assert loss(moved[0], teacher).item() != expected
 
 
-# In the linear form each row's length is rounding noise here and its gradient must be damped: were the noise divided by,
-# some positions would get 0.4 times the gradient of unrelated maps. The plain matrix knows the rows, so nothing is damped.
+# In the linear form each row's length is rounding noise here and its gradient must be damped: were the noise divided
+# by, some positions would get 0.4 times the gradient of unrelated maps. The plain matrix needs no damping.
 @pytest.mark.parametrize(("shape", "limit"), [((16, 64, 64), 0.05), ((128, 16, 16), 4.0)], ids=["linear", "plain"])
 def test_rotated_copy_is_small_and_its_gradient_bounded(shape, limit):
     teacher, other = pair(1, *shape)
