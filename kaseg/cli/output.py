@@ -28,8 +28,8 @@ def print_run(results: Mapping[str, Any], output_dir: Path) -> None:
 def print_scores(results: Mapping[str, Any]) -> None:
     """IoU and, where known, accuracy per class and on the whole, and the model's cost."""
     accuracies = results.get("per_category_accuracy")
-    title = f"{results['dataset']}, {results['split']}"
-    table = Table(title=title, caption=results["protocol"], title_justify="left", caption_justify="left")
+    console.print(f"\n{results['dataset']}, {results['split']}: {results['protocol']}", highlight=False)
+    table = Table()
     table.add_column("Class")
     table.add_column("IoU %", justify="right")
     if accuracies:

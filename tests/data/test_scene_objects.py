@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image, ImageDraw
 
 from kaseg.data import scene_objects as objects
 from kaseg.data.scene_street import BUILDING, CAR, PERSON, POLE, SIGN, TREE, VOID, Canvas, Street
@@ -89,3 +90,27 @@ def test_a_car_is_as_large_as_its_distance_says():
         columns = np.flatnonzero((np.asarray(canvas.labels) == CAR).any(axis=0))
         widths.append(columns.max() - columns.min())
     assert widths[0] / widths[1] == pytest.approx(2, rel=0.08)
+
+
+@pytest.mark.parametrize(("along_road", "side"), [(True, 1), (True, -1), (False, 1), (False, -1)])
+def test_a_wall_covers_what_its_corners_enclose(along_road, side):
+    rng = np.random.default_rng(2)
+    street = Street.random(rng, 192, 256)
+    street.bend = 0.0
+    street.focal, street.center = 120.0, 125.0
+    line, near, far, height = 6.0 * side, 9.0, 24.0, 7.0
+    facade = objects._Facade(
+        line=line, side=side, near=near, far=far, height=height, floor=3.0, bay=3.0,
+        window=(0.5, 0.5), shop=True, panes=rng.integers(0, 3, (16, 16)), palette=[(90.0, 90.0, 90.0)] * 6,
+    )  # fmt: skip
+    canvas = Canvas(street, np.full((192, 256, 3), KEY, np.uint8), np.full((192, 256), NOTHING, np.uint8))
+    facade.paint(canvas, along_road)
+    ends = [(line, near), (line, far)] if along_road else [(line, near), (line + 9 * side, near)]
+    (x0, z0), (x1, z1) = ends
+    corners = [(x0, 0.0, z0), (x0, height, z0), (x1, height, z1), (x1, 0.0, z1)]
+    expected = Image.new("L", (256, 192))
+    ImageDraw.Draw(expected).polygon(street.project_all(corners), fill=1)
+    wrong = (np.asarray(canvas.labels) == BUILDING) != np.asarray(expected, dtype=bool)
+    assert np.asarray(expected).sum() > 500
+    thick = wrong[:-1, :-1] & wrong[1:, :-1] & wrong[:-1, 1:] & wrong[1:, 1:]
+    assert not thick.any(), "off by more than one pixel along the outline"

@@ -55,7 +55,7 @@ def test_fractions_leave_void_out_and_come_largest_first() -> None:
 def test_the_legend_lies_below_and_shows_every_colour(width: int) -> None:
     picture = Image.new("RGB", (width, 50), (10, 20, 30))
     names = {0: "background", 1: "a rather long name", 2: "person"}
-    with_legend = add_legend(picture, {2: 0.75, 1: 0.2495, 0: 0.0005}, names, PALETTE)
+    with_legend = add_legend(picture, {0: 0.75, 1: 0.2495, 2: 0.0005}, names, PALETTE)
     pixels = np.asarray(with_legend)
     assert with_legend.width >= width and with_legend.height > 50
     np.testing.assert_array_equal(pixels[:50, :width], np.asarray(picture))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from types import SimpleNamespace
 
@@ -67,7 +68,7 @@ def test_tiles_cover_the_side_and_overlap_enough(stride: int) -> None:
             starts = tile_starts(length, 64, overlap, stride)
             assert starts[0] == 0 and all(start % stride == 0 for start in starts)
             assert length - stride < starts[-1] + 64 < length + stride or length <= 64
-            gaps = [b - a for a, b in zip(starts, starts[1:], strict=False)]
+            gaps = [b - a for a, b in itertools.pairwise(starts)]
             assert all(0 < gap <= 64 - overlap for gap in gaps)
 
 
