@@ -138,7 +138,7 @@ def test_near_things_hide_far_ones(monkeypatch):
 
 
 def test_colour_alone_does_not_give_the_class_away(fifty):
-    """Per-pixel classifiers on RGB reach a mean IoU of 0.23 to 0.24; a small network reaches far more."""
+    """Per-pixel classifiers on RGB (trees, forests, boosting) were measured at a mean IoU of 0.18 to 0.24."""
     rng = np.random.default_rng(0)
 
     def pixels(pairs):
