@@ -9,6 +9,7 @@ from typing import Any
 import datasets
 import torch
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from kaseg.data import SCENES, load_segmentation_dataset
@@ -21,7 +22,7 @@ from kaseg.modeling_kaseg import KASegModel
 from kaseg.trainer import KnowledgeAdaptationConfig, SegmentationConfig
 
 HEIGHT, WIDTH = 96, 128
-EVAL_SCENES = 40
+SCENES_PER_SPLIT = {"train": 240, "validation": 40}
 TEACHER = "teacher"
 PLAIN = "plain student"
 ADAPTED = "adapted student"
@@ -30,12 +31,13 @@ ADAPTED = "adapted student"
 def quickstart(output_dir: str | Path, seed: int = 0, steps: int = 300) -> list[dict[str, Any]]:
     """Train a teacher, the plain and the adapted student, print how they compare and write a page with pictures.
 
-    Everything starts from random weights and from scenes drawn on the fly, so nothing is downloaded. The runs are far
-    too short to judge the method by (one seed, a few hundred steps): they show the road, not the destination.
+    Everything starts from random weights and from scenes that are drawn first, as a folder of images and masks such as
+    anyone's own data may be, so nothing is downloaded. The runs are far too short to judge the method by (one seed, a
+    few hundred steps): they show the road, not the destination.
 
     Args:
-        output_dir (`str` or `Path`): Folder for the three runs, `results.json` and `index.html`. What is finished in it
-            is not done again.
+        output_dir (`str` or `Path`): Folder for the scenes, the three runs, `results.json` and `index.html`. What is
+            finished in it is not done again.
         seed (`int`, defaults to 0): Seed of weights, data order and augmentation, the same for both students.
         steps (`int`, defaults to 300): Steps of each of the three trainings; the autoencoder has a third of them.
 
@@ -44,7 +46,8 @@ def quickstart(output_dir: str | Path, seed: int = 0, steps: int = 300) -> list[
     """
     console = Console()
     root = Path(output_dir)
-    data = DataArguments(dataset="scenes", max_eval_samples=EVAL_SCENES)
+    scenes = _draw_scenes(root / "scenes", seed)
+    data = DataArguments(dataset=str(scenes))
     student = ModelArguments(backbone="mobilenetv2_035", output_stride=32, pretrained_backbone=False)
     teacher = ModelArguments(
         backbone="mobilenetv2_050", output_stride=16, head="deeplabv3plus", pretrained_backbone=False
@@ -71,7 +74,7 @@ def quickstart(output_dir: str | Path, seed: int = 0, steps: int = 300) -> list[
         root / "index.html",
         title="kaseg quickstart",
         rows=rows,
-        pictures=_pictures(models, seed=seed),
+        pictures=_pictures(models, scenes),
         names=list(SCENES.names),
         palette=list(SCENES.palette),
     )
@@ -129,14 +132,33 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
+def _draw_scenes(folder: Path, seed: int) -> Path:
+    """Draw the scenes once: drawing one takes longer than a step's share of training on it."""
+    names = folder / "classes.txt"
+    if names.is_file():
+        return folder
+    for split, count in SCENES_PER_SPLIT.items():
+        dataset = load_segmentation_dataset("scenes", split=split, num_scenes=count, seed=seed)
+        assert isinstance(dataset, datasets.Dataset)
+        for kind in ("images", "masks"):
+            (folder / split / kind).mkdir(parents=True, exist_ok=True)
+        for index in track(range(count), description=f"Drawing {split} scenes"):
+            sample = dataset[index]
+            sample["image"].save(folder / split / "images" / f"{index:03d}.png")
+            sample["label"].save(folder / split / "masks" / f"{index:03d}.png")
+    # Written last: it says that the folder is complete.
+    names.write_text("\n".join(SCENES.names) + "\n")
+    return folder
+
+
 @torch.inference_mode()
-def _pictures(models: dict[str, KASegModel], seed: int, count: int = 6) -> list[dict[str, Any]]:
+def _pictures(models: dict[str, KASegModel], scenes: Path, count: int = 6) -> list[dict[str, Any]]:
     """Validation scenes with their label and every model's mask."""
-    dataset = load_segmentation_dataset("scenes", split="validation")
+    dataset = load_segmentation_dataset(scenes, split="validation")
     assert isinstance(dataset, datasets.Dataset)
     processor = KASegImageProcessor()
     pictures = []
-    for index in range(count):
+    for index in range(min(count, len(dataset))):
         sample = dataset[index]
         image = sample["image"]
         inputs = processor(image, return_tensors="pt")
