@@ -18,6 +18,9 @@ def evaluate(
     dataset: Annotated[str, typer.Option(help="Name (camvid, voc2012, scenes), folder or Hub id of the dataset.")],
     data_dir: Annotated[Path | None, typer.Option(help="Folder of a named dataset.")] = None,
     split: Annotated[str, typer.Option(help="Split to score.")] = "validation",
+    label_space: Annotated[
+        str | None, typer.Option(help="File of class names or a known dataset; needed for Hub datasets.")
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the scores here.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images of one size that share a batch.")] = 1,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; a GPU if there is one.")] = None,
@@ -34,10 +37,10 @@ def evaluate(
     from .models import load_model
     from .output import console, print_scores, progress_bar
 
-    label_space = get_label_space(dataset, data_dir)
-    data = _load(dataset, split, data_dir, max_samples)
+    space = get_label_space(dataset, data_dir, label_space)
+    data = _load(dataset, split, data_dir, space, max_samples)
     network, processor = load_model(model, device)
-    check_classes(network, label_space)
+    check_classes(network, space)
     with progress_bar() as progress:
         task = progress.add_task("Scoring", total=len(data))
         scores = evaluate_model(network, data, processor, batch_size, progress=lambda n: progress.advance(task, n))
@@ -78,10 +81,10 @@ def write_json(path: Path, results: dict[str, Any]) -> None:
     write_atomically(path, json.dumps(_without_nan(results), indent=2, allow_nan=False) + "\n")
 
 
-def _load(dataset: str, split: str, data_dir: Path | None, max_samples: int | None) -> Any:
+def _load(dataset: str, split: str, data_dir: Path | None, space: LabelSpace, max_samples: int | None) -> Any:
     from ..data import load_segmentation_dataset
 
-    data = load_segmentation_dataset(dataset, split=split, data_dir=data_dir)
+    data = load_segmentation_dataset(dataset, split=split, data_dir=data_dir, label_space=space)
     return data if max_samples is None else data.select(range(min(max_samples, len(data))))
 
 

@@ -35,7 +35,7 @@ def list_models() -> None:
             "–" if parameters is None else f"{parameters / 1e6:.2f} M",
             "–" if cost is None else f"{cost:.2f}",
             percent(results.get("mean_iou")),
-            results.get("license") or config.get("license") or "–",
+            results.get("license", "–"),
         )
     console.print(table)
 

@@ -75,23 +75,31 @@ def load_segmentation_dataset(
     if scene_options and name != "scenes":
         raise TypeError(f"load_segmentation_dataset: unexpected arguments {sorted(scene_options)} for {name!r}.")
     if not _is_known_layout(name, data_dir):
-        space = _label_space(label_space, name, data_dir)
+        space = get_label_space(name, data_dir, label_space)
         return _load_hub(name, split, data_dir, streaming, (image_column, label_column), space, revision)
     if image_column or label_column or revision:
         raise ValueError(f"image_column, label_column and revision are for Hub data; {name!r} has none of them.")
     return _load_known(name, split, data_dir, streaming, label_space, scene_options)
 
 
-def get_label_space(name: str | Path, data_dir: str | Path | None = None) -> LabelSpace:
+def get_label_space(
+    name: str | Path, data_dir: str | Path | None = None, label_space: LabelSpace | str | Path | None = None
+) -> LabelSpace:
     """The classes of a data set.
 
     Args:
         name: As in [`load_segmentation_dataset`].
         data_dir: Folder of the data, where `name` is "folder".
+        label_space: As in [`load_segmentation_dataset`]; goes before what is known of `name`.
 
     Raises:
         ValueError: If the classes are not known; the message says how to give them.
     """
+    if isinstance(label_space, LabelSpace):
+        return label_space
+    if label_space is not None:
+        spec = SPECS.get(str(label_space))
+        return spec.label_space if spec else read_label_space(label_space)
     name = str(name)
     if name in SPECS:
         return SPECS[name].label_space
@@ -103,15 +111,6 @@ def get_label_space(name: str | Path, data_dir: str | Path | None = None) -> Lab
         f"The classes of {name!r} are not known. Pass label_space=: a LabelSpace, one of {sorted(SPECS)}, or a file of "
         f"class names; for a folder, {' or '.join(CLASS_FILES)} in it will do."
     )
-
-
-def _label_space(label_space: LabelSpace | str | Path | None, name: str, data_dir: str | Path | None) -> LabelSpace:
-    if label_space is None:
-        return get_label_space(name, data_dir)
-    if isinstance(label_space, LabelSpace):
-        return label_space
-    spec = SPECS.get(str(label_space))
-    return spec.label_space if spec else read_label_space(label_space)
 
 
 def _local_root(name: str, data_dir: str | Path | None) -> Path | None:
@@ -143,7 +142,7 @@ def _load_known(
 ) -> AnyDataset | AnyDatasetDict:
     layout = SPECS[name].layout if name in SPECS else FOLDER_LAYOUT
     if isinstance(layout, RenderedScenes):
-        return _load_scenes(layout, split, streaming, _label_space(label_space, name, data_dir), **scene_options)
+        return _load_scenes(layout, split, streaming, get_label_space(name, data_dir, label_space), **scene_options)
     root = _local_root(name, data_dir)
     if root is None:
         homepage = f" The data can be had from {SPECS[name].homepage}." if name in SPECS else ""
@@ -153,7 +152,7 @@ def _load_known(
     available = layout.splits(root)
     if not available:
         raise FileNotFoundError(f"{root}: no split of {name!r} is there; expected {layout}.")
-    space = _label_space(label_space, name, data_dir)
+    space = get_label_space(name, data_dir, label_space)
     return _by_split(split, available, str(root), lambda part: _load_files(layout, root, part, streaming, space))
 
 

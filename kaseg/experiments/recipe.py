@@ -30,6 +30,10 @@ class DataArguments:
 
     dataset: str = field(default="scenes", metadata={"help": "Name, folder or Hub id of the dataset."})
     data_dir: str | None = field(default=None, metadata={"help": "Folder of a named dataset."})
+    label_space: str | None = field(
+        default=None,
+        metadata={"help": "File of class names, or a known dataset with the same classes; needed for Hub datasets."},
+    )
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     eval_split: str = field(default="validation", metadata={"help": "Split to evaluate on."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first so many samples."})

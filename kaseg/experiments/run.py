@@ -6,6 +6,7 @@ import dataclasses
 import importlib.metadata
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import TrainingArguments, set_seed
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from kaseg.configuration_kaseg import KASegConfig
 from kaseg.data import LabelSpace, get_label_space, load_segmentation_dataset
@@ -32,6 +34,7 @@ RECIPE_NAME = "recipe.yaml"
 RESULTS_NAME = "results.json"
 # Fields that say where things lie or how a run is watched; changing them does not make it another run.
 _PLACES = {"output_dir", "data_dir", "backbone_weights"}
+_NEVER_WRITTEN = {"hub_token", "accelerator_config", "parallelism_config"}
 _WATCHING = {
     "logging_steps",
     "logging_strategy",
@@ -74,7 +77,9 @@ def load_data(data_args: DataArguments) -> tuple[Any, Any]:
     """Training and evaluation data, cut to `max_train_samples` and `max_eval_samples`."""
 
     def load(split: str, limit: int | None) -> Any:
-        dataset = load_segmentation_dataset(data_args.dataset, split=split, data_dir=data_args.data_dir)
+        dataset = load_segmentation_dataset(
+            data_args.dataset, split=split, data_dir=data_args.data_dir, label_space=data_args.label_space
+        )
         if limit is not None and isinstance(dataset, datasets.Dataset):
             dataset = dataset.select(range(min(limit, len(dataset))))
         return dataset
@@ -137,10 +142,11 @@ def run(
         _check_same_recipe(output_dir / RECIPE_NAME, recipe)
         if results_file.is_file():
             return json.loads(results_file.read_text())
+    else:
+        _forget(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    results_file.unlink(missing_ok=True)
     write_atomically(output_dir / RECIPE_NAME, yaml.safe_dump(recipe, sort_keys=False))
-    label_space = get_label_space(data_args.dataset, data_args.data_dir)
+    label_space = get_label_space(data_args.dataset, data_args.data_dir, data_args.label_space)
     train_dataset, eval_dataset = load_data(data_args)
     model = build_model(model_args, label_space, args.seed)
     trainer = trainer_class(
@@ -162,8 +168,19 @@ def run(
     return results
 
 
+def _forget(output_dir: Path) -> None:
+    """Remove what a later resume would take for its own: results and checkpoints of the run before, of both stages."""
+    (output_dir / RESULTS_NAME).unlink(missing_ok=True)
+    for folder in (output_dir, output_dir / "autoencoder"):
+        for checkpoint in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+            shutil.rmtree(checkpoint)
+
+
 def recipe_of(*parts: Any) -> dict[str, Any]:
-    """Every field that differs from its default, across argument dataclasses: what a recipe file holds."""
+    """Every field that differs from its default, across argument dataclasses: what a recipe file holds.
+
+    Secrets (`hub_token`) and objects that a recipe cannot hold are left out.
+    """
     recipe: dict[str, Any] = {}
     for part in parts:
         # Several fields are filled in by __post_init__, so a default instance is what to compare with.
@@ -173,6 +190,8 @@ def recipe_of(*parts: Any) -> dict[str, Any]:
         for item in dataclasses.fields(part):
             value = getattr(part, item.name)
             if not item.init or item.name.startswith("_") or value == getattr(default, item.name):
+                continue
+            if item.name in _NEVER_WRITTEN:
                 continue
             if item.name not in ("max_steps", "optim_args") or value != getattr(derived, item.name):
                 recipe[item.name] = _plain(value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -63,7 +62,8 @@ def write_checkpoint_folder(
     weights_file.chmod(0o644)  # safetensors leaves it to its owner alone
     # Not the run's own recipe: where things lay on the machine that trained is nobody's concern.
     (folder / "recipe.yaml").write_text(yaml.safe_dump(results["recipe"], sort_keys=False))
-    shutil.copyfile(run_dir / "results.json", folder / "results.json")
+    licensed = {"license": SPECS[results["dataset"]].licence, **results}
+    (folder / "results.json").write_text(json.dumps(licensed, indent=2) + "\n")
     _card(folder.name, results, compared, command).save(folder / "README.md")
     return folder
 

@@ -60,9 +60,10 @@ class Predictor:
         max_pixels: Largest input in pixels for one pass.
         tile: Height and width of a tile in pixels, a multiple of the model's stride.
         overlap: Overlap of neighbouring tiles in pixels.
+        alpha: Weight of the colours in overlays, 0..1.
 
     Raises:
-        ValueError: If `batch_size` or `max_pixels` is below 1.
+        ValueError: If `batch_size` or `max_pixels` is below 1, or `alpha` outside 0..1.
 
     Example:
 
@@ -87,15 +88,19 @@ class Predictor:
         max_pixels: int = 4_000_000,
         tile: int = 1024,
         overlap: int = 256,
+        alpha: float = 0.5,
     ) -> None:
         if batch_size < 1 or max_pixels < 1:
             raise ValueError(f"batch_size and max_pixels must be at least 1, got {batch_size} and {max_pixels}")
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha must lie in 0..1, got {alpha}")
         self.model = model.eval() if device is None else model.eval().to(device)
         self.processor = processor
         self.batch_size = batch_size
         self.max_pixels = max_pixels
         self.tile = tile
         self.overlap = overlap
+        self.alpha = alpha
 
     @property
     def palette(self) -> Palette:
@@ -221,5 +226,5 @@ class Predictor:
             return Prediction(path, mask_path, None, fractions)
         overlay_path = output.with_name(output.name + _OVERLAY_SUFFIX)
         names = self.model.config.id2label
-        write_png(add_legend(overlay(image, mask, palette), fractions, names, palette), overlay_path)
+        write_png(add_legend(overlay(image, mask, palette, self.alpha), fractions, names, palette), overlay_path)
         return Prediction(path, mask_path, overlay_path, fractions)

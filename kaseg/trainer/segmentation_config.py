@@ -53,22 +53,35 @@ class SegmentationConfig(TrainingArguments):
     - Weight decay spares biases and BatchNorm (one-dimensional parameters), as in DeepLab's own recipe.
     """
 
-    per_device_train_batch_size: int = 16
-    per_device_eval_batch_size: int = 1
-    learning_rate: float = 0.007
-    weight_decay: float = 4e-5
-    optim: str = "sgd"
-    lr_scheduler_type: str = "polynomial"
-    lr_scheduler_kwargs: dict[str, Any] | str | None = field(default_factory=lambda: {"power": 0.9, "lr_end": 0.0})
-    num_train_epochs: float = 0.0
-    max_grad_norm: float = 0.0
-    dataloader_drop_last: bool = True
-    remove_unused_columns: bool = False
-    logging_steps: float = 50
-    save_total_limit: int | None = 2
-
-    max_steps: int = -1
-    optim_args: str | None = None
+    per_device_train_batch_size: int = field(
+        default=16, metadata={"help": "Images per device and micro-batch (paper: 16 in all)."}
+    )
+    per_device_eval_batch_size: int = field(default=1, metadata={"help": "Images per device in evaluation."})
+    learning_rate: float = field(default=0.007, metadata={"help": "Initial learning rate (paper)."})
+    weight_decay: float = field(
+        default=4e-5, metadata={"help": "Weight decay (paper); biases and BatchNorm are spared."}
+    )
+    optim: str = field(default="sgd", metadata={"help": "Optimizer (paper: SGD)."})
+    optim_args: str | None = field(default=None, metadata={"help": "For sgd momentum=0.9 by default (paper)."})
+    lr_scheduler_type: str = field(default="polynomial", metadata={"help": "Schedule (paper: poly)."})
+    lr_scheduler_kwargs: dict[str, Any] | str | None = field(
+        default_factory=lambda: {"power": 0.9, "lr_end": 0.0}, metadata={"help": "Power 0.9 (paper), down to 0."}
+    )
+    max_steps: int = field(
+        default=-1, metadata={"help": "Steps; 30000 (paper: VOC, Context) unless num_train_epochs is given."}
+    )
+    num_train_epochs: float = field(default=0.0, metadata={"help": "Epochs, instead of max_steps."})
+    max_grad_norm: float = field(
+        default=0.0, metadata={"help": "Clip gradients to this norm; 0: never, as it would strangle distillation."}
+    )
+    dataloader_drop_last: bool = field(
+        default=True, metadata={"help": "Drop a last short training batch: pooled BatchNorm cannot take one image."}
+    )
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Must stay off: images and masks are transformed lazily."}
+    )
+    logging_steps: float = field(default=50, metadata={"help": "Steps between two lines of the log."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
 
     loss: str = field(default="cross_entropy", metadata={"help": f"Training loss on the labels: {', '.join(LOSSES)}."})
     class_weights: list[float] | None = field(default=None, metadata={"help": "One weight per class."})

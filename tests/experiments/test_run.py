@@ -104,3 +104,24 @@ def test_gflops_leaves_the_mode_alone() -> None:
     model = KASegModel(KASegConfig(output_stride=32, num_labels=21)).train()
     assert gflops(model) == pytest.approx(3.23, rel=0.01)
     assert model.training
+
+
+class TestForget:
+    def test_starting_anew_leaves_nothing_for_a_later_resume(self, tmp_path) -> None:
+        for name in ("checkpoint-900", "autoencoder/checkpoint-700"):
+            (tmp_path / name).mkdir(parents=True)
+        train(MODEL, DATA, _args(tmp_path, save_strategy="steps", save_steps=1), resume=False)
+        assert sorted(path.name for path in tmp_path.glob("**/checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
+
+
+def test_secrets_are_never_written() -> None:
+    recipe = recipe_of(SegmentationConfig(output_dir="out", hub_token="hf_secret", learning_rate=0.5))
+    assert recipe["learning_rate"] == 0.5 and "hf_secret" not in str(recipe)
+
+
+def test_label_space_is_passed_on(tmp_path) -> None:
+    names = tmp_path / "classes.txt"
+    names.write_text("\n".join(f"class {index}" for index in range(9)) + "\n")
+    data = DataArguments(dataset="scenes", max_train_samples=4, max_eval_samples=1, label_space=str(names))
+    results = train(MODEL, data, _args(tmp_path / "run", max_steps=1))
+    assert all(name.startswith("class ") for name in results["per_category_iou"])
