@@ -28,7 +28,7 @@ PLAIN = "plain student"
 ADAPTED = "adapted student"
 
 
-def quickstart(output_dir: str | Path, seed: int = 0, steps: int = 300) -> list[dict[str, Any]]:
+def quickstart(output_dir: str | Path, seed: int = 0, steps: int = 240) -> list[dict[str, Any]]:
     """Train a teacher, the plain and the adapted student, print how they compare and write a page with pictures.
 
     Everything starts from random weights and from scenes that are drawn first, as a folder of images and masks such as
@@ -39,7 +39,7 @@ def quickstart(output_dir: str | Path, seed: int = 0, steps: int = 300) -> list[
         output_dir (`str` or `Path`): Folder for the scenes, the three runs, `results.json` and `index.html`. What is
             finished in it is not done again.
         seed (`int`, defaults to 0): Seed of weights, data order and augmentation, the same for both students.
-        steps (`int`, defaults to 300): Steps of each of the three trainings; the autoencoder has a third of them.
+        steps (`int`, defaults to 240): Steps of each of the three trainings; the autoencoder has a third of them.
 
     Returns:
         One row per model: name, mean_iou, parameters, gflops and milliseconds (per image of 96x128 pixels).

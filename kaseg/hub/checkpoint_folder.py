@@ -105,9 +105,14 @@ def _card(name: str, results: dict[str, Any], compared: dict[str, dict[str, Any]
         "```python\nfrom kaseg import KASegImageProcessor, KASegModel\n\n"
         f'model = KASegModel.from_pretrained("{NAMESPACE}/{name}")\n'
         f'processor = KASegImageProcessor.from_pretrained("{NAMESPACE}/{name}")\n```',
-        f"## Scores\n\n{spec.name} {results['split']}, {results['protocol']}; one run each, last step, no selection.\n",
-        "| model | mean IoU (%) | parameters (M) | GFLOPs at 513x513 | seed | steps |\n|---|---|---|---|---|---|",
-        "\n".join(rows),
+        f"## Scores\n\n{spec.name} {results['split']}, {results['protocol']}; one run each, last step, no selection.",
+        "\n".join(
+            [
+                "| model | mean IoU (%) | parameters (M) | GFLOPs at 513x513 | seed | steps |",
+                "|---|---|---|---|---|---|",
+                *rows,
+            ]
+        ),
         "| class | IoU (%) |\n|---|---|\n" + "\n".join(classes),
         f"## Training\n\n```bash\n{command}\n```\n\n{results['steps']} steps ({results['epochs']:.0f} epochs) in "
         f"{results['train_seconds'] / 60:.0f} minutes on {results['hardware']}. The settings are in `recipe.yaml`, "
