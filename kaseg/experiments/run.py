@@ -29,6 +29,7 @@ from kaseg.trainer import (
     SegmentationConfig,
     SegmentationTrainer,
 )
+from kaseg.trainer.base import last_complete_checkpoint
 
 RECIPE_NAME = "recipe.yaml"
 RESULTS_NAME = "results.json"
@@ -157,12 +158,15 @@ def run(
         processing_class=KASegImageProcessor(),
         **trainer_kwargs,
     )
+    checkpoint = last_complete_checkpoint(output_dir) if resume else None
+    first_step = int(checkpoint.rpartition("-")[2]) if checkpoint else 0
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=resume)
     seconds = time.perf_counter() - start
     trainer.save_model()
     metrics = trainer.evaluate()
-    results = describe_results(trainer, recipe, metrics, seconds, data_args)
+    results = describe_results(trainer, recipe, metrics, data_args)
+    results.update(train_seconds=round(seconds, 1), train_seconds_from_step=first_step)
     if trainer.is_world_process_zero():
         write_atomically(results_file, json.dumps(results, indent=2) + "\n")
     return results
@@ -202,10 +206,9 @@ def describe_results(
     trainer: SegmentationTrainer,
     recipe: dict[str, Any],
     metrics: dict[str, float],
-    seconds: float,
     data_args: DataArguments,
 ) -> dict[str, Any]:
-    """The content of `results.json`: scores, cost, seed, steps, time and versions."""
+    """The content of `results.json` but for the time: scores, cost, seed, steps, losses and versions."""
     model = trainer.segmentation_model
     prefix = "eval_iou_"
     public = {key: value for key, value in recipe.items() if key not in _PLACES | _WATCHING}
@@ -221,7 +224,6 @@ def describe_results(
         "seed": trainer.args.seed,
         "steps": trainer.state.global_step,
         "epochs": trainer.state.epoch,
-        "train_seconds": round(seconds, 1),
         "hardware": hardware(),
         "parameters": sum(p.numel() for p in model.parameters()),
         "gflops_513x513": round(gflops(model), 3),

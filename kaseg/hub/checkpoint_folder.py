@@ -114,13 +114,20 @@ def _card(name: str, results: dict[str, Any], compared: dict[str, dict[str, Any]
             ]
         ),
         "| class | IoU (%) |\n|---|---|\n" + "\n".join(classes),
-        f"## Training\n\n```bash\n{command}\n```\n\n{results['steps']} steps ({results['epochs']:.0f} epochs) in "
-        f"{results['train_seconds'] / 60:.0f} minutes on {results['hardware']}. The settings are in `recipe.yaml`, "
+        f"## Training\n\n```bash\n{command}\n```\n\n{results['steps']} steps ({results['epochs']:.0f} epochs)"
+        f"{_time(results)} on {results['hardware']}. The settings are in `recipe.yaml`, "
         "scores and losses in `results.json`.",
         f"## Licence\n\n{spec.licence}, as the training data ([{spec.name}]({spec.homepage})): {spec.citation} "
         "The weights are stored in float16 and load as float32.",
     ]
     return ModelCard("\n\n".join(text) + "\n")
+
+
+def _time(results: dict[str, Any]) -> str:
+    """How long it took; of a run that was resumed only the last part is known."""
+    minutes = f"{results['train_seconds'] / 60:.0f} minutes"
+    first = results["train_seconds_from_step"]
+    return f", the last {results['steps'] - first} of them in {minutes}," if first else f" in {minutes}"
 
 
 def _row(results: dict[str, Any]) -> str:

@@ -28,6 +28,7 @@ def _run(folder, mean_iou: float = 0.5, **recipe):
         "steps": 10,
         "epochs": 2.0,
         "train_seconds": 60.0,
+        "train_seconds_from_step": 0,
         "hardware": "CPU",
         "parameters": 12,
         "gflops_513x513": 1.5,
