@@ -167,6 +167,7 @@ class KASegModel(PreTrainedModel):
     def _cross_entropy(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         if labels.ndim != 3:
             raise ValueError(f"labels must have shape (batch, height, width), got {tuple(labels.shape)}.")
+        # kaseg.losses has this and more for training, but this file must run without the package.
         ignore_index = self.config.semantic_loss_ignore_index
         logits = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
         total = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum")

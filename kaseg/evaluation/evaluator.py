@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from kaseg.evaluation.confusion_matrix import ConfusionMatrix, iou_scores
 
+# Also that of SegmentationTrainer.evaluate().
 PROTOCOL = "whole image, single scale, dataset level, void ignored"
 
 # Prepared image (1, 3, h, w), labels (H, W) and the sample's name.

@@ -20,6 +20,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from kaseg.configuration_kaseg import KASegConfig
 from kaseg.data import LabelSpace, get_label_space, load_segmentation_dataset
+from kaseg.evaluation.evaluator import PROTOCOL
 from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArguments
 from kaseg.image_processing_kaseg import KASegImageProcessor
 from kaseg.modeling_kaseg import KASegModel
@@ -173,11 +174,10 @@ def run(
 
 
 def _forget(output_dir: Path) -> None:
-    """Remove what a later resume would take for its own: results and checkpoints of the run before, of both stages."""
+    """Remove what a later resume would take for its own: the results, checkpoints and autoencoder of the run before."""
     (output_dir / RESULTS_NAME).unlink(missing_ok=True)
-    for folder in (output_dir, output_dir / "autoencoder"):
-        for checkpoint in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-            shutil.rmtree(checkpoint)
+    for folder in (*output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), output_dir / "autoencoder"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def recipe_of(*parts: Any) -> dict[str, Any]:
@@ -215,7 +215,7 @@ def describe_results(
     return {
         "dataset": data_args.dataset,
         "split": data_args.eval_split,
-        "protocol": "whole image, single scale, dataset level, void ignored",
+        "protocol": PROTOCOL + (f", short edge resized to {size}" if (size := trainer.args.eval_size) else ""),
         "mean_iou": metrics["eval_mean_iou"],
         "mean_accuracy": metrics["eval_mean_accuracy"],
         "overall_accuracy": metrics["eval_overall_accuracy"],

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 from transformers import set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import ModelOutput
 
 from kaseg.distillation.adapters import AffinityAdapter, FeatureAdapter
@@ -127,7 +128,7 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         super().__init__(model=StudentWithAdapters(model, latent_channels, args), args=args, **kwargs)
         self.teacher = self._build_teacher(teacher)
         self.teacher = self.accelerator.prepare_model(self.teacher, evaluation_mode=True)
-        self.teacher_channels, self.teacher_stride = self.teacher.describe()
+        self.teacher_channels, self.teacher_stride = self.teacher.describe(num_channels=model.config.num_channels)
         if fitted is not None:
             self._use_autoencoder(fitted)
 
@@ -171,10 +172,10 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
     def fit_autoencoder(self, resume: bool = False) -> FeatureAutoencoder:
         """The first stage; with `resume`, a finished autoencoder is read and an unfinished one continued."""
         folder = Path(self.args.output_dir) / "autoencoder"
-        finished = folder / "config.json"
+        finished = folder / TRAINER_STATE_NAME
         if resume and finished.is_file():
             return FeatureAutoencoder.from_pretrained(folder)
-        # Only the very last save of this stage leaves a config.json here, so a stale one must not survive a restart.
+        # A stale one must not survive a restart: this file says that the stage is done, and is written last.
         finished.unlink(missing_ok=True)
         set_seed(self.args.seed)
         student_stride = self.segmentation_model.config.output_stride
@@ -197,8 +198,8 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
             data_collator=self.data_collator,
         )
         trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder) if resume else None)
-        trainer.save_state()
         trainer.save_model()
+        trainer.save_state()
         return autoencoder
 
     def compute_loss(

@@ -110,8 +110,14 @@ class TestForget:
     def test_starting_anew_leaves_nothing_for_a_later_resume(self, tmp_path) -> None:
         for name in ("checkpoint-900", "autoencoder/checkpoint-700"):
             (tmp_path / name).mkdir(parents=True)
+        (tmp_path / "autoencoder/trainer_state.json").write_text("{}")
         train(MODEL, DATA, _args(tmp_path, save_strategy="steps", save_steps=1), resume=False)
         assert sorted(path.name for path in tmp_path.glob("**/checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
+        assert not (tmp_path / "autoencoder").exists()
+
+    def test_protocol_names_a_resize(self, tmp_path) -> None:
+        results = train(MODEL, DATA, _args(tmp_path, max_steps=1, eval_size=64))
+        assert results["protocol"].endswith("short edge resized to 64")
 
 
 def test_secrets_are_never_written() -> None:

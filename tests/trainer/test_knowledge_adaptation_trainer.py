@@ -121,6 +121,26 @@ def test_accumulation_divides_the_distillation_terms(tmp_path) -> None:
     assert whole == pytest.approx(parts, rel=2e-3)
 
 
+def test_best_model_at_the_end_is_the_best_checkpoints_student(tmp_path) -> None:
+    trainer = _trainer(
+        tmp_path,
+        autoencoder=_autoencoder(),
+        save_strategy="steps",
+        save_steps=1,
+        eval_strategy="steps",
+        eval_steps=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        save_total_limit=None,
+    )
+    trainer.train()
+    best = KASegModel.from_pretrained(trainer.state.best_model_checkpoint)
+    assert states_equal(trainer.segmentation_model.state_dict(), best.state_dict())
+    evaluated = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(min(evaluated), rel=1e-5)
+
+
 class TestOptions:
     @pytest.mark.parametrize("weights, absent", [((1.0, 0.0), "affinity"), ((0.0, 1.0), "adaptation")])
     def test_a_weight_of_zero_leaves_its_term_out(self, tmp_path, weights, absent: str) -> None:

@@ -120,6 +120,17 @@ def test_resuming_a_finished_first_stage_does_not_fit_it_again(whole: Path, tmp_
     assert _same_result(whole, tmp_path)
 
 
+def test_a_first_stage_killed_while_it_saved_its_model_is_not_taken_for_finished(whole: Path, tmp_path) -> None:
+    """save_pretrained writes config.json before the weights."""
+    shutil.copytree(whole / "autoencoder", tmp_path / "autoencoder")
+    (tmp_path / "autoencoder/trainer_state.json").unlink()
+    (tmp_path / "autoencoder/model.safetensors").write_bytes(b"cut off")
+    trainer = _distillation(tmp_path)
+    trainer.train(resume_from_checkpoint=True)
+    trainer.save_model()
+    assert _same_result(whole, tmp_path)
+
+
 class TestLastCompleteCheckpoint:
     def test_a_half_written_folder_is_passed_over(self, tmp_path) -> None:
         for step, state in ((2, "{}"), (10, '{"global_step": 1'), (12, None)):
