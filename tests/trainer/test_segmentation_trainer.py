@@ -59,6 +59,25 @@ class TestTraining:
                 step = (tensor - start[name]).abs().max()
                 assert (tensor - states[1][name]).abs().max() < 1e-3 * step + 1e-6, name
 
+    @pytest.mark.parametrize("accumulation", [1, 2])
+    def test_logged_loss_is_the_mean_over_the_steps_labelled_pixels(self, tmp_path, accumulation: int) -> None:
+        model = make_model(freeze_batch_norm=True, classifier_dropout_prob=0.0)
+        trainer = _trainer(
+            tmp_path, model=model, max_steps=1, per_device_train_batch_size=2, gradient_accumulation_steps=accumulation
+        )
+        seen, compute = [], trainer.compute_loss
+
+        def keep(model, inputs, **kwargs):
+            with torch.no_grad():
+                seen.append((model(**inputs).loss.item(), inputs["labels"].ne(255).sum().item()))
+            return compute(model, inputs, **kwargs)
+
+        trainer.compute_loss = keep
+        trainer.train()
+        assert len(seen) == accumulation
+        expected = sum(loss * pixels for loss, pixels in seen) / sum(pixels for _, pixels in seen)
+        assert trainer.state.log_history[0]["loss"] == pytest.approx(expected, rel=1e-5)
+
     def test_data_without_transforms_is_taken_as_it_is(self, tmp_path) -> None:
         samples = [{"pixel_values": torch.randn(3, 32, 32), "labels": torch.randint(0, 2, (32, 32))} for _ in range(8)]
         trainer = _trainer(tmp_path, train=samples, max_steps=1)
