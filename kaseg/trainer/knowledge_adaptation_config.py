@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from kaseg.trainer.segmentation_config import SegmentationConfig
 
+DISTILLATION_SCHEDULES = ("constant", "linear", "cosine")
+
 
 @dataclass
 class KnowledgeAdaptationConfig(SegmentationConfig):
@@ -19,6 +21,8 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
         reduction of [`~kaseg.distillation.losses.AdaptationLoss`]: a mean over batch, positions and channels.
     affinity_weight (`float`, *optional*, defaults to 1.0): gamma (paper), see
         [`~kaseg.distillation.losses.AffinityLoss`].
+    distillation_schedule (`str`, *optional*, defaults to `"constant"`): How beta and gamma change over training: stay
+        as they are (paper), or fall to 0 at the last step, `"linear"`ly or along half a `"cosine"`.
     adaptation_p, adaptation_q (`float`, *optional*, default to 1.0 and 2.0): Norm of the difference and norm that both
         sides are divided by.
     squared_affinity_rows (`bool`, *optional*, defaults to `False`): Square the rows' L2 norms in the affinity loss.
@@ -48,6 +52,10 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
 
     adaptation_weight: float = field(default=50.0, metadata={"help": "beta, weight of the adaptation loss (paper)."})
     affinity_weight: float = field(default=1.0, metadata={"help": "gamma, weight of the affinity loss (paper)."})
+    distillation_schedule: str = field(
+        default="constant",
+        metadata={"help": "How beta and gamma change: constant (paper), or to 0 at the end: linear, cosine."},
+    )
     adaptation_p: float = field(default=1.0, metadata={"help": "Norm of the difference in the adaptation loss."})
     adaptation_q: float = field(default=2.0, metadata={"help": "Norm that features are divided by (adaptation)."})
     squared_affinity_rows: bool = field(default=False, metadata={"help": "Square the rows' norms (affinity)."})
@@ -72,6 +80,10 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
         for name in ("adaptation_weight", "affinity_weight", "sparsity_weight", "autoencoder_epochs"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if self.distillation_schedule not in DISTILLATION_SCHEDULES:
+            raise ValueError(
+                f"distillation_schedule must be one of {DISTILLATION_SCHEDULES}, got {self.distillation_schedule!r}."
+            )
         if self.latent_channels < 1:
             raise ValueError(f"latent_channels must be at least 1, got {self.latent_channels}.")
         super().__post_init__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,6 +203,14 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         trainer.save_state()
         return autoencoder
 
+    @property
+    def distillation_factor(self) -> float:
+        """Factor on beta and gamma at the step under way, 1 at the first and, unless constant, 0 after the last."""
+        if self.args.distillation_schedule == "constant":
+            return 1.0
+        done = self.state.global_step / max(1, self.state.max_steps)
+        return 1.0 - done if self.args.distillation_schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -210,8 +219,9 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         num_items_in_batch: torch.Tensor | None = None,
     ) -> Any:
         assert self.autoencoder is not None  # train() has seen to it
-        with torch.no_grad():
-            code = self.autoencoder.encode(self.teacher(inputs["pixel_values"]).features)
+        with torch.no_grad(), self.accelerator.autocast():
+            code = self.autoencoder.encode(self.teacher(inputs["pixel_values"]).features).float()
+        factor = self.distillation_factor
         mask = inputs["labels"].ne(255) if self.args.ignore_void_positions else None
         outputs = model(pixel_values=inputs["pixel_values"], code=code, mask=mask)
         loss = self.label_loss(outputs.logits, inputs["labels"], num_items_in_batch)
@@ -219,10 +229,10 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         # The label loss already belongs to the whole step; the distillation terms are means of this micro-batch.
         if outputs.adaptation_loss is not None:
             self.add_term("adaptation", outputs.adaptation_loss)
-            loss = loss + self.args.adaptation_weight * outputs.adaptation_loss / self.accumulation_steps
+            loss = loss + factor * self.args.adaptation_weight * outputs.adaptation_loss / self.accumulation_steps
         if outputs.affinity_loss is not None:
             self.add_term("affinity", outputs.affinity_loss)
-            loss = loss + self.args.affinity_weight * outputs.affinity_loss / self.accumulation_steps
+            loss = loss + factor * self.args.affinity_weight * outputs.affinity_loss / self.accumulation_steps
         return (loss, outputs) if return_outputs else loss
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:

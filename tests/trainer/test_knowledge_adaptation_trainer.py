@@ -151,6 +151,22 @@ class TestOptions:
         terms = {key for entry in trainer.state.log_history for key in entry if key.startswith("distillation/")}
         assert f"distillation/{absent}" not in terms and len(terms) == 2
 
+    @pytest.mark.parametrize(
+        "schedule, factors", [("linear", (1.0, 0.75, 0.5, 0.25)), ("cosine", (1.0, 0.853553, 0.5, 0.146447))]
+    )
+    def test_weights_can_fall_to_zero(self, tmp_path, schedule: str, factors) -> None:
+        trainer = _trainer(tmp_path, autoencoder=_autoencoder(), distillation_schedule=schedule)
+        trainer.train()
+        logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+        for factor, entry in zip(factors, logged, strict=True):
+            distilled = 50.0 * entry["distillation/adaptation"] + entry["distillation/affinity"]
+            expected = entry["distillation/cross_entropy"] + factor * distilled
+            assert entry["loss"] == pytest.approx(expected, rel=1e-3)
+
+    def test_an_unknown_schedule_is_refused(self, tmp_path) -> None:
+        with pytest.raises(ValueError, match="distillation_schedule.*linear"):
+            KnowledgeAdaptationConfig(output_dir=str(tmp_path), distillation_schedule="step")
+
     def test_void_positions_can_be_left_out(self, tmp_path) -> None:
         trainer = _trainer(tmp_path, autoencoder=_autoencoder(), ignore_void_positions=True)
         batch = next(iter(trainer.get_train_dataloader()))
