@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from .app import ErrorReportingGroup, show_version
+from .compare import compare
 from .distill import distill
 from .evaluate import evaluate
 from .list_models import list_models
@@ -40,6 +41,7 @@ def kaseg(
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 app.command(context_settings=_PASS_ON, add_help_option=False)(train)
 app.command(context_settings=_PASS_ON, add_help_option=False)(distill)
+app.command()(compare)
 app.command()(evaluate)
 app.command()(predict)
 app.command("list")(list_models)

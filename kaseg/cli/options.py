@@ -14,6 +14,7 @@ import typer
 from rich.markup import escape
 from transformers import TrainingArguments
 
+from ..experiments.recipe import build_arguments
 from .recipes import read_recipe
 from .values import ValueType, convert, type_of
 
@@ -110,15 +111,6 @@ def build_app(
     return app
 
 
-def build_arguments(parts: Sequence[type], values: Mapping[str, Any]) -> list[Any]:
-    """One instance per dataclass; fields without a value keep their default."""
-    names = [{item.name for item in dataclasses.fields(part) if item.init} for part in parts]
-    return [
-        part(**{name: value for name, value in values.items() if name in own})
-        for part, own in zip(parts, names, strict=True)
-    ]
-
-
 def normalize_flags(args: Sequence[str]) -> list[str]:
     """`--learning_rate=0.1` as `--learning-rate=0.1`."""
     normal = []
@@ -179,17 +171,18 @@ def _given(options: Mapping[str, Option], values: Mapping[str, Any]) -> dict[str
         elif value is not None and value != []:
             # A list given once may be written out in that one text; given several times, each text is an item.
             alone = isinstance(value, list) and len(value) == 1
-            given[name] = _convert(value[0] if alone else value, option, option.flag)
+            given[name] = convert_field(value[0] if alone else value, option, option.flag)
     return given
 
 
 def _read(config: Path, options: Mapping[str, Option], elsewhere: Mapping[str, Sequence[type]]) -> dict[str, Any]:
     others = {command: set(options_of(parts)) for command, parts in elsewhere.items()}
     recipe = read_recipe(config, set(options), others)
-    return {name: _convert(value, options[name], f"{name} in {config}") for name, value in recipe.items()}
+    return {name: convert_field(value, options[name], f"{name} in {config}") for name, value in recipe.items()}
 
 
-def _convert(value: Any, option: Option, where: str) -> Any:
+def convert_field(value: Any, option: Option, where: str) -> Any:
+    """`value`, from YAML or text, as the field takes it; a typer.BadParameter that names `where` if it does not."""
     try:
         return convert(value, option.kind)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""One self-contained HTML page with a table of results and pictures of masks."""
+"""One self-contained HTML page with tables of results, figures and pictures of masks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Template
+from matplotlib.figure import Figure
 from PIL import Image
 
 _TEMPLATE = Template(
@@ -20,20 +21,23 @@ _TEMPLATE = Template(
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 table { border-collapse: collapse; margin: 1rem 0; } td, th { padding: .3rem .8rem; text-align: right; }
 th:first-child, td:first-child { text-align: left; } tr + tr { border-top: 1px solid #ddd; }
-figure { display: inline-block; margin: .2rem; } img { width: 12rem; image-rendering: pixelated; display: block; }
-figcaption { font-size: .8rem; color: #555; } .key { display: inline-block; margin-right: 1rem; }
+figure { display: inline-block; margin: .2rem; } figcaption { font-size: .8rem; color: #555; }
+.mask { width: 12rem; image-rendering: pixelated; display: block; } .plot { max-width: 100%; }
+.key { display: inline-block; margin-right: 1rem; }
 .key i { display: inline-block; width: 1em; height: 1em; margin-right: .3em; vertical-align: -.1em; }
 </style>
 <h1>{{ title }}</h1>
-<table><tr><th>model</th><th>mIoU</th><th>parameters</th><th>GFLOPs at 513x513</th><th>ms per image</th></tr>
-{% for row in rows %}<tr><td>{{ row.name }}</td><td>{{ "%.1f" % (100 * row.mean_iou) }}</td>
-<td>{{ "%.2f M" % (row.parameters / 1e6) }}</td><td>{{ "%.2f" % row.gflops }}</td>
-<td>{{ "%.1f" % row.milliseconds }}</td></tr>
+<table><tr>{% for name in header %}<th>{{ name }}</th>{% endfor %}</tr>
+{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table>
+{% for caption, source in figures %}
+<figure><img src="data:image/png;base64,{{ source }}" class="plot" alt="{{ caption }}">
+<figcaption>{{ caption }}</figcaption></figure>
+{% endfor %}
 <p>{% for name, color in legend %}<span class="key"><i style="background: rgb{{ color }}"></i>{{ name }}</span>
 {% endfor %}</p>
 {% for picture in pictures %}<div>{% for caption, source in picture %}
-<figure><img src="data:image/png;base64,{{ source }}" alt="{{ caption }}">
+<figure><img src="data:image/png;base64,{{ source }}" class="mask" alt="{{ caption }}">
 <figcaption>{{ caption }}</figcaption></figure>
 {% endfor %}</div>
 {% endfor %}</html>
@@ -45,33 +49,41 @@ figcaption { font-size: .8rem; color: #555; } .key { display: inline-block; marg
 def write_page(
     path: Path,
     title: str,
-    rows: Sequence[dict[str, Any]],
-    pictures: Sequence[dict[str, Any]],
-    names: Sequence[str],
-    palette: Sequence[Sequence[int]],
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    figures: Sequence[tuple[str, Figure]] = (),
+    pictures: Sequence[dict[str, Any]] = (),
+    names: Sequence[str] = (),
+    palette: Sequence[Sequence[int]] = (),
 ) -> Path:
     """Write the page; everything it shows lies inside the one file.
 
     Args:
         path (`Path`): Where to write.
         title (`str`): Its heading.
-        rows (`Sequence[dict]`): name, mean_iou, parameters, gflops, milliseconds.
+        header, rows: A table as text, its first column left-aligned.
+        figures: Caption and matplotlib figure.
         pictures (`Sequence[dict]`): `image` (PIL) and `masks` (caption -> (H, W) train ids).
-        names, palette: Classes and their RGB colours.
+        names, palette: Classes and their RGB colours, for the masks.
     """
     colors = np.full((256, 3), 255, dtype=np.uint8)
-    colors[: len(palette)] = np.asarray(palette, dtype=np.uint8)
+    colors[: len(palette)] = np.asarray(palette, dtype=np.uint8).reshape(-1, 3)
     shown = [
         [("image", _png(picture["image"]))]
         + [(caption, _png(Image.fromarray(colors[np.asarray(mask)]))) for caption, mask in picture["masks"].items()]
         for picture in pictures
     ]
     legend = [(name, tuple(int(value) for value in color)) for name, color in zip(names, palette, strict=True)]
-    path.write_text(_TEMPLATE.render(title=title, rows=rows, pictures=shown, legend=legend))
+    plots = [(caption, _png(figure)) for caption, figure in figures]
+    text = _TEMPLATE.render(title=title, header=header, rows=rows, figures=plots, pictures=shown, legend=legend)
+    path.write_text(text)
     return path
 
 
-def _png(image: Image.Image) -> str:
+def _png(picture: Image.Image | Figure) -> str:
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
+    if isinstance(picture, Figure):
+        picture.savefig(buffer, format="png", dpi=120)
+    else:
+        picture.save(buffer, format="PNG")
     return base64.b64encode(buffer.getvalue()).decode()

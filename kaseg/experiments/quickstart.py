@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from kaseg.data import SCENES, load_segmentation_dataset
+from kaseg.experiments.example_masks import example_masks
 from kaseg.experiments.latency import milliseconds_per_image
 from kaseg.experiments.page import write_page
 from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArguments
 from kaseg.experiments.run import distill, train
-from kaseg.image_processing_kaseg import KASegImageProcessor
 from kaseg.modeling_kaseg import KASegModel
 from kaseg.trainer import KnowledgeAdaptationConfig, SegmentationConfig
 
@@ -26,6 +25,7 @@ SCENES_PER_SPLIT = {"train": 240, "validation": 40}
 TEACHER = "teacher"
 PLAIN = "plain student"
 ADAPTED = "adapted student"
+HEADER = ("model", "mIoU", "params (M)", "GFLOPs", "ms/image")
 
 
 def quickstart(output_dir: str | Path, seed: int = 0, steps: int = 240) -> list[dict[str, Any]]:
@@ -73,8 +73,9 @@ def quickstart(output_dir: str | Path, seed: int = 0, steps: int = 240) -> list[
     page = write_page(
         root / "index.html",
         title="kaseg quickstart",
-        rows=rows,
-        pictures=_pictures(models, scenes),
+        header=HEADER,
+        rows=[_cells(row) for row in rows],
+        pictures=example_masks(models, load_segmentation_dataset(scenes, split="validation")),
         names=list(SCENES.names),
         palette=list(SCENES.palette),
     )
@@ -119,17 +120,16 @@ def _rows(results: dict[str, dict[str, Any]], milliseconds: dict[str, float]) ->
 
 def _table(rows: list[dict[str, Any]]) -> Table:
     table = Table(title="embedded street scenes, validation", caption="GFLOPs at 513x513; ms per image of 96x128, CPU")
-    for column in ("model", "mIoU", "params (M)", "GFLOPs", "ms/image"):
+    for column in HEADER:
         table.add_column(column, justify="left" if column == "model" else "right")
     for row in rows:
-        table.add_row(
-            row["name"],
-            f"{100 * row['mean_iou']:.1f}",
-            f"{row['parameters'] / 1e6:.2f}",
-            f"{row['gflops']:.2f}",
-            f"{row['milliseconds']:.1f}",
-        )
+        table.add_row(*_cells(row))
     return table
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    cost = (f"{row['parameters'] / 1e6:.2f}", f"{row['gflops']:.2f}", f"{row['milliseconds']:.1f}")
+    return [row["name"], f"{100 * row['mean_iou']:.1f}", *cost]
 
 
 def _draw_scenes(folder: Path, seed: int) -> Path:
@@ -149,22 +149,3 @@ def _draw_scenes(folder: Path, seed: int) -> Path:
     # Written last: it says that the folder is complete.
     names.write_text("\n".join(SCENES.names) + "\n")
     return folder
-
-
-@torch.inference_mode()
-def _pictures(models: dict[str, KASegModel], scenes: Path, count: int = 6) -> list[dict[str, Any]]:
-    """Validation scenes with their label and every model's mask."""
-    dataset = load_segmentation_dataset(scenes, split="validation")
-    assert isinstance(dataset, datasets.Dataset)
-    processor = KASegImageProcessor()
-    pictures = []
-    for index in range(min(count, len(dataset))):
-        sample = dataset[index]
-        image = sample["image"]
-        inputs = processor(image, return_tensors="pt")
-        masks = {"label": sample["label"]}
-        for name, model in models.items():
-            size = (image.height, image.width)
-            masks[name] = processor.post_process_semantic_segmentation(model(**inputs), [size])[0].numpy()
-        pictures.append({"image": image, "masks": masks})
-    return pictures

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -48,3 +51,12 @@ class TeacherArguments:
     autoencoder: str | None = field(
         default=None, metadata={"help": "Folder of a fitted autoencoder; by default one is fitted first."}
     )
+
+
+def build_arguments(parts: Sequence[type], values: Mapping[str, Any]) -> list[Any]:
+    """One instance per dataclass; fields without a value keep their default."""
+    names = [{item.name for item in dataclasses.fields(part) if item.init} for part in parts]
+    return [
+        part(**{name: value for name, value in values.items() if name in own})
+        for part, own in zip(parts, names, strict=True)
+    ]

@@ -12,11 +12,11 @@ from kaseg.experiments.page import write_page
 
 def test_masks_have_the_palettes_colours_and_void_is_white(tmp_path) -> None:
     mask = np.array([[0, 1], [1, 255]], np.uint8)
-    row = {"name": "a <b>", "mean_iou": 0.5, "parameters": 1e6, "gflops": 1.0, "milliseconds": 2.0}
     path = write_page(
         tmp_path / "page.html",
         title="t",
-        rows=[row],
+        header=["model", "mIoU"],
+        rows=[["a <b>", "50.0"]],
         pictures=[{"image": Image.new("RGB", (2, 2)), "masks": {"label": mask}}],
         names=["x", "y"],
         palette=[(10, 20, 30), (40, 50, 60)],

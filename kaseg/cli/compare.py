@@ -1,0 +1,95 @@
+"""`kaseg compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ..experiments.comparison import Comparison
+
+_SECTIONS = ("recipe", "teacher", "students", "objectives", "seeds")
+
+
+def compare(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="YAML file of the comparison.")],
+    output_dir: Annotated[Path, typer.Option(help="Folder of all its runs and of the report.")],
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of a named dataset.")] = None,
+    backbone_weights: Annotated[Path | None, typer.Option(help="Local file of encoder weights.")] = None,
+    set_fields: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Any other field for all runs, such as torch_compile=true."),
+    ] = None,
+    only: Annotated[str, typer.Option(metavar="PATTERN", help="Do these runs only, e.g. 'os16/*/seed-1'.")] = "*",
+    report_only: Annotated[bool, typer.Option("--report-only", help="Do no run; report those that are done.")] = False,
+    examples: Annotated[int, typer.Option(min=0, help="Evaluation images on the page.")] = 4,
+) -> None:
+    """Train a family of runs by one recipe and compare them: students x objectives x seeds, and their teacher.
+
+    FILE has the sections recipe (fields that all runs share), objectives (name: fields of kaseg distill, or nothing to
+    learn from the labels alone), and, if wanted, students (name: fields), seeds (list) and teacher (a checkpoint, or
+    fields of one to train first). The same command goes on with what was stopped and skips what is done.
+    """
+    from ..experiments.comparison import run_comparison
+    from ..experiments.report import write_report
+    from ..experiments.summary import to_markdown
+    from .output import console
+
+    comparison = read_comparison(file)
+    places = _places(set_fields or [])
+    if data_dir is not None:
+        places["data_dir"] = str(data_dir)
+    if backbone_weights is not None:
+        places["backbone_weights"] = str(backbone_weights)
+    if not report_only:
+        run_comparison(comparison, output_dir, places, only, announce=lambda line: console.rule(line))
+    rows = write_report(comparison, output_dir, places, examples)
+    console.print(to_markdown(rows), highlight=False, soft_wrap=True)
+    console.print(f"Report: {output_dir / 'summary.html'}", soft_wrap=True, highlight=False)
+
+
+def read_comparison(path: Path) -> Comparison:
+    """Reads the YAML file of a comparison.
+
+    Raises:
+        typer.BadParameter: the file is missing or not YAML, or a section is unknown or of the wrong form.
+        ValueError: a field is unknown, or the parts do not fit together.
+    """
+    from ..experiments.comparison import Comparison
+    from .recipes import read_recipe
+
+    sections = read_recipe(path, set(_SECTIONS), {})
+    for name in ("recipe", "objectives"):
+        if not isinstance(sections.get(name), dict):
+            raise typer.BadParameter(f"{path}: section {name!r} is missing or no mapping.", param_hint="FILE")
+    teacher = sections.get("teacher")
+    students = sections.get("students") or {"student": {}}
+    objectives = sections["objectives"]
+    return Comparison(
+        recipe=_typed(sections["recipe"], f"{path}: recipe"),
+        objectives={n: None if f is None else _typed(f, f"{path}: objectives: {n}") for n, f in objectives.items()},
+        students={name: _typed(fields or {}, f"{path}: students: {name}") for name, fields in students.items()},
+        seeds=tuple(sections.get("seeds") or (1,)),
+        teacher=_typed(teacher, f"{path}: teacher") if isinstance(teacher, dict) else teacher,
+    )
+
+
+def _places(settings: list[str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{setting!r} is not FIELD=VALUE.", param_hint="--set")
+        values[name.replace("-", "_")] = value
+    return _typed(values, "--set")
+
+
+def _typed(fields: dict[str, Any], where: str) -> dict[str, Any]:
+    """The fields as their dataclasses take them; unknown ones are left to [`Comparison`], which names them."""
+    from ..experiments.comparison import ADAPTED_PARTS
+    from .options import convert_field, options_of
+
+    options = options_of(ADAPTED_PARTS)
+    return {n: convert_field(v, options[n], f"{where}: {n}") if n in options else v for n, v in fields.items()}

@@ -1,0 +1,182 @@
+"""Families of runs: one recipe for every student, objective and seed, so that what differs is what is compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import fnmatch
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArguments, build_arguments
+from kaseg.experiments.run import RESULTS_NAME, distill, train
+from kaseg.trainer import KnowledgeAdaptationConfig, SegmentationConfig
+
+TEACHER = "teacher"
+PLAIN_PARTS = (ModelArguments, DataArguments, SegmentationConfig)
+ADAPTED_PARTS = (ModelArguments, DataArguments, TeacherArguments, KnowledgeAdaptationConfig)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of a comparison.
+
+    Attributes:
+        student: Name of the student, or "teacher".
+        objective: Name of the objective, or "teacher".
+        seed: Seed of weights, data order and augmentation.
+        fields: The recipe, with the keys of `kaseg train` or `kaseg distill`.
+        distils: Whether there is a teacher to learn from.
+    """
+
+    student: str
+    objective: str
+    seed: int
+    fields: Mapping[str, Any]
+    distils: bool
+
+    @property
+    def name(self) -> str:
+        """Folder of the run below that of the comparison."""
+        return TEACHER if self.student == TEACHER else f"{self.student}/{self.objective}/seed-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared: students x objectives x seeds, all trained by one recipe, and the teacher they learn from.
+
+    A distilled score never stands alone: where an objective distils, one that learns from the labels alone must be
+    there too. Runs of one seed share initial weights, data order and augmentation: their differences are paired.
+
+    Args:
+        recipe: Fields that all runs share, with the keys of `kaseg train` and `kaseg distill`.
+        objectives: Name -> fields of the objective; `None` trains on the labels alone, anything else distils.
+        students: Name -> fields of the student.
+        seeds: One run each.
+        teacher: A checkpoint (Hub id, folder or shipped name), or fields that, on top of `recipe`, train one first
+            (with the first seed unless they name one).
+
+    Raises:
+        ValueError: a field or a name that is unknown, given twice or missing; the message says which and where.
+    """
+
+    recipe: Mapping[str, Any]
+    objectives: Mapping[str, Mapping[str, Any] | None]
+    students: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"student": {}})
+    seeds: Sequence[int] = (1,)
+    teacher: str | Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.objectives or not self.students or not self.seeds:
+            raise ValueError("A comparison needs at least one objective, one student and one seed.")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds: {list(self.seeds)} names a seed more than once.")
+        if TEACHER in self.students:
+            raise ValueError(f"students: {TEACHER!r} is the teacher's own name; choose another.")
+        distilling = [name for name, fields in self.objectives.items() if fields is not None]
+        if distilling and len(distilling) == len(self.objectives):
+            raise ValueError(
+                f"objectives: {', '.join(distilling)} distil, but none learns from the labels alone; add one without "
+                "fields (plain:), since a distilled score says nothing without it."
+            )
+        if distilling and self.teacher is None:
+            raise ValueError(f"objectives: {', '.join(distilling)} need a teacher: name a checkpoint or its fields.")
+        for where, fields in self._sections():
+            _check_fields(where, fields)
+
+    @property
+    def plain(self) -> str | None:
+        """The objective that learns from the labels alone and that others are compared with."""
+        return next((name for name, fields in self.objectives.items() if fields is None), None)
+
+    def runs(self, output_dir: str | Path) -> list[Run]:
+        """Every run, in the order in which they are done: teacher first, then seed by seed, so that a family that is
+        broken off holds whole pairs.
+
+        Args:
+            output_dir: Folder of the comparison, where a teacher that is trained by it lies.
+        """
+        runs, teacher = [], self.teacher
+        if isinstance(teacher, Mapping):
+            fields = {"seed": self.seeds[0], **self.recipe, **teacher}
+            runs.append(Run(TEACHER, TEACHER, fields["seed"], fields, distils=False))
+            teacher = str(Path(output_dir) / TEACHER)
+        for seed in self.seeds:
+            for student, student_fields in self.students.items():
+                for objective, own in self.objectives.items():
+                    fields = {**self.recipe, **student_fields, **(own or {}), "seed": seed}
+                    if own is not None:
+                        fields.setdefault("teacher", teacher)
+                    runs.append(Run(student, objective, seed, fields, distils=own is not None))
+        return runs
+
+    def _sections(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        yield "recipe", self.recipe
+        for name, fields in self.objectives.items():
+            yield f"objectives: {name}", fields or {}
+        for name, fields in self.students.items():
+            yield f"students: {name}", fields
+        if isinstance(self.teacher, Mapping):
+            yield "teacher", self.teacher
+
+
+def run_comparison(
+    comparison: Comparison,
+    output_dir: str | Path,
+    places: Mapping[str, Any] | None = None,
+    only: str = "*",
+    announce: Callable[[str], None] = print,
+) -> list[tuple[Run, dict[str, Any]]]:
+    """Do every run that is not done yet; what was stopped goes on where it was.
+
+    Args:
+        comparison: What to run.
+        output_dir: Folder of all runs, one folder each.
+        places: Fields that say where things lie or how runs are watched (`data_dir`, `backbone_weights`,
+            `torch_compile`, ...). They go before those of the comparison.
+        only: Pattern (`fnmatch`) of the runs to do, such as `os16/*/seed-1`; others are left for another time.
+        announce: Called with a line before each run.
+
+    Returns:
+        The runs that are finished, each with what its `results.json` holds.
+
+    Raises:
+        ValueError: `only` matches no run, or a folder holds a run with another recipe.
+    """
+    _check_fields("places", places or {})
+    runs = comparison.runs(output_dir)
+    chosen = [run for run in runs if fnmatch.fnmatch(run.name, only)]
+    if not chosen:
+        raise ValueError(f"No run is called {only!r}. There are: {', '.join(run.name for run in runs)}.")
+    for number, run in enumerate(chosen, 1):
+        announce(f"{number}/{len(chosen)} {run.name}")
+        fields = {**run.fields, **(places or {}), "output_dir": str(Path(output_dir) / run.name)}
+        # Compiled code of the run before would count against the limit of recompilations.
+        torch._dynamo.reset()
+        if run.distils:
+            distill(*build_arguments(ADAPTED_PARTS, fields))
+        else:
+            train(*build_arguments(PLAIN_PARTS, fields))
+    return finished_runs(comparison, output_dir)
+
+
+def finished_runs(comparison: Comparison, output_dir: str | Path) -> list[tuple[Run, dict[str, Any]]]:
+    """The runs in `output_dir` that are finished, in order, each with what its `results.json` holds."""
+    files = [(run, Path(output_dir) / run.name / RESULTS_NAME) for run in comparison.runs(output_dir)]
+    return [(run, json.loads(file.read_text())) for run, file in files if file.is_file()]
+
+
+def _check_fields(where: str, fields: Mapping[str, Any]) -> None:
+    known = {item.name for part in ADAPTED_PARTS for item in dataclasses.fields(part) if item.init}
+    reserved = {"output_dir": "every run has its own", "seed": "they are listed under seeds"}
+    for name in fields:
+        if name in reserved and not (where == "teacher" and name == "seed"):
+            raise ValueError(f"{where}: {name} cannot be set here; {reserved[name]}.")
+        if name not in known:
+            close = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.7)
+            raise ValueError(f"{where}: unknown field {name!r}" + (f" (close: {', '.join(close)})." if close else "."))

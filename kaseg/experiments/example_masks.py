@@ -1,0 +1,38 @@
+"""Masks of several models on the same images, to be looked at side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from kaseg.image_processing_kaseg import KASegImageProcessor
+from kaseg.modeling_kaseg import KASegModel
+
+
+@torch.inference_mode()
+def example_masks(models: Mapping[str, KASegModel], dataset: Any, count: int = 6) -> list[dict[str, Any]]:
+    """Images spread over a dataset with their label and every model's mask.
+
+    Args:
+        models: Name -> model, in eval mode.
+        dataset: Samples with `image` (PIL) and `label`, with a length.
+        count: How many images at most.
+
+    Returns:
+        One dictionary per image: `image` (PIL) and `masks` (name, "label" first -> (H, W) train ids).
+    """
+    processor = KASegImageProcessor()
+    shown = min(count, len(dataset))
+    pictures = []
+    for index in range(shown):
+        sample = dataset[index * len(dataset) // shown]
+        image = sample["image"]
+        inputs = processor(image, return_tensors="pt")
+        masks = {"label": sample["label"]}
+        for name, model in models.items():
+            size = (image.height, image.width)
+            masks[name] = processor.post_process_semantic_segmentation(model(**inputs), [size])[0].numpy()
+        pictures.append({"image": image, "masks": masks})
+    return pictures

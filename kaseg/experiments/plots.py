@@ -1,0 +1,104 @@
+"""Pictures of a family of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from kaseg.experiments.comparison import TEACHER, Run
+from kaseg.experiments.summary import Finished
+
+# Read off the authors' own figure (see docs/method.md): output stride, GFLOPs, plain and adapted mIoU in percent.
+PAPER_POINTS = ((32, 3.23, 68.9, 70.7), (16, 5.50, 70.5, 72.5), (8, 17.70, 71.9, 72.9), (4, 67.03, 72.3, 73.0))
+
+
+def accuracy_against_cost(rows: Sequence[Mapping[str, Any]], with_paper: bool = True) -> Figure:
+    """mIoU against GFLOPs, one curve per objective, in the manner of the paper's first figure.
+
+    Args:
+        rows: As [`~kaseg.experiments.summary.summarize`] gives them. Bars are standard deviations over seeds.
+        with_paper: Also draw the paper's points, labelled "paper" (another dataset and recipe) on an axis of their own.
+    """
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for objective in dict.fromkeys(row["objective"] for row in rows):
+        points = sorted((row for row in rows if row["objective"] == objective), key=lambda row: row["gflops"])
+        axes.errorbar(
+            [row["gflops"] for row in points],
+            [100 * row["mean_iou"] for row in points],
+            [100 * (row["std"] or 0.0) for row in points],
+            marker="*" if objective == TEACHER else "o",
+            capsize=3,
+            label=objective,
+        )
+        for row in points:
+            if row["student"] != TEACHER:
+                at = (row["gflops"], 100 * row["mean_iou"])
+                axes.annotate(row["student"], at, textcoords="offset points", xytext=(5, -11), fontsize=8)
+    axes.set(xscale="log", xlabel="GFLOPs at 513x513 (2 x multiply-adds)", ylabel="mIoU %")
+    axes.grid(alpha=0.3)
+    handles, labels = axes.get_legend_handles_labels()
+    if with_paper:
+        other = axes.twinx()
+        for index, (name, style) in enumerate((("plain (paper)", "--"), ("adapted (paper)", "-"))):
+            costs, scores = [p[1] for p in PAPER_POINTS], [p[2 + index] for p in PAPER_POINTS]
+            other.plot(costs, scores, style, color="grey", marker=".", alpha=0.6, label=name)
+        other.set_ylabel("mIoU % (paper, VOC 2012)", color="grey")
+        theirs = other.get_legend_handles_labels()
+        handles, labels = handles + theirs[0], labels + theirs[1]
+    axes.legend(handles, labels, fontsize=8)
+    return figure
+
+
+def learning_curves(finished: Finished) -> Figure:
+    """Training loss on the labels (left) and validation mIoU (right, where it was taken) over steps, a line per run."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    colors = {name: f"C{index}" for index, name in enumerate(dict.fromkeys(_group(run) for run, _ in finished))}
+    for name, color in colors.items():
+        runs = [results for run, results in finished if _group(run) == name]
+        for index, results in enumerate(runs):
+            label = name if index == 0 else None
+            for axes, keys, factor in (
+                (left, ("distillation/cross_entropy", "loss"), 1.0),
+                (right, ("eval_mean_iou",), 100.0),
+            ):
+                steps, values = _curve(results["log"], keys)
+                axes.plot(steps, [factor * value for value in values], color=color, label=label, alpha=0.8)
+    left.set(xlabel="step", ylabel="loss on the labels", yscale="log")
+    right.set(xlabel="step", ylabel="validation mIoU %")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    left.legend(fontsize=8)
+    return figure
+
+
+def class_bars(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """IoU of every class, one bar per row of the summary."""
+    names = list(dict.fromkeys(name for row in rows for name in row["per_category_iou"]))
+    figure = Figure(figsize=(max(7.0, 0.25 * len(names) * len(rows)), 4), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(rows)
+    for index, row in enumerate(rows):
+        at = [position + (index - (len(rows) - 1) / 2) * width for position in range(len(names))]
+        label = TEACHER if row["student"] == TEACHER else f"{row['student']}, {row['objective']}"
+        axes.bar(at, [100 * row["per_category_iou"].get(name, 0.0) for name in names], width, label=label)
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    axes.set(ylabel="IoU %", ylim=(0, 100))
+    axes.legend(fontsize=8)
+    return figure
+
+
+def _group(run: Run) -> str:
+    return TEACHER if run.student == TEACHER else f"{run.student}, {run.objective}"
+
+
+def _curve(log: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> tuple[list[int], list[float]]:
+    """Steps and values of the first of `keys` that the log has."""
+    for key in keys:
+        points = [(entry["step"], entry[key]) for entry in log if key in entry]
+        if points:
+            return [step for step, _ in points], [value for _, value in points]
+    return [], []

@@ -1,0 +1,103 @@
+"""What a family of runs says, as JSON, Markdown and one page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kaseg.data import get_label_space
+from kaseg.experiments.comparison import TEACHER, Comparison, finished_runs
+from kaseg.experiments.example_masks import example_masks
+from kaseg.experiments.page import write_page
+from kaseg.experiments.plots import accuracy_against_cost, class_bars, learning_curves
+from kaseg.experiments.recipe import DataArguments, build_arguments
+from kaseg.experiments.run import load_data, write_atomically
+from kaseg.experiments.summary import Finished, format_gain, summarize, to_markdown
+from kaseg.modeling_kaseg import KASegModel
+
+HEADER = ("student", "objective", "mIoU %", "std", "seeds", "gain over plain (95 %)", "params (M)", "GFLOPs", "steps")
+
+
+def write_report(
+    comparison: Comparison, output_dir: str | Path, places: Mapping[str, Any] | None = None, examples: int = 4
+) -> list[dict[str, Any]]:
+    """Write `summary.json`, `summary.md`, `summary.html` and `accuracy_against_cost.png` to `output_dir`.
+
+    Args:
+        comparison: The family.
+        output_dir: Where its runs lie; those that are finished are reported.
+        places: As in [`~kaseg.experiments.comparison.run_comparison`], for the data of the example masks.
+        examples: How many evaluation images the page shows with the masks of the first finished seed; 0 for none, so
+            that the page holds nothing of the dataset.
+
+    Returns:
+        The rows of [`~kaseg.experiments.summary.summarize`].
+
+    Raises:
+        FileNotFoundError: no run is finished.
+    """
+    root = Path(output_dir)
+    finished = finished_runs(comparison, root)
+    if not finished:
+        raise FileNotFoundError(f"{root}: no run of this comparison is finished, so there is nothing to report.")
+    rows = summarize(comparison, finished)
+    planned = len(comparison.runs(root))
+    runs = [
+        {"run": run.name, "seed": run.seed, "mean_iou": results["mean_iou"], "steps": results["steps"]}
+        for run, results in finished
+    ]
+    first = finished[0][1]
+    summary = {
+        "dataset": first["dataset"],
+        "split": first["split"],
+        "protocol": first["protocol"],
+        "finished": len(finished),
+        "planned": planned,
+        "rows": rows,
+        "runs": runs,
+    }
+    where = f"{first['dataset']} {first['split']}, {first['protocol']}; last step; {len(finished)} of {planned} runs"
+    write_atomically(root / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_atomically(root / "summary.md", f"{where}\n\n{to_markdown(rows)}")
+    plot = accuracy_against_cost(rows)
+    plot.savefig(root / "accuracy_against_cost.png", dpi=150)
+    data_args = build_arguments((DataArguments,), {**comparison.recipe, **(places or {})})[0]
+    space = get_label_space(data_args.dataset, data_args.data_dir, data_args.label_space)
+    write_page(
+        root / "summary.html",
+        title=where,
+        header=HEADER,
+        rows=[_cells(row) for row in rows],
+        figures=[
+            ("Accuracy against cost", plot),
+            ("Learning curves, a line per seed", learning_curves(finished)),
+            ("IoU per class, mean over seeds", class_bars(rows)),
+        ],
+        pictures=_pictures(finished, root, data_args, examples) if examples else [],
+        names=space.names,
+        palette=space.palette,
+    )
+    return rows
+
+
+def _pictures(finished: Finished, root: Path, data_args: DataArguments, count: int) -> list[dict[str, Any]]:
+    seed = next((run.seed for run, _ in finished if run.student != TEACHER), None)
+    shown = [run for run, _ in finished if run.student == TEACHER or run.seed == seed]
+    models = {run.name: KASegModel.from_pretrained(root / run.name) for run in shown}
+    return example_masks(models, load_data(data_args)[1], count)
+
+
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    return [
+        row["student"],
+        row["objective"],
+        f"{100 * row['mean_iou']:.1f}",
+        "" if row["std"] is None else f"{100 * row['std']:.1f}",
+        str(len(row["seeds"])),
+        format_gain(row),
+        f"{row['parameters'] / 1e6:.2f}",
+        f"{row['gflops']:.2f}",
+        str(row["steps"]),
+    ]

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import typer
+
+from kaseg.cli.compare import read_comparison
+
+FILE = """
+recipe:
+  dataset: scenes
+  learning_rate: 1e-3
+  crop_size: 64
+teacher:
+  head: deeplabv3plus
+students:
+  os32: {output_stride: 32}
+objectives:
+  plain:
+  adapted: {adaptation_weight: 10}
+seeds: [1, 2]
+"""
+
+
+def _write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "family.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_sections_become_typed_fields(tmp_path) -> None:
+    comparison = read_comparison(_write(tmp_path, FILE))
+    # YAML itself reads 1e-3 as text.
+    assert comparison.recipe["learning_rate"] == 0.001
+    assert comparison.objectives == {"plain": None, "adapted": {"adaptation_weight": 10.0}}
+    assert comparison.students == {"os32": {"output_stride": 32}} and comparison.seeds == (1, 2)
+    assert comparison.teacher == {"head": "deeplabv3plus"}
+
+
+def test_what_is_left_out_has_defaults(tmp_path) -> None:
+    comparison = read_comparison(_write(tmp_path, "recipe: {}\nobjectives: {plain: }\n"))
+    assert list(comparison.students) == ["student"] and comparison.seeds == (1,) and comparison.teacher is None
+
+
+@pytest.mark.parametrize(
+    "text, error, message",
+    [
+        ("recipe: {}\n", typer.BadParameter, "'objectives' is missing"),
+        ("recipe: 3\nobjectives: {plain: }\n", typer.BadParameter, "'recipe' is missing or no mapping"),
+        (FILE + "seed: 3\n", typer.BadParameter, "unknown key 'seed'.*seeds"),
+        (FILE.replace("1e-3", "fast"), typer.BadParameter, "fast"),
+        (FILE.replace("head:", "haed:"), ValueError, "teacher: unknown field 'haed'.*head"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, text: str, error, message: str) -> None:
+    with pytest.raises(error, match=message):
+        read_comparison(_write(tmp_path, text))
+
+
+def test_a_family_from_the_command_line(kaseg, tmp_path) -> None:
+    small = "dataset: scenes\n  max_steps: 1\n  max_train_samples: 4\n  max_eval_samples: 1"
+    text = FILE.replace("head: deeplabv3plus", "head: student").replace("dataset: scenes", small)
+    text = text.replace("crop_size: 64", "crop_size: 64\n  backbone: mobilenetv2_035\n  pretrained_backbone: false")
+    text = text.replace("adaptation_weight: 10", "latent_channels: 8, autoencoder_epochs: 0, autoencoder_max_steps: 1")
+    file, output = _write(tmp_path, text.replace("[1, 2]", "[1]")), tmp_path / "out"
+    common = ["compare", str(file), "--output-dir", str(output), "--examples", "0"]
+    settings = ["--set", "per_device_train_batch_size=2", "--set", "use_cpu=true", "--set", "report_to=none"]
+    result = kaseg(*common, *settings)
+    assert result.exit_code == 0, result.output
+    assert "| os32 | adapted |" in result.output and (output / "summary.html").is_file()
+    again = kaseg(*common, "--report-only")
+    assert again.exit_code == 0 and "| os32 | adapted |" in again.output
+    wrong = kaseg(*common, "--set", "use_cpu")
+    assert wrong.exit_code == 2 and "FIELD=VALUE" in wrong.output

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from kaseg.experiments.comparison import Comparison, Run, finished_runs, run_comparison
+from kaseg.experiments.report import write_report
+
+RECIPE = {
+    "dataset": "scenes",
+    "max_train_samples": 8,
+    "max_eval_samples": 2,
+    "backbone": "mobilenetv2_035",
+    "pretrained_backbone": False,
+    "output_stride": 32,
+    "per_device_train_batch_size": 2,
+    "crop_size": [64, 64],
+    "max_steps": 2,
+}
+WATCHING = {"report_to": "none", "disable_tqdm": True, "use_cpu": True, "save_strategy": "no", "logging_steps": 1}
+ADAPTED = {"latent_channels": 8, "autoencoder_epochs": 0.0, "autoencoder_max_steps": 1}
+
+
+def _comparison(**kwargs) -> Comparison:
+    parts = {"recipe": RECIPE, "objectives": {"plain": None, "adapted": ADAPTED}, "teacher": {"output_stride": 16}}
+    return Comparison(**{**parts, **kwargs})
+
+
+def _names(comparison: Comparison) -> list[str]:
+    return [run.name for run in comparison.runs("out")]
+
+
+class TestRuns:
+    def test_teacher_first_then_whole_pairs_seed_by_seed(self) -> None:
+        comparison = _comparison(seeds=(3, 1), students={"os32": {}, "os16": {"output_stride": 16}})
+        assert _names(comparison) == [
+            "teacher",
+            *(f"{s}/{o}/seed-3" for s in ("os32", "os16") for o in ("plain", "adapted")),
+            *(f"{s}/{o}/seed-1" for s in ("os32", "os16") for o in ("plain", "adapted")),
+        ]
+
+    def test_fields_go_from_recipe_over_student_to_objective(self) -> None:
+        students = {"os16": {"output_stride": 16, "adaptation_weight": 5.0}}
+        comparison = _comparison(students=students, objectives={"plain": None, "ka": {"adaptation_weight": 7.0}})
+        teacher, plain, adapted = comparison.runs("out")
+        assert teacher.fields == {**RECIPE, "output_stride": 16, "seed": 1} and not teacher.distils
+        assert plain.fields == {**RECIPE, **students["os16"], "seed": 1} and not plain.distils
+        assert adapted.fields["adaptation_weight"] == 7.0 and adapted.fields["output_stride"] == 16
+        assert adapted.fields["teacher"] == "out/teacher" and adapted.distils
+
+    def test_a_named_teacher_is_not_trained(self) -> None:
+        comparison = _comparison(teacher="kaseg/some-teacher")
+        assert _names(comparison) == ["student/plain/seed-1", "student/adapted/seed-1"]
+        assert comparison.runs("out")[1].fields["teacher"] == "kaseg/some-teacher"
+
+    def test_an_objective_may_have_a_teacher_of_its_own(self) -> None:
+        other = {**ADAPTED, "teacher": "kaseg/other"}
+        comparison = _comparison(objectives={"plain": None, "a": ADAPTED, "b": other}, teacher="kaseg/one")
+        assert [run.fields.get("teacher") for run in comparison.runs("out")] == [None, "kaseg/one", "kaseg/other"]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"objectives": {"adapted": ADAPTED}}, "none learns from the labels alone"),
+        ({"teacher": None}, "need a teacher"),
+        ({"seeds": (1, 2, 1)}, "more than once"),
+        ({"seeds": ()}, "at least one"),
+        ({"students": {"teacher": {}}}, "own name"),
+        ({"recipe": {**RECIPE, "learning_rat": 1.0}}, "recipe: unknown field 'learning_rat' .*learning_rate"),
+        ({"students": {"a": {"backbon": "x"}}}, "students: a: unknown field 'backbon'"),
+        ({"recipe": {**RECIPE, "seed": 3}}, "recipe: seed cannot be set here; they are listed under seeds"),
+        ({"objectives": {"plain": None, "x": {"output_dir": "o"}}}, "objectives: x: output_dir cannot"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _comparison(**change)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A whole small family, done in two goes."""
+    output_dir = tmp_path_factory.mktemp("family")
+    comparison = _comparison(seeds=(1, 2))
+    lines: list[str] = []
+    first = run_comparison(comparison, output_dir, WATCHING, only="teacher", announce=lines.append)
+    assert [run.name for run, _ in first] == ["teacher"] and lines == ["1/1 teacher"]
+    return comparison, output_dir, run_comparison(comparison, output_dir, WATCHING, announce=lines.append)
+
+
+def test_every_run_is_done_with_its_own_recipe(done) -> None:
+    comparison, output_dir, finished = done
+    assert [run.name for run, _ in finished] == [run.name for run in comparison.runs(output_dir)]
+    for run, results in finished:
+        assert results["seed"] == run.seed and results["steps"] == 2
+        assert ("teacher" in results["recipe"]) == run.distils == (run.objective == "adapted")
+    by_name = {run.name: results for run, results in finished}
+    pair = [by_name[f"student/{name}/seed-1"] for name in ("plain", "adapted")]
+    assert pair[0]["parameters"] == pair[1]["parameters"]
+
+
+def test_what_is_done_is_not_done_again(done, monkeypatch: pytest.MonkeyPatch) -> None:
+    comparison, output_dir, finished = done
+    monkeypatch.setattr("kaseg.experiments.run.build_model", lambda *a: pytest.fail("trained again"))
+    assert run_comparison(comparison, output_dir, WATCHING, announce=lambda line: None) == finished
+
+
+def test_only_what_matches(done) -> None:
+    with pytest.raises(ValueError, match=r"No run is called 'os16/\*'.*student/plain/seed-1"):
+        run_comparison(done[0], done[1], WATCHING, only="os16/*")
+    with pytest.raises(ValueError, match="places: unknown field 'data_dri'"):
+        run_comparison(done[0], done[1], {"data_dri": "x"})
+
+
+def test_report(done) -> None:
+    comparison, output_dir, _ = done
+    rows = write_report(comparison, output_dir, examples=1)
+    summary = json.loads((output_dir / "summary.json").read_text())
+    assert summary["rows"] == rows and summary["finished"] == summary["planned"] == 5
+    assert [(row["student"], row["objective"], len(row["seeds"])) for row in rows] == [
+        ("teacher", "teacher", 1),
+        ("student", "plain", 2),
+        ("student", "adapted", 2),
+    ]
+    page = (output_dir / "summary.html").read_text()
+    # Three figures; the image, its label and the masks of the teacher and of two students.
+    assert page.count("data:image/png;base64,") == 3 + 2 + 3
+    assert (output_dir / "accuracy_against_cost.png").stat().st_size > 1000
+    assert "| student | adapted |" in (output_dir / "summary.md").read_text()
+    assert "data:image" in page and "<script" not in page and "http" not in page
+
+
+def test_nothing_to_report(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match="no run of this comparison is finished"):
+        write_report(_comparison(), tmp_path)
+    assert finished_runs(_comparison(), tmp_path) == []
+    assert Run("teacher", "teacher", 1, {}, False).name == "teacher"
