@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
+from kaseg.data.bad_samples import SkippedSample
 from kaseg.data.collator import SegmentationCollator
 from kaseg.data.dataset import SegmentationDataset, StreamingSegmentationDataset
 from kaseg.data.image_files import read_image, read_mask
-from kaseg.data.label_spaces import (
-    CAMVID,
-    PASCAL_VOC,
-    SCENES,
-    LabelSpace,
-    map_labels,
-    palette_for,
-    read_label_space,
-)
+from kaseg.data.label_spaces import LabelSpace, map_labels, palette_for, read_label_space
 from kaseg.data.loading import get_label_space, load_segmentation_dataset
-from kaseg.data.sources import SPECS, DatasetSpec
+from kaseg.data.sources import CAMVID, PASCAL_VOC, SCENES, SPECS, DatasetSpec
 from kaseg.data.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, TrainTransform
 
 __all__ = [
@@ -30,6 +23,7 @@ __all__ = [
     "LabelSpace",
     "SegmentationCollator",
     "SegmentationDataset",
+    "SkippedSample",
     "StreamingSegmentationDataset",
     "TrainTransform",
     "get_label_space",

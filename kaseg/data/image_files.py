@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 import numpy as np
 from PIL import Image, ImageOps
+
+from kaseg.data.mat_files import read_mat_mask
+
+T = TypeVar("T")
 
 # What a column of `datasets.Image(decode=False)` holds: {"bytes": ... or None, "path": ... or None}.
 EncodedImage = Mapping[str, Any]
@@ -46,29 +50,42 @@ def read_image(source: str | Path | EncodedImage, sample: str | None = None) -> 
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def read_mask(source: str | Path | EncodedImage, sample: str | None = None) -> np.ndarray:
+def read_mask(source: str | Path | EncodedImage, sample: str | None = None, colors: bool = False) -> np.ndarray:
     """Reads the raw values of a label mask. Palettes are never looked at: the values are the indices.
 
     Args:
-        source: A file, or `{"bytes": ..., "path": ...}` as in a column of `datasets.Image(decode=False)`.
+        source: A picture file, a MATLAB file (see [`~kaseg.data.mat_files.read_mat_mask`]), or `{"bytes": ..., "path":
+            ...}` as in a column of `datasets.Image(decode=False)`.
         sample: Name of the sample for messages. Default: the file.
+        colors: The mask holds colours in place of class indices.
 
     Returns:
-        Integer array (H, W).
+        Integer array (H, W), or uint8 array (H, W, 3) where `colors`.
 
     Raises:
         FileNotFoundError: If the file is not there.
-        ValueError: If it cannot be decoded, or has colours in place of class indices.
+        ValueError: If it cannot be decoded, or has colours in place of class indices or the other way round.
     """
     where = _where(source, sample, "label mask")
+    path = source.get("path") if isinstance(source, Mapping) else source
+    if str(path).lower().endswith(".mat"):
+        return _guarded(lambda: read_mat_mask(_read_bytes(source)), where)
     mask = _decode(source, where)
+    if colors:
+        if mask.mode not in ("RGB", "RGBA"):
+            raise ValueError(
+                f"{where} has mode {mask.mode!r}, so it holds class indices, but its colours were to be decoded. "
+                "Use the label space without the encoding 'color'."
+            )
+        return np.asarray(mask)[..., :3]
     if mask.mode == "1":
         mask = mask.convert("L").point(lambda value: value // 255)
     values = np.asarray(mask)
     if values.ndim != 2 or values.dtype.kind not in "iu":
         raise ValueError(
             f"{where} has mode {mask.mode!r}; a mask needs one class index per pixel (Pillow modes 'L', 'P' or "
-            "'I;16'). Convert its colours to class indices first."
+            "'I;16'). If its colours are those of the classes' palette, decode them with the encoding 'color': "
+            "label_space='NAME:color', 'FILE:color' or LabelSpace.with_colors()."
         )
     return values
 
@@ -81,15 +98,23 @@ def _where(source: str | Path | EncodedImage, sample: str | None, what: str) -> 
 
 
 def _decode(source: str | Path | EncodedImage, where: str) -> Image.Image:
-    try:
+    def decode() -> Image.Image:
         image = Image.open(io.BytesIO(_read_bytes(source)))
         image.load()
+        return image
+
+    return ImageOps.exif_transpose(_guarded(decode, where))
+
+
+def _guarded(read: Callable[[], T], where: str) -> T:
+    """What `read` returns, with its errors turned into ones that say where."""
+    try:
+        return read()
     except FileNotFoundError:
         raise FileNotFoundError(f"{where} does not exist.") from None
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         # Pillow reports broken files with all of these.
         raise ValueError(f"{where} cannot be read: {error}. Replace it or leave the sample out.") from error
-    return ImageOps.exif_transpose(image)
 
 
 def _read_bytes(source: str | Path | EncodedImage) -> bytes:

@@ -1,12 +1,13 @@
-"""Label spaces: which classes a data set has, how they are drawn, and how raw mask values become train ids."""
+"""Label spaces: which classes a data set has, how they are drawn, and how masks become train ids."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ Color = tuple[int, int, int]
 
 VOID = 255
 ILLEGAL = -1
+ENCODINGS = ("index", "color")
 _TABLE_SIZE = 65536
 
 
@@ -41,6 +43,20 @@ def palette_for(num_labels: int) -> tuple[Color, ...]:
     return tuple(colors)
 
 
+def parse_color(color: str | Sequence[int]) -> Color:
+    """A colour written as "#rrggbb" or as three numbers in 0..255.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    try:
+        values = bytes.fromhex(color.removeprefix("#")) if isinstance(color, str) else bytes(color)
+        red, green, blue = values
+    except (TypeError, ValueError):
+        raise ValueError(f'{color!r} is not a colour; write "#rrggbb" or three numbers from 0 to 255.') from None
+    return red, green, blue
+
+
 @dataclass(frozen=True)
 class LabelSpace:
     """The classes of a data set.
@@ -52,6 +68,9 @@ class LabelSpace:
         ignore_index: The id of void pixels, 255 by default. Never a class; a raw value equal to it is always void
             unless `label_map` says otherwise.
         label_map: Raw mask value -> train id, `ignore_index` for void. `None` means that raw values are train ids.
+        encoding: What the masks hold: "index", one class index per pixel, or "color", the colours of `palette`, which
+            must then be all different.
+        void_colors: Colours of void pixels, for the encoding "color".
 
     Raises:
         ValueError: If the parts do not fit each other; the message names the field.
@@ -62,10 +81,13 @@ class LabelSpace:
     palette: tuple[Color, ...] = ()
     ignore_index: int = VOID
     label_map: Mapping[int, int] | None = field(default=None, hash=False)
+    encoding: str = "index"
+    void_colors: tuple[Color, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", tuple(self.names))
-        object.__setattr__(self, "palette", tuple(self.palette) or palette_for(len(self.names)))
+        object.__setattr__(self, "palette", tuple(map(parse_color, self.palette)) or palette_for(len(self.names)))
+        object.__setattr__(self, "void_colors", tuple(map(parse_color, self.void_colors)))
         where = f"LabelSpace {self.name!r}"
         if not 1 <= len(self.names) <= 255:
             raise ValueError(f"{where}: names has {len(self.names)} classes; between 1 and 255 are possible.")
@@ -85,6 +107,28 @@ class LabelSpace:
                     f"{where}: label_map sends {raw} to {train}; raw values lie in 0..{_TABLE_SIZE - 1}, train ids "
                     f"in 0..{self.num_labels - 1}, and {self.ignore_index} is void."
                 )
+        if self.encoding not in ENCODINGS:
+            raise ValueError(f"{where}: encoding is {self.encoding!r}; it must be one of {', '.join(ENCODINGS)}.")
+        if self.encoding == "color":
+            self._check_colors(where)
+
+    def _check_colors(self, where: str) -> None:
+        owners: dict[Color, str] = {}
+        named = [*zip(self.palette, self.names, strict=True), *((color, "void") for color in self.void_colors)]
+        for color, owner in named:
+            if owners.setdefault(color, owner) != owner:
+                raise ValueError(
+                    f"{where}: {owners[color]!r} and {owner!r} have the same colour {color}, so masks of colours "
+                    "cannot be decoded. Use masks of class indices, or give every class a colour of its own."
+                )
+
+    def with_colors(self) -> LabelSpace:
+        """The same classes for masks that hold the colours of `palette` in place of class indices.
+
+        Raises:
+            ValueError: If two classes have the same colour.
+        """
+        return replace(self, encoding="color", label_map=None)
 
     @property
     def num_labels(self) -> int:
@@ -117,46 +161,93 @@ class LabelSpace:
         """The map from raw values to train ids as an int16 array of 65536 entries; -1 marks illegal raw values."""
         return self._table
 
+    @cached_property
+    def _color_table(self) -> tuple[np.ndarray, np.ndarray]:
+        """Colours as sorted 24-bit numbers, and the train id of each."""
+        colors = np.array((*self.palette, *self.void_colors), dtype=np.uint8)
+        train_ids = np.array([*range(self.num_labels), *[self.ignore_index] * len(self.void_colors)], dtype=np.uint8)
+        codes, first = np.unique(_color_codes(colors), return_index=True)
+        return codes, train_ids[first]
 
-def map_labels(mask: np.ndarray, label_space: LabelSpace, sample: str) -> np.ndarray:
+
+def _color_codes(colors: np.ndarray) -> np.ndarray:
+    """uint8 (..., 3) -> int32 (...): red, green and blue as one number."""
+    red, green, blue = (colors[..., channel].astype(np.int32) for channel in range(3))
+    return (red << 16) | (green << 8) | blue
+
+
+def map_labels(mask: np.ndarray, label_space: LabelSpace, sample: str, file: str | None = None) -> np.ndarray:
     """Turns a raw mask into train ids. This is the one place where labels are mapped.
 
     Args:
-        mask: Integer array (H, W) of raw values.
+        mask: Integer array (H, W) of raw values; uint8 array (H, W, 3) of colours where the label space's encoding is
+            "color".
         label_space: What the values mean.
         sample: Name of the sample, for the error message.
+        file: File of the mask, for the error message.
 
     Returns:
         uint8 array (H, W) of train ids, `label_space.ignore_index` where void.
 
     Raises:
-        ValueError: If a value is neither a class nor void; the message names the sample and the values.
+        ValueError: If a value or colour is neither a class nor void; the message names the sample, the file and what
+            was found.
     """
+    where = f"Sample {sample}: the label mask{f' {file}' if file else ''}"
+    if (mask.ndim == 3) != (label_space.encoding == "color"):
+        raise ValueError(
+            f"{where} is an array {mask.shape}, which does not fit the encoding {label_space.encoding!r} of label "
+            f"space {label_space.name!r}."
+        )
+    if mask.ndim == 3:
+        return _map_colors(mask, label_space, where)
     if mask.dtype != np.uint8 and mask.size and (mask.min() < 0 or mask.max() >= _TABLE_SIZE):
-        raise _illegal_labels(mask[(mask < 0) | (mask >= _TABLE_SIZE)], label_space, sample)
+        raise _illegal_labels(mask[(mask < 0) | (mask >= _TABLE_SIZE)], label_space, where)
     mapped = label_space.lookup_table()[mask]
     if mapped.size and mapped.min() < 0:
-        raise _illegal_labels(mask[mapped < 0], label_space, sample)
+        raise _illegal_labels(mask[mapped < 0], label_space, where)
     return mapped.astype(np.uint8)
 
 
-def _illegal_labels(pixels: np.ndarray, label_space: LabelSpace, sample: str) -> ValueError:
+def _map_colors(mask: np.ndarray, label_space: LabelSpace, where: str) -> np.ndarray:
+    codes, train_ids = label_space._color_table
+    wanted = _color_codes(mask)
+    position = np.searchsorted(codes, wanted).clip(max=len(codes) - 1)
+    unknown = codes[position] != wanted
+    if unknown.any():
+        found = _count(wanted[unknown], lambda code: str((code >> 16, code >> 8 & 255, code & 255)))
+        raise ValueError(
+            f"{where} holds the colours {found}, which are not in the palette of label space {label_space.name!r}. "
+            "Correct the mask (JPEG and resizing change colours), or give the LabelSpace these colours in its palette "
+            "or in void_colors."
+        )
+    return train_ids[position]
+
+
+def _count(pixels: np.ndarray, show: Callable[[int], str] = str) -> str:
     values, counts = np.unique(pixels, return_counts=True)
-    found = ", ".join(f"{value} ({count} pixels)" for value, count in zip(values[:10], counts[:10], strict=True))
-    more = f" and {len(values) - 10} other values" if len(values) > 10 else ""
-    allowed = f"0..{label_space.num_labels - 1}" if label_space.label_map is None else "the keys of its label_map"
+    listed = zip(values[:10].tolist(), counts[:10].tolist(), strict=True)
+    found = ", ".join(f"{show(value)} ({count} pixels)" for value, count in listed)
+    return found + (f" and {len(values) - 10} others" if len(values) > 10 else "")
+
+
+def _illegal_labels(pixels: np.ndarray, label_space: LabelSpace, where: str) -> ValueError:
+    label_map, void = label_space.label_map, label_space.ignore_index
+    allowed = f"0..{label_space.num_labels - 1}" if label_map is None else "the keys of its label_map"
+    instances = pixels.max() > 255 and max(label_map or (0,)) <= 255
+    hint = "Values above 255 are usually instance ids: take the mask of classes instead. " if instances else ""
     return ValueError(
-        f"Sample {sample}: the label mask holds {found}{more}, but label space {label_space.name!r} "
-        f"({label_space.num_labels} classes) allows {allowed} and {label_space.ignore_index} for void. Correct the "
-        "mask, or pass a LabelSpace whose label_map={raw value: train id, or "
-        f"{label_space.ignore_index} for void}} names every value."
+        f"{where} holds {_count(pixels)}, but label space {label_space.name!r} ({label_space.num_labels} classes) "
+        f"allows {allowed} and {void} for void. {hint}Correct the mask, or pass a LabelSpace whose "
+        f"label_map={{raw value: train id, or {void} for void}} names every value."
     )
 
 
 def read_label_space(path: str | Path) -> LabelSpace:
     """Reads class names from a `classes.txt` (one name per line) or a `classes.json` (raw id -> name, null for void).
 
-    In JSON, classes get train ids in the order of their raw ids, so raw ids may have gaps.
+    In JSON, classes get train ids in the order of their raw ids, so raw ids may have gaps. In place of a name there may
+    be `{"name": "road", "color": "#804080"}`; a colour without a name is one of void.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -170,60 +261,24 @@ def read_label_space(path: str | Path) -> LabelSpace:
     if path.suffix != ".json":
         return LabelSpace(name, tuple(line.strip() for line in text.splitlines() if line.strip()))
     try:
-        entries = {int(raw): label for raw, label in json.loads(text).items()}
+        entries = {
+            int(raw): entry if isinstance(entry, dict) else {"name": entry} for raw, entry in json.loads(text).items()
+        }
     except (ValueError, AttributeError) as error:
         raise ValueError(f'{path}: expected a JSON object such as {{"0": "sky"}} (raw id -> name): {error}') from None
-    return _from_raw_names(name, entries)
+    try:
+        return _from_raw_entries(name, entries)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
-def _from_raw_names(name: str, entries: Mapping[int, str | None]) -> LabelSpace:
-    raw_ids = sorted(raw for raw, label in entries.items() if label is not None)
-    names = tuple(str(entries[raw]) for raw in raw_ids)
-    if raw_ids == list(range(len(entries))):
-        return LabelSpace(name, names)
+def _from_raw_entries(name: str, entries: Mapping[int, Mapping[str, Any]]) -> LabelSpace:
+    raw_ids = sorted(raw for raw, entry in entries.items() if entry.get("name") is not None)
+    names = tuple(str(entries[raw]["name"]) for raw in raw_ids)
+    colors = [entries[raw]["color"] for raw in raw_ids if "color" in entries[raw]]
+    if colors and len(colors) != len(names):
+        raise ValueError(f"{len(colors)} of {len(names)} classes have a colour; give all of them one, or none.")
+    void_colors = tuple(entry["color"] for entry in entries.values() if entry.get("name") is None and "color" in entry)
     label_map = {raw: VOID for raw in entries} | {raw: train for train, raw in enumerate(raw_ids)}
-    return LabelSpace(name, names, label_map=label_map)
-
-
-def _space(name: str, classes: Sequence[tuple[str, Color]], label_map: Mapping[int, int] | None = None) -> LabelSpace:
-    return LabelSpace(name, tuple(c for c, _ in classes), tuple(color for _, color in classes), label_map=label_map)
-
-
-CAMVID = _space(
-    "camvid",
-    [
-        ("sky", (128, 128, 128)),
-        ("building", (128, 0, 0)),
-        ("pole", (192, 192, 128)),
-        ("road", (128, 64, 128)),
-        ("pavement", (60, 40, 222)),
-        ("tree", (128, 128, 0)),
-        ("sign", (192, 128, 128)),
-        ("fence", (64, 64, 128)),
-        ("car", (64, 0, 128)),
-        ("pedestrian", (64, 64, 0)),
-        ("bicyclist", (0, 128, 192)),
-    ],
-    label_map={**{train: train for train in range(11)}, 11: VOID},
-)
-
-_VOC_NAMES = (
-    "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
-    "pottedplant sheep sofa train tvmonitor"
-)
-PASCAL_VOC = LabelSpace("voc2012", tuple(_VOC_NAMES.split()))
-
-SCENES = _space(
-    "scenes",
-    [
-        ("sky", (70, 130, 180)),
-        ("road", (128, 64, 128)),
-        ("pavement", (244, 35, 232)),
-        ("building", (70, 70, 70)),
-        ("tree", (107, 142, 35)),
-        ("car", (0, 0, 142)),
-        ("person", (220, 20, 60)),
-        ("pole", (153, 153, 153)),
-        ("sign", (220, 220, 0)),
-    ],
-)
+    plain = raw_ids == list(range(len(entries)))
+    return LabelSpace(name, names, tuple(colors), label_map=None if plain else label_map, void_colors=void_colors)

@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import datasets
-from PIL import Image
 
-from kaseg.data.image_files import EncodedImage, read_image, read_mask
-from kaseg.data.label_spaces import LabelSpace, map_labels, read_label_space
-from kaseg.data.scenes import render_scene
-from kaseg.data.sources import FOLDER_LAYOUT, SPECS, FileLayout, ParquetFiles, RenderedScenes
-from kaseg.data.transforms import check_same_size
+from kaseg.data.bad_samples import ON_ERROR, BadSamples, SkippedSample, drop_bad_samples, drop_doubled_ids
+from kaseg.data.columns import standard_columns
+from kaseg.data.label_spaces import LabelSpace, read_label_space
+from kaseg.data.layouts import FileLayout, NamedFiles, PairedFolders, ParquetFiles, RenderedScenes, whats_there
+from kaseg.data.samples import ENCODED_FEATURES, AnyDataset, DecodeSample, RenderSample, decode_on_access
+from kaseg.data.sources import FOLDER_LAYOUT, SPECS, DatasetSpec, find_label_space, hub_source
 
-IMAGE_COLUMNS = ("image", "img", "pixel_values")
-LABEL_COLUMNS = ("label", "mask", "annotation", "semantic_segmentation", "labels")
 SPLIT_SYNONYMS = {"val": "validation"}
 CLASS_FILES = ("classes.txt", "classes.json")
 
-AnyDataset: TypeAlias = "datasets.Dataset | datasets.IterableDataset"
 AnyDatasetDict: TypeAlias = "datasets.DatasetDict | datasets.IterableDatasetDict"
+AnyLabelSpace: TypeAlias = "LabelSpace | str | Path | None"
 
-_ENCODED_FEATURES = datasets.Features(
-    image=datasets.Image(decode=False), label=datasets.Image(decode=False), id=datasets.Value("string")
-)
+
+@dataclass(frozen=True)
+class _Request:
+    """What a user asks for, whatever the data are."""
+
+    name: str
+    split: str | None
+    data_dir: str | Path | None
+    streaming: bool
+    label_space: AnyLabelSpace
+    on_error: str
+    skipped: list[SkippedSample] | None
+    num_proc: int | None
+
+    def bad(self, split: str) -> BadSamples:
+        """Where the bad samples of a split go."""
+        return BadSamples(f"{self.name}, split {split}", self.on_error == "skip", self.skipped)
 
 
 def load_segmentation_dataset(
@@ -38,48 +51,95 @@ def load_segmentation_dataset(
     label_column: str | None = None,
     label_space: LabelSpace | str | Path | None = None,
     revision: str | None = None,
+    config_name: str | None = None,
+    image_folder: str | None = None,
+    label_folder: str | None = None,
+    on_error: str = "raise",
+    skipped: list[SkippedSample] | None = None,
+    num_proc: int | None = None,
     **scene_options: int,
 ) -> AnyDataset | AnyDatasetDict:
     """Loads a data set whose samples are decoded when they are accessed.
 
     Every sample has three columns: `image` (PIL picture, mode "RGB", upright), `label` (PIL mask, mode "L", train ids
-    with 255 for void, the size of the picture) and `id` (string).
+    with 255 for void, the size of the picture) and `id` (string). In test splits that are published without masks,
+    `label` is `None`: they can be predicted, not trained on or scored. `info` names the data set and, if known, its
+    licence.
 
     Args:
         name: One of
-            - "camvid": `{split}.parquet` files in `data_dir`;
-            - "voc2012": the official layout in `data_dir`, or in `VOC2012` or `VOCdevkit/VOC2012` below it;
+            - the name of a known data set, whose files lie in `data_dir` as they are published: "ade20k", "camvid",
+              "cityscapes", "cityscapes_coarse", "coco_stuff", "pascal_context" (59 classes), "pascal_context_60" (with
+              background) or "voc2012"; docs/datasets.md describes them;
             - "scenes": synthetic street scenes, drawn on access;
             - a folder with `images/` and `masks/` of equal stems, directly (then it is the split "train") or in
               `train/`, `validation/` and `test/`, and a `classes.txt` or `classes.json` (see [`read_label_space`]);
               "folder" with `data_dir` is the same;
             - a Hub id or a folder that `datasets.load_dataset` understands, with a picture and a mask column.
-        split: "train", "validation" (or "val") or "test". Default: all, in a `DatasetDict`.
+        split: "train", "validation" (or "val"), "test", or one that the data set has besides: "trainval" and "trainaug"
+            (with the masks of SBD) of "voc2012", "train_extra" of "cityscapes_coarse". Default: all, in a dictionary.
         data_dir: Folder of the data.
         streaming: Return an `IterableDataset`.
-        image_column, label_column: Columns of Hub data. Default: guessed from the usual names.
-        label_space: Meaning of the mask values: a [`LabelSpace`], the name of a known data set, or a file of class
-            names. Needed for Hub data and for folders without class names.
-        revision: Branch, tag or commit of Hub data.
+        image_column, label_column: Columns of Hub data. Default: what is known of that Hub id, or else guessed from the
+            usual names.
+        label_space: Meaning of the mask values. One of
+            - a [`LabelSpace`];
+            - "NAME" or "NAME:ENCODING": the classes of a known data set, with its usual label encoding or another one
+              that it has, such as "cityscapes:train_ids" (which also takes the files of that encoding);
+            - "NAME:color": its classes, where the masks hold the colours of its palette;
+            - a file of class names, or "FILE:color" (see [`read_label_space`]).
+            Needed for Hub data that are not known and for folders without class names.
+        revision, config_name: Branch, tag or commit of Hub data, and their configuration.
+        image_folder, label_folder: For own folders: names in place of "images" and "masks", such as "JPEGImages", or
+            paths with `{split}` in them, such as "images/{split}".
+        on_error: "raise", or "skip" to leave out samples that cannot be used, with one warning that counts and lists
+            them. This tries every sample once when loading; a stream leaves them out as it comes to them.
+        skipped: A list, to which the [`SkippedSample`]s (id, reason) are added. A stream fills it while it is read, in
+            the process that reads it.
+        num_proc: Number of processes that try the samples. Default: this one alone.
         **scene_options: For "scenes" only: `num_scenes`, `height` (192), `width` (256), `seed` (0).
 
     Returns:
         A `datasets.Dataset`, or an `IterableDataset` when streaming; in a dictionary by split if `split` is `None`.
 
     Raises:
-        FileNotFoundError: If a file, a folder or the split is missing.
-        ValueError: If arguments or columns do not fit. On access: if a sample cannot be decoded, sizes differ, or a
-            label is out of range; the message names the sample.
+        FileNotFoundError: If a file, a folder or the split is missing; the message says what was looked for.
+        ValueError: If arguments or columns do not fit, a split is empty or ids are doubled. On access: if a sample
+            cannot be decoded, sizes differ, or a label is out of range; the message names the sample and its file.
     """
     name, split = str(name), SPLIT_SYNONYMS.get(split or "", split)
     if scene_options and name != "scenes":
         raise TypeError(f"load_segmentation_dataset: unexpected arguments {sorted(scene_options)} for {name!r}.")
-    if not _is_known_layout(name, data_dir):
-        space = get_label_space(name, data_dir, label_space)
-        return _load_hub(name, split, data_dir, streaming, (image_column, label_column), space, revision)
-    if image_column or label_column or revision:
-        raise ValueError(f"image_column, label_column and revision are for Hub data; {name!r} has none of them.")
-    return _load_known(name, split, data_dir, streaming, label_space, scene_options)
+    if on_error not in ON_ERROR:
+        raise ValueError(f"on_error is {on_error!r}; it must be one of {', '.join(ON_ERROR)}.")
+    request = _Request(name, split, data_dir, streaming, label_space, on_error, skipped, num_proc)
+    folders = _own_folders(image_folder, label_folder)
+    hub_options = {"image": image_column, "label": label_column, "revision": revision, "config": config_name}
+    if not _is_known_layout(request, folders):
+        if folders != FOLDER_LAYOUT:
+            raise _nothing_there(request, [folders])
+        return _signed(_load_hub(request, hub_options), name)
+    if any(hub_options.values()):
+        raise ValueError(
+            f"image_column, label_column, revision and config_name are for Hub data; {name!r} has none of them."
+        )
+    if name in SPECS and folders != FOLDER_LAYOUT:
+        raise ValueError(f"image_folder and label_folder are for own folders; those of {name!r} are known.")
+    if name == "scenes":
+        return _signed(_load_scenes(request, **scene_options), name)
+    return _signed(_load_local(request, folders), name)
+
+
+def _signed(data: AnyDataset | AnyDatasetDict, name: str) -> AnyDataset | AnyDatasetDict:
+    """Writes into the `info` of data what a model card says of them."""
+    known = hub_source(name)
+    spec = SPECS.get(name) if known is None else known[0]
+    for part in data.values() if isinstance(data, dict) else (data,):
+        # Of a folder only its name: where it lies is nobody's concern.
+        part.info.dataset_name = Path(name).name if Path(name).is_dir() else name
+        if spec is not None:
+            part.info.license, part.info.homepage, part.info.citation = spec.licence, spec.homepage, spec.citation
+    return data
 
 
 def get_label_space(
@@ -98,11 +158,14 @@ def get_label_space(
     if isinstance(label_space, LabelSpace):
         return label_space
     if label_space is not None:
-        spec = SPECS.get(str(label_space))
-        return spec.label_space if spec else read_label_space(label_space)
+        return find_label_space(label_space)
     name = str(name)
     if name in SPECS:
         return SPECS[name].label_space
+    known = hub_source(name)
+    if known is not None:
+        spec, source = known
+        return spec.encoded(source.encoding)
     root = _local_root(name, data_dir)
     for file in CLASS_FILES:
         if root is not None and (root / file).is_file():
@@ -111,6 +174,14 @@ def get_label_space(
         f"The classes of {name!r} are not known. Pass label_space=: a LabelSpace, one of {sorted(SPECS)}, or a file of "
         f"class names; for a folder, {' or '.join(CLASS_FILES)} in it will do."
     )
+
+
+def _own_folders(image_folder: str | None, label_folder: str | None) -> PairedFolders:
+    folders = [
+        folder if folder is None or "{split}" in folder else f"{{split}}/{folder}"
+        for folder in (image_folder, label_folder)
+    ]
+    return PairedFolders(folders[0] or FOLDER_LAYOUT.image_folder, folders[1] or FOLDER_LAYOUT.label_folder)
 
 
 def _local_root(name: str, data_dir: str | Path | None) -> Path | None:
@@ -125,43 +196,80 @@ def _local_root(name: str, data_dir: str | Path | None) -> Path | None:
     return None
 
 
-def _is_known_layout(name: str, data_dir: str | Path | None) -> bool:
-    if name in SPECS or name == "folder":
+def _is_known_layout(request: _Request, folders: PairedFolders) -> bool:
+    if request.name in SPECS or request.name == "folder":
         return True
-    root = _local_root(name, data_dir)
-    return root is not None and bool(FOLDER_LAYOUT.splits(root))
+    root = _local_root(request.name, request.data_dir)
+    return root is not None and bool(folders.splits(root))
 
 
-def _load_known(
-    name: str,
-    split: str | None,
-    data_dir: str | Path | None,
-    streaming: bool,
-    label_space: LabelSpace | str | Path | None,
-    scene_options: dict[str, int],
-) -> AnyDataset | AnyDatasetDict:
-    layout = SPECS[name].layout if name in SPECS else FOLDER_LAYOUT
-    if isinstance(layout, RenderedScenes):
-        return _load_scenes(layout, split, streaming, get_label_space(name, data_dir, label_space), **scene_options)
-    root = _local_root(name, data_dir)
+def _layouts_and_spaces(
+    request: _Request, folders: PairedFolders
+) -> tuple[list[Any], Callable[[FileLayout], LabelSpace], DatasetSpec | None]:
+    """The layouts that come into question, what the masks of each hold, and the data set if that is its own classes."""
+    spec, asked = SPECS.get(request.name), request.label_space
+    if spec is None:
+        # Asked for late: that the folder is not there is the more helpful message.
+        return [folders], lambda layout: get_label_space(request.name, request.data_dir, asked), None
+    layouts: list[Any] = list(spec.layouts)
+    if asked is None:
+        return layouts, lambda layout: spec.encoded(layout.encoding), spec
+    space = get_label_space(request.name, None, asked)
+    encoding = spec.encoding_of(space)
+    if encoding is None:
+        return layouts, lambda layout: space, None
+    usual = spec.label_space == space
+    if usual and not str(asked).startswith(f"{spec.name}:"):
+        return layouts, lambda layout: spec.encoded(layout.encoding), spec
+    with_it = [layout for layout in layouts if (layout.encoding or next(iter(spec.encodings))) == encoding]
+    return with_it or layouts, lambda layout: space, spec if with_it else None
+
+
+def _load_local(request: _Request, folders: PairedFolders) -> AnyDataset | AnyDatasetDict:
+    name, root = request.name, _local_root(request.name, request.data_dir)
     if root is None:
         homepage = f" The data can be had from {SPECS[name].homepage}." if name in SPECS else ""
         raise ValueError(f"load_segmentation_dataset({name!r}) needs data_dir=, the folder of its files.{homepage}")
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder (data_dir of {name!r}).")
-    available = layout.splits(root)
-    if not available:
-        raise FileNotFoundError(f"{root}: no split of {name!r} is there; expected {layout}.")
-    space = get_label_space(name, data_dir, label_space)
-    return _by_split(split, available, str(root), lambda part: _load_files(layout, root, part, streaming, space))
+    layouts, space_of, spec = _layouts_and_spaces(request, folders)
+    found: dict[str, Any] = {}
+    wanted = [split for layout in layouts for split in layout.split_names]
+    for split in sorted(set(wanted), key=wanted.index):
+        layout = next((layout for layout in layouts if split in layout.splits(root)), None)
+        if layout is not None:
+            found[split] = layout
+    if not found:
+        raise _nothing_there(request, layouts)
+
+    def load(split: str) -> AnyDataset:
+        layout = found[split]
+        space = space_of(layout)
+        if spec is not None and isinstance(layout, NamedFiles):
+            layout.check_classes(root, split, space)
+        return _load_files(request, layout, root, split, space)
+
+    missing = _looked_for(layouts, request.split) + f" In {root} there is: {whats_there(root)}."
+    return _by_split(request.split, list(found), str(root), load, missing)
+
+
+def _looked_for(layouts: list[Any], split: str | None = None) -> str:
+    expected = [layout.expects(split) for layout in layouts if split is None or split in layout.split_names]
+    return f" Looked for {'; or '.join(expected)}." if expected else ""
+
+
+def _nothing_there(request: _Request, layouts: list[Any]) -> FileNotFoundError:
+    root = _local_root(request.name, request.data_dir) or Path(request.name)
+    there = f" In it there is: {whats_there(root)}." if root.is_dir() else ""
+    return FileNotFoundError(f"{root}: no split of {request.name!r} is there.{_looked_for(layouts)}{there}")
 
 
 def _by_split(
-    split: str | None, available: list[str], where: str, load: Callable[[str], AnyDataset]
+    split: str | None, available: list[str], where: str, load: Callable[[str], AnyDataset], missing: str = ""
 ) -> AnyDataset | AnyDatasetDict:
     if split is not None:
         if split not in available:
-            raise FileNotFoundError(f"{where} has no split {split!r}; it has {', '.join(available)}.")
+            raise FileNotFoundError(f"{where} has no split {split!r}; it has {', '.join(available)}.{missing}")
         return load(split)
     parts = {part: load(part) for part in available}
     streaming = any(isinstance(part, datasets.IterableDataset) for part in parts.values())
@@ -169,158 +277,68 @@ def _by_split(
 
 
 def _load_files(
-    layout: ParquetFiles | FileLayout, root: Path, split: str, streaming: bool, space: LabelSpace
+    request: _Request, layout: ParquetFiles | FileLayout, root: Path, split: str, space: LabelSpace
 ) -> AnyDataset:
+    bad = request.bad(split)
     if isinstance(layout, ParquetFiles):
         data_files = {split: str(layout.file(root, split))}
-        data = datasets.load_dataset("parquet", data_files=data_files, split=split, streaming=streaming)
-        return _standardize(data, None, None, f"{root}, split {split}", split, space)
-    samples = layout.files(root, split)
+        data = datasets.load_dataset("parquet", data_files=data_files, split=split, streaming=request.streaming)
+        data = standard_columns(data, None, None, f"{root}, split {split}", split)
+        return _usable(request, data, DecodeSample(space, unlabelled=split == "test"), bad)
+    samples = layout.files(root, split, bad)
     encoded = {
         "image": [str(sample.image) for sample in samples],
-        "label": [str(sample.label) for sample in samples],
+        "label": [None if sample.label is None else str(sample.label) for sample in samples],
         "id": [sample.id for sample in samples],
     }
-    data = datasets.Dataset.from_dict(encoded, features=_ENCODED_FEATURES)
-    return _decode_on_access(data.to_iterable_dataset() if streaming else data, _DecodeSample(space))
+    data = datasets.Dataset.from_dict(encoded, features=ENCODED_FEATURES)
+    unlabelled = isinstance(layout, NamedFiles) and split in layout.unlabelled
+    return _usable(request, data, DecodeSample(space, unlabelled), bad)
 
 
-def _load_hub(
-    name: str,
-    split: str | None,
-    data_dir: str | Path | None,
-    streaming: bool,
-    columns: tuple[str | None, str | None],
-    space: LabelSpace,
-    revision: str | None,
-) -> AnyDataset | AnyDatasetDict:
-    where: dict[str, Any] = {"path": name, "revision": revision}
-    if data_dir is not None:
-        where["data_dir"] = str(data_dir)
-    own_names = {SPLIT_SYNONYMS.get(own, own): own for own in datasets.get_dataset_split_names(**where)}
-
-    def load(part: str) -> AnyDataset:
-        data = datasets.load_dataset(**where, split=own_names[part], streaming=streaming)
-        return _standardize(data, *columns, f"{name}, split {part}", part, space)
-
-    return _by_split(split, list(own_names), name, load)
-
-
-def _standardize(
-    data: AnyDataset, image_column: str | None, label_column: str | None, where: str, split: str, space: LabelSpace
-) -> AnyDataset:
-    """Brings columns that hold pictures to `image`, `label` and `id`."""
-    if data.column_names is None:
-        raise ValueError(f"{where}: this stream does not tell its columns; load it with streaming=False.")
-    names = list(data.column_names)
-    image_column = _pick_column(image_column, IMAGE_COLUMNS, names, "image", where)
-    label_column = _pick_column(label_column, LABEL_COLUMNS, names, "label", where)
-    for column in (image_column, label_column):
-        feature = data.features[column]
-        if not isinstance(feature, datasets.Image) and feature != datasets.Value("string"):
-            raise ValueError(
-                f"{where}: column {column!r} holds {feature}, not pictures or their paths. (Plain folders need "
-                f"images/ and masks/.)"
-            )
-        # Before anything else: other steps decode the pictures of a stream and encode them again, JPEGs with loss.
-        # Column by column: `cast` would write a copy of the whole data set.
-        data = data.cast_column(column, datasets.Image(decode=False))
-    has_ids = "id" in names and "id" not in (image_column, label_column)
-    data = data.select_columns([image_column, label_column, *(["id"] if has_ids else [])])
-    renamed = {old: new for old, new in {image_column: "image", label_column: "label"}.items() if old != new}
-    if renamed:
-        data = data.rename_columns(renamed)
-    if not has_ids:
-        data = _number(data, split)
-    return _decode_on_access(data, _DecodeSample(space))
-
-
-def _number(data: AnyDataset, split: str) -> AnyDataset:
-    if isinstance(data, datasets.Dataset):
-        return data.add_column("id", [_index_id(split, index) for index in range(len(data))])
-    return data.map(_add_id, with_indices=True, fn_kwargs={"split": split}, features=_ENCODED_FEATURES)
-
-
-def _add_id(sample: dict[str, Any], index: int, split: str) -> dict[str, Any]:
-    return {"id": _index_id(split, index)}
-
-
-def _index_id(split: str, index: int) -> str:
-    return f"{split}-{index:06d}"
-
-
-def _pick_column(asked: str | None, usual: tuple[str, ...], names: list[str], what: str, where: str) -> str:
-    if asked is not None and asked not in names:
-        raise ValueError(f"{where}: no column {asked!r}; its columns are {names}.")
-    found = [asked] if asked is not None else [name for name in usual if name in names]
-    if not found:
-        raise ValueError(f"{where}: no {what} column ({', '.join(usual)}) among {names}. Name it with {what}_column=.")
-    return found[0]
-
-
-class _DecodeSample:
-    """Turns encoded columns into an upright RGB picture and a mask of train ids."""
-
-    def __init__(self, label_space: LabelSpace) -> None:
-        self.label_space = label_space
-
-    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
-        name, encoded_image, encoded_label = str(sample["id"]), sample["image"], sample["label"]
-        image = read_image(_check(encoded_image, "image", name), name)
-        label = Image.fromarray(
-            map_labels(read_mask(_check(encoded_label, "label", name), name), self.label_space, name)
-        )
-        check_same_size(image, label, name)
-        return {"image": image, "label": label, "id": name}
-
-
-class _RenderSample:
-    """Draws a synthetic scene."""
-
-    def __init__(self, seed: int, height: int, width: int, split: str, label_space: LabelSpace) -> None:
-        self.seed, self.height, self.width, self.split = seed, height, width, split
-        self.label_space = label_space
-
-    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
-        pixels, labels = render_scene(self.seed, sample["index"], self.height, self.width)
-        name = _index_id(self.split, sample["index"])
-        label = Image.fromarray(map_labels(labels, self.label_space, name))
-        return {"image": Image.fromarray(pixels), "label": label, "id": name}
-
-
-class _Batched:
-    """Applies a function of one sample to a batch of columns."""
-
-    def __init__(self, function: _DecodeSample | _RenderSample) -> None:
-        self.function = function
-
-    def __call__(self, batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-        samples = [self.function(dict(zip(batch, values, strict=True))) for values in zip(*batch.values(), strict=True)]
-        return {column: [sample[column] for sample in samples] for column in ("image", "label", "id")}
-
-
-def _check(encoded: EncodedImage | None, column: str, name: str) -> EncodedImage:
-    if encoded is None:
-        raise ValueError(f"Sample {name}: column {column!r} is empty. Leave the sample out, or give it a {column}.")
-    return encoded
-
-
-def _decode_on_access(data: AnyDataset, function: _DecodeSample | _RenderSample) -> AnyDataset:
+def _usable(request: _Request, data: AnyDataset, decode: DecodeSample, bad: BadSamples) -> AnyDataset:
+    """Decodes on access what is left when bad samples are dealt with as the user asks."""
     if isinstance(data, datasets.IterableDataset):
-        return data.map(function, remove_columns=data.column_names)
-    return data.with_transform(_Batched(function))
+        return decode_on_access(data, decode, bad if bad.skip else None)
+    if not len(data) and not bad.found:
+        raise ValueError(f"{bad.where}: the split is empty; it needs at least one sample.")
+    data = drop_doubled_ids(data, bad)
+    if request.streaming:
+        return decode_on_access(data.to_iterable_dataset(), decode, bad if bad.skip else None)
+    if bad.skip:
+        data = drop_bad_samples(data, decode, bad, request.num_proc)
+        bad.warn(len(data))
+    return decode_on_access(data, decode)
+
+
+def _load_hub(request: _Request, options: dict[str, str | None]) -> AnyDataset | AnyDatasetDict:
+    space = get_label_space(request.name, request.data_dir, request.label_space)
+    known = hub_source(request.name)
+    if known is not None:
+        _, source = known
+        options = {key: value or getattr(source, key) for key, value in options.items()}
+    where: dict[str, Any] = {"path": request.name, "revision": options["revision"]}
+    if request.data_dir is not None:
+        where["data_dir"] = str(request.data_dir)
+    splits = datasets.get_dataset_split_names(**where, config_name=options["config"])
+    own_names = {SPLIT_SYNONYMS.get(own, own): own for own in splits}
+
+    def load(split: str) -> AnyDataset:
+        data = datasets.load_dataset(
+            **where, name=options["config"], split=own_names[split], streaming=request.streaming
+        )
+        data = standard_columns(data, options["image"], options["label"], f"{request.name}, split {split}", split)
+        return _usable(request, data, DecodeSample(space, unlabelled=split == "test"), request.bad(split))
+
+    return _by_split(request.split, list(own_names), request.name, load)
 
 
 def _load_scenes(
-    layout: RenderedScenes,
-    split: str | None,
-    streaming: bool,
-    space: LabelSpace,
-    num_scenes: int | None = None,
-    height: int = 192,
-    width: int = 256,
-    seed: int = 0,
+    request: _Request, num_scenes: int | None = None, height: int = 192, width: int = 256, seed: int = 0
 ) -> AnyDataset | AnyDatasetDict:
+    layout = SPECS["scenes"].layouts[0]
+    assert isinstance(layout, RenderedScenes)
+    space = get_label_space("scenes", None, request.label_space)
     available = list(layout.num_scenes)
 
     def load(part: str) -> AnyDataset:
@@ -328,7 +346,7 @@ def _load_scenes(
         data = datasets.Dataset.from_dict({"index": list(range(count))})
         # Splits never share a seed, whatever seeds are asked for.
         part_seed = seed * len(available) + available.index(part)
-        render = _RenderSample(part_seed, height, width, part, space)
-        return _decode_on_access(data.to_iterable_dataset() if streaming else data, render)
+        render = RenderSample(part_seed, height, width, part, space)
+        return decode_on_access(data.to_iterable_dataset() if request.streaming else data, render)
 
-    return _by_split(split, available, "The data set 'scenes'", load)
+    return _by_split(request.split, available, "The data set 'scenes'", load)

@@ -1,179 +1,40 @@
-"""The data sets we know: what they hold, whose they are, and how their files lie on disk."""
+"""The data sets we know: what they hold, whose they are, and how to get them; read from the files in `catalog/`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any
 
-from kaseg.data.label_spaces import CAMVID, PASCAL_VOC, SCENES, LabelSpace
+import yaml
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # lossless only
+from kaseg.data.label_spaces import LabelSpace, read_label_space
+from kaseg.data.layouts import FileLayout, NamedFiles, PairedFolders, ParquetFiles, RenderedScenes
+
+TRAIN_IDS = "train_ids"
+COLOR = "color"
 
 
-class SampleFiles(NamedTuple):
-    """One sample as files."""
+@dataclass(frozen=True)
+class HubSource:
+    """A copy of a data set on the Hub.
+
+    Args:
+        id: Its repository.
+        image, label: Its columns.
+        config: Its configuration, where there are several.
+        revision: Branch, tag or commit to read.
+        encoding: Name of its label encoding; empty for the data set's usual one.
+    """
 
     id: str
-    image: Path
-    label: Path
-
-
-class FileLayout(Protocol):
-    """How pictures and masks lie in a folder. Split names are ours: train, validation, test."""
-
-    def splits(self, root: Path) -> list[str]:
-        """The splits that are there."""
-
-    def files(self, root: Path, split: str) -> list[SampleFiles]:
-        """The samples of a split that is there."""
-
-
-@dataclass(frozen=True)
-class ParquetFiles:
-    """One Parquet file per split with encoded pictures in it.
-
-    Args:
-        pattern: File name with `{split}` in it.
-        split_names: Our names of the splits it may have.
-    """
-
-    pattern: str = "{split}.parquet"
-    split_names: tuple[str, ...] = ("train", "validation", "test")
-
-    def splits(self, root: Path) -> list[str]:
-        """The splits that are there."""
-        return [split for split in self.split_names if self.file(root, split).is_file()]
-
-    def file(self, root: Path, split: str) -> Path:
-        """The Parquet file of a split."""
-        return root / self.pattern.format(split=split)
-
-
-@dataclass(frozen=True)
-class ListedFiles:
-    """Text files with one sample id per line, and files named after the ids, as in PASCAL VOC.
-
-    Args:
-        id_list, image, label: Paths below the root, with `{split}` and `{id}` in them.
-        split_names: Our name of a split -> the layout's own.
-        roots: Folders below the given one in which the layout may start; the first with a list is taken.
-    """
-
-    id_list: str
     image: str
     label: str
-    split_names: Mapping[str, str] = field(default_factory=lambda: {"train": "train", "validation": "val"})
-    roots: tuple[str, ...] = (".",)
-
-    def splits(self, root: Path) -> list[str]:
-        """The splits that are there."""
-        return [split for split in self.split_names if self._find(root, split)]
-
-    def files(self, root: Path, split: str) -> list[SampleFiles]:
-        """The samples of a split that is there.
-
-        Raises:
-            FileNotFoundError: If a listed file is missing; the message names it and the list.
-        """
-        found = self._find(root, split)
-        if found is None:
-            raise FileNotFoundError(f"{root}: no {self.id_list.format(split=self.split_names[split])}.")
-        base, id_list = found
-        samples = []
-        for name in id_list.read_text(encoding="utf-8").split():
-            image, label = (
-                base / part.format(id=name, split=self.split_names[split]) for part in (self.image, self.label)
-            )
-            for path in (image, label):
-                if not path.is_file():
-                    raise FileNotFoundError(f"{path}: no such file, but {id_list} lists sample {name}.")
-            samples.append(SampleFiles(name, image, label))
-        return samples
-
-    def _find(self, root: Path, split: str) -> tuple[Path, Path] | None:
-        for base in (root / folder for folder in self.roots):
-            id_list = base / self.id_list.format(split=self.split_names[split])
-            if id_list.is_file():
-                return base, id_list
-        return None
-
-
-@dataclass(frozen=True)
-class PairedFolders:
-    """A folder of pictures and a folder of masks whose stems are equal.
-
-    Args:
-        image_folder, label_folder: Paths below the root, with `{split}` in them.
-        split_names: Our name of a split -> the folder names it may have. Where both folders lie directly below the
-            root, that is the split "train".
-    """
-
-    image_folder: str = "{split}/images"
-    label_folder: str = "{split}/masks"
-    split_names: Mapping[str, tuple[str, ...]] = field(
-        default_factory=lambda: {
-            "train": ("train", "training", "."),
-            "validation": ("validation", "val"),
-            "test": ("test",),
-        }
-    )
-
-    def splits(self, root: Path) -> list[str]:
-        """The splits that are there."""
-        return [split for split in self.split_names if self._find(root, split)]
-
-    def files(self, root: Path, split: str) -> list[SampleFiles]:
-        """The samples of a split that is there, ordered by name.
-
-        Raises:
-            FileNotFoundError: If pictures and masks do not pair up; the message names some that do not.
-            ValueError: If two files have the same stem.
-        """
-        found = self._find(root, split)
-        if found is None:
-            raise FileNotFoundError(f"{root}: no folder {self.image_folder.format(split=split)}.")
-        images, labels = _by_stem(found[0], IMAGE_SUFFIXES), _by_stem(found[1], MASK_SUFFIXES)
-        if not images:
-            raise FileNotFoundError(f"{found[0]}: no pictures ({', '.join(IMAGE_SUFFIXES)}).")
-        for have, lack, folder in ((images, labels, found[1]), (labels, images, found[0])):
-            missing = sorted(have.keys() - lack.keys())
-            if missing:
-                raise FileNotFoundError(
-                    f"{folder}: no file for {', '.join(missing[:5])} ({len(missing)} missing). Each picture needs a "
-                    f"mask with the same stem ({', '.join(MASK_SUFFIXES)}; JPEG would change the labels)."
-                )
-        return [SampleFiles(stem, images[stem], labels[stem]) for stem in sorted(images)]
-
-    def _find(self, root: Path, split: str) -> tuple[Path, Path] | None:
-        for name in self.split_names[split]:
-            images, labels = (root / part.format(split=name) for part in (self.image_folder, self.label_folder))
-            if images.is_dir() and labels.is_dir():
-                return images, labels
-        return None
-
-
-def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in suffixes and not path.name.startswith("."):
-            if path.stem in files:
-                raise ValueError(f"{folder}: {path.name} and {files[path.stem].name} have the same stem.")
-            files[path.stem] = path
-    return files
-
-
-@dataclass(frozen=True)
-class RenderedScenes:
-    """Scenes drawn on access by `kaseg.data.scenes`; nothing lies on disk.
-
-    Args:
-        num_scenes: Our name of a split -> how many scenes it has by default.
-    """
-
-    num_scenes: Mapping[str, int] = field(default_factory=lambda: {"train": 400, "validation": 100, "test": 100})
+    config: str | None = None
+    revision: str | None = None
+    encoding: str = ""
 
 
 @dataclass(frozen=True)
@@ -182,56 +43,159 @@ class DatasetSpec:
 
     Args:
         name: What users type.
-        label_space: Its classes.
-        layout: How its files lie on disk.
+        label_space: Its classes, with its usual label encoding.
+        layouts: How its files lie on disk; of those that have a split, the first is taken.
         licence: Licence of the data, in words or as an SPDX id.
         homepage: Where it can be had.
         citation: Who made it.
+        title: Its name in full.
+        download: What to get, in words.
+        split_sizes: Our name of a split -> number of samples in it, as published.
+        encodings: Name of a label encoding -> the classes with the raw values of that encoding. The usual one comes
+            first; "train_ids" (0, 1, ... and 255 for void) is always there.
+        hub: Copies on the Hub.
     """
 
     name: str
     label_space: LabelSpace
-    layout: ParquetFiles | FileLayout | RenderedScenes
+    layouts: tuple[ParquetFiles | FileLayout | RenderedScenes, ...]
     licence: str
     homepage: str
     citation: str
+    title: str = ""
+    download: str = ""
+    split_sizes: Mapping[str, int] = field(default_factory=dict)
+    encodings: Mapping[str, LabelSpace] = field(default_factory=dict)
+    hub: tuple[HubSource, ...] = ()
+
+    def encoded(self, encoding: str) -> LabelSpace:
+        """The classes in one of the label encodings: "" (the usual one), one of `encodings`, or "color".
+
+        Raises:
+            ValueError: If there is no such encoding; the message names those that there are.
+        """
+        if not encoding:
+            return self.label_space
+        if encoding == COLOR:
+            return self.label_space.with_colors()
+        if encoding not in self.encodings:
+            raise ValueError(
+                f"Data set {self.name!r} has no label encoding {encoding!r}; it has {', '.join(self.encodings)} and "
+                f"{COLOR}."
+            )
+        return self.encodings[encoding]
+
+    def encoding_of(self, label_space: LabelSpace) -> str | None:
+        """Name of the encoding that a label space of this data set stands for; `None` if it is another's."""
+        own = (name for name, space in self.encodings.items() if space == label_space)
+        return next(own, None)
 
 
 FOLDER_LAYOUT = PairedFolders()
-
-SPECS: dict[str, DatasetSpec] = {
-    spec.name: spec
-    for spec in (
-        DatasetSpec(
-            name="camvid",
-            label_space=CAMVID,
-            layout=ParquetFiles(),
-            licence="CC-BY-NC-4.0",
-            homepage="http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/",
-            citation="Brostow, Fauqueur, Cipolla: Semantic object classes in video: A high-definition ground truth "
-            "database. Pattern Recognition Letters, 2009. Split: Badrinarayanan et al., SegNet.",
-        ),
-        DatasetSpec(
-            name="voc2012",
-            label_space=PASCAL_VOC,
-            layout=ListedFiles(
-                id_list="ImageSets/Segmentation/{split}.txt",
-                image="JPEGImages/{id}.jpg",
-                label="SegmentationClass/{id}.png",
-                roots=(".", "VOC2012", "VOCdevkit/VOC2012"),
-            ),
-            licence="Flickr terms of use",
-            homepage="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
-            citation="Everingham, Van Gool, Williams, Winn, Zisserman: The PASCAL Visual Object Classes (VOC) "
-            "challenge. IJCV, 2010.",
-        ),
-        DatasetSpec(
-            name="scenes",
-            label_space=SCENES,
-            layout=RenderedScenes(),
-            licence="Apache-2.0",
-            homepage="",
-            citation="Synthetic street scenes drawn by kaseg.",
-        ),
-    )
+_LAYOUTS: dict[str, type] = {
+    "files": NamedFiles,
+    "folders": PairedFolders,
+    "parquet": ParquetFiles,
+    "scenes": RenderedScenes,
 }
+
+
+def _tuples(value: Any) -> Any:
+    """Lists of a YAML file as tuples, so that what is made of them cannot be changed."""
+    if isinstance(value, dict):
+        return {key: _tuples(entry) for key, entry in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _read_layout(entry: Mapping[str, Any]) -> Any:
+    options = _tuples({key: value for key, value in entry.items() if key != "kind"})
+    for key in ("image", "label", "ids", "without") if entry["kind"] == "files" else ():
+        if isinstance(options.get(key), str):
+            options[key] = (options[key],)
+    return _LAYOUTS[entry["kind"]](**options)
+
+
+def _numbers(ranges: str) -> list[int]:
+    """ "3 5-7" -> [3, 5, 6, 7]"""
+    bounds = [[int(bound) for bound in part.split("-")] for part in ranges.split()]
+    return [value for bound in bounds for value in range(bound[0], bound[-1] + 1)]
+
+
+def _read_encodings(name: str, entry: Mapping[str, Any]) -> dict[str, LabelSpace]:
+    """The label spaces of a catalog file: a raw value stands in a class's line, under the name of the encoding."""
+    classes = [*entry.get("first_classes", ()), *entry["classes"]]
+    names = tuple(row["name"] for row in classes)
+    palette = tuple(row["color"] for row in classes if "color" in row)
+    plain = LabelSpace(name, names, palette, void_colors=tuple(entry.get("void_colors", ())))
+    spaces = {}
+    for encoding, rule in entry.get("encodings", {}).items():
+        others = names.index(rule["rest_is"]) if "rest_is" in rule else plain.ignore_index
+        label_map = dict.fromkeys(_numbers(str(rule.get("rest", ""))), others)
+        label_map.update({row.get(encoding, train_id): train_id for train_id, row in enumerate(classes)})
+        spaces[encoding] = LabelSpace(name, names, palette, label_map=label_map, void_colors=plain.void_colors)
+    return {**spaces, TRAIN_IDS: plain}
+
+
+def _read_spec(name: str, entries: Mapping[str, Mapping[str, Any]]) -> DatasetSpec:
+    entry = entries[name]
+    if "base" in entry:
+        entry = {**entries[entry["base"]], **entry}
+    encodings = _read_encodings(name, entry)
+    return DatasetSpec(
+        name=name,
+        label_space=next(iter(encodings.values())),
+        layouts=tuple(map(_read_layout, entry["layouts"])),
+        encodings=encodings,
+        split_sizes=entry["splits"],
+        hub=tuple(HubSource(**source) for source in entry.get("hub", ())),
+        **{key: entry[key] for key in ("licence", "homepage", "citation", "title", "download")},
+    )
+
+
+def _read_catalog() -> dict[str, DatasetSpec]:
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    folder = files(__package__) / "catalog"
+    entries = {
+        file.name.removesuffix(".yaml"): yaml.load(file.read_text(encoding="utf-8"), loader)
+        for file in sorted(folder.iterdir(), key=lambda file: file.name)
+        if file.name.endswith(".yaml")
+    }
+    return {name: _read_spec(name, entries) for name in entries}
+
+
+SPECS: dict[str, DatasetSpec] = _read_catalog()
+
+CAMVID = SPECS["camvid"].label_space
+PASCAL_VOC = SPECS["voc2012"].label_space
+SCENES = SPECS["scenes"].label_space
+
+
+def hub_source(name: str) -> tuple[DatasetSpec, HubSource] | None:
+    """What we know of a data set of the Hub, if we know it."""
+    known = ((spec, source) for spec in SPECS.values() for source in spec.hub if source.id == name)
+    return next(known, None)
+
+
+def find_label_space(written: str | Path) -> LabelSpace:
+    """The label space that a user means by "NAME", "NAME:ENCODING", "FILE" or "FILE:color".
+
+    Args:
+        written: NAME is a known data set and ENCODING one of its label encodings or "color"; FILE holds class names
+            (see [`read_label_space`]).
+
+    Raises:
+        FileNotFoundError: If it is neither the name of a data set nor a file.
+        ValueError: If the data set has no such encoding, or the file is not as it should be.
+    """
+    written = str(written)
+    name, _, encoding = written.partition(":")
+    if name in SPECS:
+        return SPECS[name].encoded(encoding)
+    file = written.removesuffix(f":{COLOR}")
+    if not Path(file).is_file():
+        raise FileNotFoundError(
+            f"{file}: no such file, nor a known data set ({', '.join(SPECS)}); label_space is one of these or a file "
+            "of class names."
+        )
+    space = read_label_space(file)
+    return space if file == written else space.with_colors()

@@ -9,40 +9,75 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
+from kaseg.data.photometric import PhotometricDistortion
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+MAX_REDRAWS = 10  # of a window in which one class prevails; mmsegmentation's number
 
 
 class _Normalize:
     """uint8 RGB picture -> float32 (3, H, W): `(pixel / 255 - mean) / std`."""
 
     def __init__(self, image_mean: Sequence[float], image_std: Sequence[float]) -> None:
-        mean, std = (torch.tensor(values, dtype=torch.float64).view(-1, 1, 1) for values in (image_mean, image_std))
+        mean, std = (torch.tensor(values, dtype=torch.float64) for values in (image_mean, image_std))
         if mean.numel() != 3 or std.numel() != 3 or (std <= 0).any():
             raise ValueError(f"image_mean and image_std need 3 values, image_std positive: {image_mean}, {image_std}")
         self.scale = (1 / (255 * std)).float()
         self.shift = (-mean / std).float()
 
-    def __call__(self, image: Image.Image) -> torch.Tensor:
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-        return torch.addcmul(self.shift, pixels.to(torch.float32, memory_format=torch.contiguous_format), self.scale)
+    def __call__(self, image: Image.Image, size: tuple[int, int], left: int = 0) -> torch.Tensor:
+        """The picture at the top of a canvas of `size` (height, width), `left` pixels from its left; 0 elsewhere."""
+        canvas = torch.zeros(3, *size)
+        # Band by band and in place: one pass from bytes to floats and no second picture of floats.
+        for plane, band, shift, scale in zip(canvas, image.split(), self.shift, self.scale, strict=True):
+            window = plane[: image.height, left : left + image.width]
+            window.copy_(torch.from_numpy(np.array(band)))
+            torch.addcmul(shift, window, scale, out=window)
+        return canvas
+
+
+def _place_labels(label: Image.Image, size: tuple[int, int], ignore_index: int, left: int = 0) -> torch.Tensor:
+    """The mask as int64 at the same place of a canvas of void as [`_Normalize`] puts the picture."""
+    canvas = torch.full(size, ignore_index, dtype=torch.int64)
+    canvas[: label.height, left : left + label.width] = torch.from_numpy(np.array(label))
+    return canvas
+
+
+def _check_edges(name: str, short_edge: int | None, max_long_edge: int | None) -> None:
+    if short_edge is not None and short_edge < 1:
+        raise ValueError(f"{name} is {short_edge}; it must be positive, or None for no resizing.")
+    if max_long_edge is not None and (short_edge is None or max_long_edge < short_edge):
+        raise ValueError(
+            f"max_long_edge is {max_long_edge} and {name} {short_edge}; give both, the larger one to the first."
+        )
+
+
+def _edge_scale(image: Image.Image, short_edge: int, max_long_edge: int | None) -> float:
+    """The factor that brings the short edge to `short_edge`, or less where the long edge would pass its limit."""
+    scale = short_edge / min(image.size)
+    return scale if max_long_edge is None else min(scale, max_long_edge / max(image.size))
 
 
 class TrainTransform:
-    """Random scale, random crop, horizontal flip and colour jitter, then normalisation.
+    """Random scale, random crop, horizontal flip and distortion of colours, then normalisation.
 
     The steps, in order:
         1. A scale is drawn uniformly from `scale_range` and the sample resized by it: the picture bilinearly with
-           antialiasing, the mask to the nearest pixel, both with the same half-pixel geometry.
+           antialiasing, the mask to the nearest pixel, both with the same half-pixel geometry. With `short_edge`, the
+           scale is relative to the picture at that length of its short edge.
         2. A window of `crop_size` is drawn. Where the sample is smaller, it is padded at the bottom and at the right:
-           the picture with `image_mean` (0 after normalisation), the mask with `ignore_index`.
+           the picture with `image_mean` (0 after normalisation), the mask with `ignore_index`. With `cat_max_ratio`,
+           the window is drawn again, up to 10 times, while one class has that share or more of its labelled pixels.
         3. The sample is mirrored with probability `horizontal_flip`.
-        4. The colours are jittered (torchvision's `ColorJitter`, off by default).
+        4. The colours are jittered (torchvision's `ColorJitter`, off by default), then distorted
+           ([`~kaseg.data.photometric.PhotometricDistortion`], off by default).
         5. The picture becomes `(pixel / 255 - image_mean) / image_std`.
 
     Scaling, cropping with padding and flipping are the recipe of DeepLabv3+ (Chen et al. 2018); He et al. 2019 name
-    flips and scale jitter, without their ranges. Only the window is resized, which gives the same pixels as resizing
-    everything. All draws come from torch's CPU generator.
+    flips and scale jitter, without their ranges. `short_edge`, `max_long_edge`, `cat_max_ratio` and
+    `photometric_distortion` follow the recipes of mmsegmentation, which has 0.75 for `cat_max_ratio`. Only the window
+    is resized, and once, which gives the same pixels as resizing everything. All draws come from torch's CPU generator.
 
     Args:
         crop_size: Height and width of the crop, or one number for both. DeepLab's 513 by default.
@@ -52,6 +87,13 @@ class TrainTransform:
         image_mean, image_std: Normalisation in units of 0..1, per channel. Default: those of ImageNet.
         ignore_index: Label of padded pixels.
         scale_step: If given, scales are drawn from `low, low + step, ..., high` (DeepLab: 0.25) instead of uniformly.
+        short_edge: Length of the short edge in pixels that scale 1 stands for. Default: the picture's own.
+        max_long_edge: Limit of the long edge at scale 1, which goes before `short_edge`. Default: none.
+        cat_max_ratio: Share of the labelled pixels that one class may not reach, in 0..1. Default 1: not looked at.
+        photometric_distortion: Whether to distort the colours.
+
+    Raises:
+        ValueError: If a setting is out of its range; the message names it.
 
     Example:
         >>> transform = TrainTransform(crop_size=(336, 448))
@@ -73,6 +115,10 @@ class TrainTransform:
         image_std: Sequence[float] = IMAGENET_STD,
         ignore_index: int = 255,
         scale_step: float | None = None,
+        short_edge: int | None = None,
+        max_long_edge: int | None = None,
+        cat_max_ratio: float = 1.0,
+        photometric_distortion: bool = False,
     ) -> None:
         self.crop_size = (crop_size, crop_size) if isinstance(crop_size, int) else (crop_size[0], crop_size[1])
         if min(self.crop_size) < 1:
@@ -83,13 +129,20 @@ class TrainTransform:
             raise ValueError(f"scale_step is {scale_step}; it must be positive, or None for uniform scales.")
         if not 0 <= horizontal_flip <= 1:
             raise ValueError(f"horizontal_flip is {horizontal_flip}; it is a probability.")
+        if not 0 < cat_max_ratio <= 1:
+            raise ValueError(f"cat_max_ratio is {cat_max_ratio}; it is a share in 0..1, and 1 turns it off.")
+        _check_edges("short_edge", short_edge, max_long_edge)
         self.scale_range = scale_range
         self.scale_step = scale_step
+        self.short_edge = short_edge
+        self.max_long_edge = max_long_edge
+        self.cat_max_ratio = cat_max_ratio
         self.horizontal_flip = horizontal_flip
         self.ignore_index = ignore_index
         self.normalize = _Normalize(image_mean, image_std)
         jitters = brightness or contrast or saturation or hue
         self.jitter = v2.ColorJitter(brightness, contrast, saturation, hue) if jitters else None
+        self.distortion = PhotometricDistortion() if photometric_distortion else None
 
     def __call__(self, image: Image.Image, label: Image.Image) -> dict[str, torch.Tensor]:
         """Transforms a sample.
@@ -105,21 +158,22 @@ class TrainTransform:
             ValueError: If the sizes differ.
         """
         check_same_size(image, label)
-        size, box = self._draw_window(image.width, image.height)
-        image = image.resize(size, Image.Resampling.BILINEAR, box=box)
-        label = label.resize(size, Image.Resampling.NEAREST, box=box)
+        label, box = self._draw_window(label)
+        image = image.resize(label.size, Image.Resampling.BILINEAR, box=box)
         flip = bool(torch.rand(()) < self.horizontal_flip)
         if self.jitter is not None:
             image = self.jitter(image)
+        if self.distortion is not None:
+            image = self.distortion(image)
 
-        width, height = size
-        pixel_values = torch.zeros(3, *self.crop_size)
-        labels = torch.full(self.crop_size, self.ignore_index, dtype=torch.int64)
-        pixel_values[:, :height, :width] = self.normalize(image)
-        labels[:height, :width] = torch.from_numpy(np.array(label))
-        if flip:
-            pixel_values, labels = pixel_values.flip(-1), labels.flip(-1)
-        return {"pixel_values": pixel_values, "labels": labels}
+        left = 0
+        if flip:  # the padding changes sides
+            image, label = (part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for part in (image, label))
+            left = self.crop_size[1] - label.width
+        return {
+            "pixel_values": self.normalize(image, self.crop_size, left),
+            "labels": _place_labels(label, self.crop_size, self.ignore_index, left),
+        }
 
     def _draw_scale(self) -> float:
         low, high = self.scale_range
@@ -128,12 +182,28 @@ class TrainTransform:
         steps = int((high - low) / self.scale_step + 1e-6)
         return low + self.scale_step * int(torch.randint(steps + 1, ()))
 
-    def _draw_window(self, width: int, height: int) -> tuple[tuple[int, int], tuple[float, float, float, float]]:
-        """Draws scale and crop. Returns the size of what is cut out, and where it lies in the source picture."""
+    def _draw_window(self, label: Image.Image) -> tuple[Image.Image, tuple[float, float, float, float]]:
+        """Draws scale and crop. Returns what is cut out of the mask, and where it lies in the source."""
         scale = self._draw_scale()
-        left, right, out_width = self._draw_interval(width, scale, self.crop_size[1])
-        top, bottom, out_height = self._draw_interval(height, scale, self.crop_size[0])
-        return (out_width, out_height), (left, top, right, bottom)
+        if self.short_edge is not None:
+            scale *= _edge_scale(label, self.short_edge, self.max_long_edge)
+        for redraws_left in range(MAX_REDRAWS, -1, -1):
+            left, right, width = self._draw_interval(label.width, scale, self.crop_size[1])
+            top, bottom, height = self._draw_interval(label.height, scale, self.crop_size[0])
+            box = (left, top, right, bottom)
+            window = label.resize((width, height), Image.Resampling.NEAREST, box=box)
+            only_one = box == (0, 0, *label.size)
+            if only_one or redraws_left == 0 or self._is_mixed(window):
+                break
+        return window, box
+
+    def _is_mixed(self, window: Image.Image) -> bool:
+        """Whether no class has `cat_max_ratio` of the labelled pixels or more."""
+        if self.cat_max_ratio >= 1:
+            return True
+        counts = window.histogram()
+        counts[self.ignore_index] = 0
+        return max(counts) < self.cat_max_ratio * sum(counts)
 
     @staticmethod
     def _draw_interval(length: int, scale: float, crop: int) -> tuple[float, float, int]:
@@ -145,11 +215,22 @@ class TrainTransform:
 
 
 class EvalTransform:
-    """Normalisation, with an optional resize of the picture. The mask keeps its resolution.
+    """Normalisation, with an optional resize of the picture and optional padding. The mask keeps its resolution.
+
+    Padding lies at the bottom and at the right: the picture's is `image_mean` (0 after normalisation), the mask's is
+    void, so that no score counts it. Where picture and mask have the same size they are padded alike. Where the
+    picture is resized, the mask's padding is that of the picture to the nearest pixel of the mask: the geometries then
+    agree to half a pixel of the mask.
 
     Args:
         image_mean, image_std: Normalisation in units of 0..1, per channel. Default: those of ImageNet.
         size: Length of the short edge that the picture is resized to (bilinear, antialiased). Default: no resizing.
+        max_long_edge: Limit of the long edge of a resized picture, which goes before `size`. Default: none.
+        size_divisor: If given, the picture's height and width are padded up to multiples of it.
+        ignore_index: Label of padded pixels.
+
+    Raises:
+        ValueError: If a setting is out of its range; the message names it.
     """
 
     def __init__(
@@ -157,11 +238,18 @@ class EvalTransform:
         image_mean: Sequence[float] = IMAGENET_MEAN,
         image_std: Sequence[float] = IMAGENET_STD,
         size: int | None = None,
+        max_long_edge: int | None = None,
+        size_divisor: int | None = None,
+        ignore_index: int = 255,
     ) -> None:
-        if size is not None and size < 1:
-            raise ValueError(f"size is {size}; it must be positive, or None for no resizing.")
+        _check_edges("size", size, max_long_edge)
+        if size_divisor is not None and size_divisor < 1:
+            raise ValueError(f"size_divisor is {size_divisor}; it must be positive, or None for no padding.")
         self.normalize = _Normalize(image_mean, image_std)
         self.size = size
+        self.max_long_edge = max_long_edge
+        self.size_divisor = size_divisor
+        self.ignore_index = ignore_index
 
     def __call__(self, image: Image.Image, label: Image.Image) -> dict[str, torch.Tensor]:
         """Transforms a sample.
@@ -171,26 +259,36 @@ class EvalTransform:
             label: Mask of mode "L" and the same size, holding train ids.
 
         Returns:
-            `pixel_values`, float32 (3, h, w), and `labels`, int64 (H, W) at the mask's own size.
+            `pixel_values`, float32 (3, h, w), and `labels`, int64 (H, W) at the mask's own size and its padding.
 
         Raises:
             ValueError: If the sizes differ.
         """
         check_same_size(image, label)
         if self.size is not None:
-            scale = self.size / min(image.size)
+            scale = _edge_scale(image, self.size, self.max_long_edge)
             new_size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
             image = image.resize(new_size, Image.Resampling.BILINEAR)
+        height, label_height = self._padded(image.height, label.height)
+        width, label_width = self._padded(image.width, label.width)
         return {
-            "pixel_values": self.normalize(image),
-            "labels": torch.from_numpy(np.array(label, dtype=np.int64)),
+            "pixel_values": self.normalize(image, (height, width)),
+            "labels": _place_labels(label, (label_height, label_width), self.ignore_index),
         }
 
+    def _padded(self, length: int, label_length: int) -> tuple[int, int]:
+        """Lengths of an edge of the picture and of the mask with their padding."""
+        divisor = self.size_divisor or 1
+        padded = -(-length // divisor) * divisor
+        return padded, round(padded * label_length / length)
 
-def check_same_size(image: Image.Image, label: Image.Image, sample: str | None = None) -> None:
-    """Raises a ValueError that names both sizes if picture and mask differ in size."""
+
+def check_same_size(image: Image.Image, label: Image.Image | None, sample: str | None = None) -> None:
+    """Raises a ValueError that names both sizes if picture and mask differ in size, or says that there is no mask."""
+    where = f"Sample {sample}: " if sample is not None else ""
+    if label is None:
+        raise ValueError(f"{where}there is no label mask (a test split?). Train and score on a split with labels.")
     if image.size != label.size:
-        where = f"Sample {sample}: " if sample is not None else ""
         raise ValueError(
             f"{where}the image is {image.width}x{image.height} and its label mask {label.width}x{label.height} "
             "(width x height). They must have the same size."

@@ -32,11 +32,20 @@ class SegmentationConfig(TrainingArguments):
     scale_step (`float`, *optional*): Draw scales in steps, e.g. DeepLab's 0.25, instead of uniformly.
     horizontal_flip (`float`, *optional*, defaults to 0.5): Probability of mirroring.
     brightness, contrast, saturation, hue (`float`, *optional*, default to 0.0): Strength of the colour jitter.
+    photometric_distortion (`bool`, *optional*, defaults to `False`): Distort brightness, contrast, saturation and hue
+        as SSD does (see [`~kaseg.data.photometric.PhotometricDistortion`]).
+    cat_max_ratio (`float`, *optional*, defaults to 1.0): Draw the crop again, up to 10 times, while one class has this
+        share or more of its labelled pixels (mmsegmentation's recipes: 0.75). 1 turns it off.
+    short_edge (`int`, *optional*): Length of the short edge that scale 1 stands for. The images' own by default.
+    max_long_edge (`int`, *optional*): Limit of the long edge at scale 1, which goes before `short_edge`.
 
     > Parameters that control evaluation
 
     eval_size (`int`, *optional*): Short edge to which images are resized before the network; labels keep their size
         and scores are taken at it. The images' own size by default.
+    eval_max_long_edge (`int`, *optional*): Limit of the long edge in evaluation, which goes before `eval_size`.
+    eval_size_divisor (`int`, *optional*): Pad images to multiples of it for evaluation, at the bottom and at the right
+        with the mean colour. Scores never count padding.
 
     > Defaults that differ from `TrainingArguments`, with where they come from
 
@@ -99,8 +108,22 @@ class SegmentationConfig(TrainingArguments):
     contrast: float = field(default=0.0, metadata={"help": "Strength of the contrast jitter."})
     saturation: float = field(default=0.0, metadata={"help": "Strength of the saturation jitter."})
     hue: float = field(default=0.0, metadata={"help": "Strength of the hue jitter."})
+    photometric_distortion: bool = field(
+        default=False, metadata={"help": "Distort brightness, contrast, saturation and hue as SSD does."}
+    )
+    cat_max_ratio: float = field(
+        default=1.0, metadata={"help": "Redraw crops of which one class has this share of the labels; 1: never."}
+    )
+    short_edge: int | None = field(
+        default=None, metadata={"help": "Short edge that scale 1 stands for in training; own size by default."}
+    )
+    max_long_edge: int | None = field(default=None, metadata={"help": "Limit of the long edge beside short_edge."})
     eval_size: int | None = field(
         default=None, metadata={"help": "Short edge that images are resized to for evaluation; own size by default."}
+    )
+    eval_max_long_edge: int | None = field(default=None, metadata={"help": "Limit of the long edge beside eval_size."})
+    eval_size_divisor: int | None = field(
+        default=None, metadata={"help": "Pad images to multiples of it for evaluation; padding is never scored."}
     )
 
     def __post_init__(self) -> None:

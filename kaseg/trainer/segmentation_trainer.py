@@ -94,11 +94,21 @@ class SegmentationTrainer(TermTrainer):
                 contrast=args.contrast,
                 saturation=args.saturation,
                 hue=args.hue,
+                photometric_distortion=args.photometric_distortion,
+                cat_max_ratio=args.cat_max_ratio,
+                short_edge=args.short_edge,
+                max_long_edge=args.max_long_edge,
                 image_mean=mean,
                 image_std=std,
             )
         else:
-            transform = EvalTransform(image_mean=mean, image_std=std, size=args.eval_size)
+            transform = EvalTransform(
+                image_mean=mean,
+                image_std=std,
+                size=args.eval_size,
+                max_long_edge=args.eval_max_long_edge,
+                size_divisor=args.eval_size_divisor,
+            )
         wrapper = SegmentationDataset if isinstance(dataset, datasets.Dataset) else StreamingSegmentationDataset
         return wrapper(dataset, transform, seed=args.seed if args.data_seed is None else args.data_seed)
 

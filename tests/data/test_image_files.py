@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import official_layouts as official
 import pytest
 from PIL import Image
 
@@ -127,3 +128,29 @@ def test_broken_and_missing_files(read, tmp_path):
         read({"bytes": None, "path": str(tmp_path / "gone.png")}, "17")
     with pytest.raises(ValueError, match="neither bytes nor a path"):
         read({"bytes": None, "path": None}, "17")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_coloured_masks_when_asked_for(mode):
+    np.testing.assert_array_equal(read_mask(_encode(Image.fromarray(PIXELS).convert(mode)), colors=True), PIXELS)
+
+
+def test_palette_masks_are_never_decoded_through_their_palette():
+    for mask in (_palette_mask(INDICES), Image.fromarray(INDICES)):
+        with pytest.raises(
+            ValueError, match=rf"Sample s: the label mask has mode '{mask.mode}', so it holds class ind"
+        ):
+            read_mask(_encode(mask), "s", colors=True)
+
+
+def test_matlab_masks(tmp_path):
+    official.write_mat(tmp_path / "a.mat", [0, 5, 20], "GTcls")
+    official.write_mat(tmp_path / "b.mat", [0, 300], "LabelMap")
+    (tmp_path / "c.mat").write_bytes((tmp_path / "b.mat").read_bytes()[:150])
+    np.testing.assert_array_equal(read_mask(tmp_path / "a.mat"), np.resize([0, 5, 20], official.SIZE))
+    encoded = {"bytes": (tmp_path / "b.mat").read_bytes(), "path": "b.MAT"}
+    np.testing.assert_array_equal(read_mask(encoded), np.resize([0, 300], official.SIZE))
+    with pytest.raises(ValueError, match=r"Sample s: the label mask .*c\.mat cannot be read: not a readable MATLAB"):
+        read_mask({"bytes": None, "path": str(tmp_path / "c.mat")}, "s")
+    with pytest.raises(FileNotFoundError, match=r"d\.mat does not exist"):
+        read_mask(tmp_path / "d.mat")

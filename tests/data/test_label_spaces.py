@@ -5,15 +5,8 @@ import pickle
 import numpy as np
 import pytest
 
-from kaseg.data.label_spaces import (
-    CAMVID,
-    PASCAL_VOC,
-    SCENES,
-    LabelSpace,
-    map_labels,
-    palette_for,
-    read_label_space,
-)
+from kaseg.data.label_spaces import LabelSpace, map_labels, palette_for, parse_color, read_label_space
+from kaseg.data.sources import CAMVID, PASCAL_VOC, SCENES
 
 
 def test_voc_palette_is_the_published_one():
@@ -129,3 +122,72 @@ def test_read_label_space(tmp_path):
         read_label_space(table)
     with pytest.raises(FileNotFoundError, match=r"nothing\.txt"):
         read_label_space(tmp_path / "nothing.txt")
+
+
+def test_file_and_instance_ids_are_named():
+    with pytest.raises(ValueError, match=r"Sample a: the label mask m\.png holds 26001 .* usually instance ids"):
+        map_labels(np.array([[0, 26001]], np.uint16), PASCAL_VOC, "a", "m.png")
+    with pytest.raises(ValueError) as caught:
+        map_labels(np.array([[0, 99]], np.uint8), PASCAL_VOC, "a")
+    assert "instance" not in str(caught.value) and "mask holds 99" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("color", "expected"), [("#804080", (128, 64, 128)), ((1, 2, 3), (1, 2, 3)), ([0, 0, 255],) * 2]
+)
+def test_parse_color(color, expected):
+    assert parse_color(color) == tuple(expected)
+
+
+@pytest.mark.parametrize("color", ["red", "#80408", "#8040801", (1, 2), (1, 2, 256), 7, None])
+def test_what_is_not_a_color(color):
+    with pytest.raises(ValueError, match="is not a colour"):
+        parse_color(color)
+
+
+def test_colors_against_a_dictionary():
+    rng = np.random.default_rng(0)
+    space = LabelSpace("voc2012", PASCAL_VOC.names, void_colors=("#e0e0c0",)).with_colors()
+    meaning = {color: train_id for train_id, color in enumerate(space.palette)} | {(224, 224, 192): 255}
+    colors = rng.permutation(np.array(list(meaning), dtype=np.uint8).repeat(3, axis=0)).reshape(6, 11, 3)
+    mapped = map_labels(colors, space, "a")
+    assert mapped.dtype == np.uint8
+    np.testing.assert_array_equal(mapped, [[meaning[tuple(pixel.tolist())] for pixel in row] for row in colors])
+
+
+@pytest.mark.parametrize("color", [(0, 0, 1), (255, 255, 255), (127, 0, 0)])
+def test_unknown_colors_are_named(color):
+    colors = np.array([[(0, 0, 0), color, color]], dtype=np.uint8)
+    red, green, blue = color
+    message = rf"Sample a: the label mask m\.png holds the colours \({red}, {green}, {blue}\) \(2 pixels\), which"
+    with pytest.raises(ValueError, match=message):
+        map_labels(colors, PASCAL_VOC.with_colors(), "a", "m.png")
+
+
+def test_colors_and_indices_are_not_confused():
+    with pytest.raises(ValueError, match="does not fit the encoding 'color'"):
+        map_labels(np.zeros((2, 2), np.uint8), PASCAL_VOC.with_colors(), "a")
+    with pytest.raises(ValueError, match="does not fit the encoding 'index'"):
+        map_labels(np.zeros((2, 2, 3), np.uint8), PASCAL_VOC, "a")
+    with pytest.raises(ValueError, match="encoding is 'colour'"):
+        LabelSpace("bad", ("a",), encoding="colour")
+    with pytest.raises(ValueError, match=r"'a' and 'b' have the same colour \(1, 2, 3\)"):
+        LabelSpace("bad", ("a", "b"), ((1, 2, 3), (1, 2, 3))).with_colors()
+    with pytest.raises(ValueError, match="'a' and 'void' have the same colour"):
+        LabelSpace("bad", ("a",), void_colors=("#000000",)).with_colors()
+
+
+def test_colors_in_a_class_file(tmp_path):
+    table = tmp_path / "classes.json"
+    table.write_text('{"0": {"color": "#000000"}, "4": {"name": "sky", "color": [0, 0, 255]}}')
+    space = read_label_space(table)
+    assert (space.names, space.palette, space.void_colors) == (("sky",), ((0, 0, 255),), ((0, 0, 0),))
+    np.testing.assert_array_equal(map_labels(np.array([[0, 4]]), space, "a"), [[255, 0]])
+    colors = np.array([[(0, 0, 0), (0, 0, 255)]], np.uint8)
+    np.testing.assert_array_equal(map_labels(colors, space.with_colors(), "a"), [[255, 0]])
+    table.write_text('{"0": "sky", "1": {"name": "road", "color": "#804080"}}')
+    with pytest.raises(ValueError, match=r"classes\.json: 1 of 2 classes have a colour"):
+        read_label_space(table)
+    table.write_text('{"0": {"name": "sky", "color": "blue"}}')
+    with pytest.raises(ValueError, match=r"classes\.json: 'blue' is not a colour"):
+        read_label_space(table)

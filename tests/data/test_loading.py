@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from kaseg.data.label_spaces import CAMVID, PASCAL_VOC, LabelSpace, palette_for
+from kaseg.data.label_spaces import LabelSpace, palette_for
 from kaseg.data.loading import get_label_space, load_segmentation_dataset
+from kaseg.data.sources import CAMVID, PASCAL_VOC, SPECS
 
 SHARED = Path(os.environ.get("KASEG_SHARED", Path(__file__).parents[3] / "shared"))
 CAMVID_DIR = SHARED / "data/camvid"
@@ -190,13 +191,15 @@ def test_bad_samples_are_named(tmp_path, streaming):
 
     _write_folder(tmp_path, _pictures(3))
     Image.fromarray(np.full((6, 8), 7, np.uint8)).save(tmp_path / "masks/p1.png")
-    with pytest.raises(ValueError, match=r"Sample p1: the label mask holds 7 \(48 pixels\)"):
+    with pytest.raises(ValueError, match=r"Sample p1: the label mask .*masks/p1\.png holds 7 \(48 pixels\)"):
         load()
     Image.fromarray(np.zeros((6, 9), np.uint8)).save(tmp_path / "masks/p1.png")
-    with pytest.raises(ValueError, match=r"Sample p1: the image is 8x6 and its label mask 9x6"):
+    with pytest.raises(
+        ValueError, match=r"Sample p1 \(.*images/p1\.png, .*masks/p1\.png\): the image is 8x6 and its label mask 9x6"
+    ):
         load()
     Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(tmp_path / "masks/p1.png")
-    with pytest.raises(ValueError, match=r"Sample p1: .*masks/p1\.png has mode 'RGB'"):
+    with pytest.raises(ValueError, match=r"Sample p1: .*masks/p1\.png has mode 'RGB'.*label_space='NAME:color'"):
         load()
     Image.fromarray(np.zeros((6, 8), np.uint8)).save(tmp_path / "masks/p1.png")
     whole = (tmp_path / "images/p2.png").read_bytes()
@@ -294,3 +297,121 @@ def test_real_voc(streaming):
         assert mask.mode == "P"
         _check(sample, pixels, np.asarray(mask))
         assert set(np.unique(np.asarray(sample["label"])).tolist()) <= {*range(21), 255}
+
+
+def _fake_hub(monkeypatch, data: datasets.Dataset, splits: tuple[str, ...] = ("train", "val")) -> dict:
+    """Stands in for the Hub; returns what it is asked for."""
+    asked: dict = {}
+
+    def load(path, split, streaming, **options):
+        asked.update(path=path, split=split, **options)
+        return data.to_iterable_dataset() if streaming else data
+
+    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda path, **options: list(splits))
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    return asked
+
+
+def _rows(columns: dict[str, list]) -> datasets.Dataset:
+    features = datasets.Features({name: datasets.Image() for name in columns})
+    return datasets.Dataset.from_dict(columns, features=features)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_known_hub_ids_need_nothing_else(monkeypatch, streaming):
+    image, label = _pictures(1, highest=150)[0]
+    decoys = {"image": [_bytes(image)], "mask": [_bytes(image)], "annotation": [_bytes(label)]}
+    asked = _fake_hub(monkeypatch, _rows(decoys))
+    data = load_segmentation_dataset("zhoubolei/scene_parse_150", split="val", streaming=streaming)
+    expected = np.where(label == 0, 255, label.astype(int) - 1)
+    _check(next(iter(data)), image, expected)
+    assert asked == {
+        "path": "zhoubolei/scene_parse_150",
+        "split": "val",
+        "name": "scene_parsing",
+        "revision": "refs/convert/parquet",
+    }
+    options = {"label_column": "mask", "revision": "main", "config_name": "other", "label_space": "voc2012"}
+    with pytest.raises(ValueError, match="label mask has mode 'RGB'"):
+        next(
+            iter(load_segmentation_dataset("zhoubolei/scene_parse_150", split="train", streaming=streaming, **options))
+        )
+    assert (asked["revision"], asked["name"]) == ("main", "other"), "what the user says goes first"
+    assert get_label_space("zhoubolei/scene_parse_150").num_labels == 150
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_any_hub_id_with_known_classes(monkeypatch, streaming):
+    image, label = _pictures(1, highest=18)[0]
+    _fake_hub(monkeypatch, _rows({"pixels": [_bytes(image)], "seg": [_bytes(label)]}))
+    columns = {"image_column": "pixels", "label_column": "seg", "split": "train", "streaming": streaming}
+    data = load_segmentation_dataset("org/name", label_space="cityscapes:train_ids", **columns)
+    _check(next(iter(data)), image, label)
+    data = load_segmentation_dataset("org/name", label_space="ade20k", **columns)
+    _check(next(iter(data)), image, np.where(label == 0, 255, label.astype(int) - 1))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_hub_test_splits_without_masks(monkeypatch, streaming):
+    image = _pictures(1)[0][0]
+    _fake_hub(monkeypatch, _rows({"image": [_bytes(image)]}), ("train", "test"))
+    (sample,) = load_segmentation_dataset("org/name", split="test", label_space=TWO, streaming=streaming)
+    np.testing.assert_array_equal(np.asarray(sample["image"]), image)
+    assert sample["label"] is None and sample["id"] == "test-000000"
+    with pytest.raises(ValueError, match="no label column"):
+        load_segmentation_dataset("org/name", split="train", label_space=TWO, streaming=streaming)
+
+
+def test_empty_columns(monkeypatch):
+    _fake_hub(monkeypatch, _rows({"image": [], "label": []}))
+    with pytest.raises(ValueError, match="org/name, split train: the split is empty"):
+        load_segmentation_dataset("org/name", split="train", label_space=TWO)
+
+
+@pytest.mark.parametrize("folders", [("pictures", "labels"), ("img/{split}", "ann/{split}"), (None, "labels")])
+def test_own_folder_names(tmp_path, folders):
+    (image, label), *_ = _pictures(1)
+    names = [folder or "images" for folder in folders]
+    for folder, pixels in zip(names, (image, label), strict=True):
+        place = tmp_path / (folder.format(split="val") if "{" in folder else f"val/{folder}")
+        place.mkdir(parents=True)
+        Image.fromarray(pixels).save(place / "a.png")
+    options = {"image_folder": folders[0], "label_folder": folders[1]}
+    data = load_segmentation_dataset(tmp_path, split="val", label_space=TWO, **options)
+    _check(data[0], image, label)
+    with pytest.raises(FileNotFoundError, match=r"no split of .* Looked for train/x/ and train/y/.*there is: "):
+        load_segmentation_dataset(tmp_path, split="val", label_space=TWO, image_folder="x", label_folder="y")
+    with pytest.raises(ValueError, match="are for own folders; those of 'camvid' are known"):
+        load_segmentation_dataset("camvid", data_dir=tmp_path, image_folder="x")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_masks_of_colors(tmp_path, streaming):
+    image, label = _pictures(1, highest=20)[0]
+    label[0] = 255
+    _write_folder(tmp_path, [(image, np.array(palette_for(256), np.uint8)[label])])
+    for space in ("voc2012:color", PASCAL_VOC):
+        data = load_segmentation_dataset(tmp_path, split="train", label_space=space, streaming=streaming)
+        if space is PASCAL_VOC:
+            with pytest.raises(ValueError, match="has mode 'RGB'.*encoding 'color'"):
+                next(iter(data))
+        else:
+            _check(next(iter(data)), image, label)
+    (tmp_path / "classes.txt").write_text("\n".join(PASCAL_VOC.names))
+    data = load_segmentation_dataset(tmp_path, split="train", label_space=f"{tmp_path}/classes.txt:color")
+    with pytest.raises(ValueError, match=r"masks/p0\.png holds the colours \(224, 224, 192\) \(8 pixels\)"):
+        data[0]
+
+
+def test_info_says_whose_data_they_are(tmp_path):
+    scenes = load_segmentation_dataset("scenes", num_scenes=1)
+    assert {split: data.info.dataset_name for split, data in scenes.items()} == dict.fromkeys(scenes, "scenes")
+    assert scenes["train"].info.license == SPECS["scenes"].licence
+    stream = load_segmentation_dataset("scenes", split="train", num_scenes=1, streaming=True)
+    assert stream.info.citation == SPECS["scenes"].citation
+    for folder in ("images", "masks"):
+        (tmp_path / "mine" / folder).mkdir(parents=True)
+        Image.new("L", (2, 2)).save(tmp_path / "mine" / folder / "a.png")
+    (tmp_path / "mine" / "classes.txt").write_text("ground\n")
+    own = load_segmentation_dataset(tmp_path / "mine", split="train")
+    assert own.info.dataset_name == "mine" and not own.info.license

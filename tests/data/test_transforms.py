@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from kaseg.data.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, TrainTransform
@@ -19,6 +22,36 @@ def _encoded_sample(height: int, width: int, block: int, seed: int = 0) -> tuple
     rows, columns = np.mgrid[:height, :width]
     image = np.stack([label * 12, rows * 255 // max(1, height - 1), columns * 255 // max(1, width - 1)], -1)
     return Image.fromarray(image.astype(np.uint8)), Image.fromarray(label)
+
+
+def _noise_sample(height: int, width: int) -> tuple[Image.Image, Image.Image]:
+    rng = np.random.default_rng(3)
+    image = Image.fromarray(rng.integers(0, 256, (height, width, 3)).astype(np.uint8))
+    label = rng.integers(0, 20, (height, width)).astype(np.uint8)
+    label[:5] = 255
+    return image, Image.fromarray(label)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"crop_size": (40, 48)}, "7bc618b35c0c62f0"),
+        ({"crop_size": (40, 48), "scale_step": 0.25}, "1d5c104a4c9a98f1"),
+        ({"crop_size": 150, "horizontal_flip": 1.0}, "e270d3ed149eff09"),
+    ],
+)
+def test_draws_and_pixels_never_change(settings, expected):
+    """Checksums of the first version: a resumed run must see what it would have seen, whatever is added here."""
+    image, label = _noise_sample(61, 83)
+    transform = TrainTransform(**settings, **NO_CHANGE)
+    torch.manual_seed(11)
+    digest = hashlib.sha256()
+    for _ in range(8):
+        sample = transform(image, label)
+        digest.update((sample["pixel_values"] * 255).round().to(torch.uint8).numpy().tobytes())
+        digest.update(sample["labels"].to(torch.uint8).numpy().tobytes())
+    digest.update(np.float32(torch.rand(()).item()).tobytes())
+    assert digest.hexdigest()[:16] == expected
 
 
 def _flat(labels: np.ndarray, reach: int) -> np.ndarray:
@@ -45,6 +78,56 @@ def test_picture_and_mask_stay_together(crop, size):
         np.testing.assert_allclose(red[inside], labels[inside] * 12, atol=1e-3)
         checked += inside.sum()
     assert checked > 5_000
+
+
+def _agreeing_pixels(sample: dict[str, torch.Tensor], reach: int = 3) -> int:
+    """How many pixels of a sample of `_encoded_sample` lie away from borders; all of them must hold their own label."""
+    labels = sample["labels"].numpy()
+    inside = _flat(labels, reach) & (labels != 255)
+    red = F.interpolate(sample["pixel_values"][None, :1], labels.shape, mode="nearest-exact")[0, 0].numpy() * 255
+    np.testing.assert_allclose(red[inside], labels[inside] * 12, atol=1e-3)
+    return int(inside.sum())
+
+
+GEOMETRIES = [
+    {"cat_max_ratio": 0.5},
+    {"short_edge": 80},
+    {"short_edge": 80, "max_long_edge": 90},
+    {"scale_step": 0.25, "horizontal_flip": 1.0, "cat_max_ratio": 0.75},
+    {"scale_step": 0.5, "short_edge": 150, "max_long_edge": 200, "cat_max_ratio": 0.3},
+]
+
+
+@pytest.mark.parametrize("crop", [(64, 80), (129, 33), (301, 407)])
+@pytest.mark.parametrize("size", [(33, 57), (97, 131), (240, 321)])
+@pytest.mark.parametrize("settings", GEOMETRIES)
+def test_every_combination_keeps_picture_and_mask_together(settings, size, crop):
+    image, label = _encoded_sample(*size, block=max(14, min(size) // 6))
+    transform = TrainTransform(crop_size=crop, **settings, **NO_CHANGE)
+    checked = 0
+    for seed in range(4):
+        torch.manual_seed(seed)
+        checked += _agreeing_pixels(transform(image, label))
+    assert checked > 500
+
+
+@pytest.mark.parametrize("size", [(33, 57), (97, 131), (240, 321)])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"size_divisor": 32},
+        {"size_divisor": 50, "size": 61},
+        {"size_divisor": 16, "size": 200, "max_long_edge": 211},
+        {"size": 300},
+    ],
+)
+def test_evaluation_keeps_picture_and_mask_together(settings, size):
+    image, label = _encoded_sample(*size, block=max(14, min(size) // 6))
+    sample = EvalTransform(**settings, **NO_CHANGE)(image, label)
+    shrunk = -(
+        -sample["labels"].shape[0] // sample["pixel_values"].shape[1]
+    )  # pixels of the mask to one of the picture
+    assert _agreeing_pixels(sample, reach=3 * shrunk) > 200
 
 
 def _numpy_nearest(label: np.ndarray, scaled: tuple[int, int]) -> np.ndarray:
@@ -122,6 +205,56 @@ def test_padding_is_the_mean_and_void(mean):
         assert 15 <= rows <= 45 and 25 <= columns <= 75
 
 
+def _naive_redrawn_window(label: np.ndarray, crop: int, ratio: float) -> tuple[np.ndarray, int]:
+    """The rule of mmsegmentation's random crop in numpy, and how many windows were drawn."""
+    torch.empty(()).uniform_()  # the scale
+    drawn = 0
+    while drawn < 11:
+        drawn += 1
+        left, top = (int(torch.randint(length - crop + 1, ())) for length in label.shape[::-1])
+        window = label[top : top + crop, left : left + crop]
+        values, counts = np.unique(window, return_counts=True)
+        counts = counts[values != 255]
+        if len(counts) > 1 and counts.max() / counts.sum() < ratio:
+            break
+    return window, drawn
+
+
+def test_windows_of_one_class_are_drawn_again():
+    label = np.zeros((60, 80), np.uint8)
+    label[20:32, 30:42], label[:, :8], label[50:] = 3, 255, 7
+    transform = TrainTransform(16, (1.0, 1.0), horizontal_flip=0.0, cat_max_ratio=0.75)
+    counts = []
+    for seed in range(60):
+        torch.manual_seed(seed)
+        sample = transform(Image.new("RGB", (80, 60)), Image.fromarray(label))
+        torch.manual_seed(seed)
+        expected, drawn = _naive_redrawn_window(label, 16, 0.75)
+        np.testing.assert_array_equal(sample["labels"].numpy(), expected)
+        counts.append(drawn)
+    assert min(counts) == 1 and max(counts) > 6, "the example must exercise the rule"
+
+
+@pytest.mark.parametrize("fill", [255, 4])
+def test_drawing_again_ends(fill):
+    for size in ((80, 60), (10, 12)):  # the second has one window only
+        sample = TrainTransform(16, cat_max_ratio=0.5)(Image.new("RGB", size), Image.new("L", size, fill))
+        assert set(sample["labels"].unique().tolist()) <= {fill, 255}
+
+
+def test_short_edge_is_what_scale_1_stands_for():
+    image, label = Image.new("RGB", (100, 50)), Image.new("L", (100, 50))
+    for settings, expected in [
+        ({"short_edge": 100}, (100, 200)),
+        ({"short_edge": 100, "max_long_edge": 150}, (75, 150)),
+        ({"short_edge": 25, "max_long_edge": 150}, (25, 50)),
+        ({"short_edge": 100, "scale_range": (0.5, 0.5)}, (50, 100)),
+    ]:
+        transform = TrainTransform(400, **{"scale_range": (1.0, 1.0), "horizontal_flip": 0.0, **settings})
+        inside = transform(image, label)["labels"] == 0
+        assert (int(inside.any(1).sum()), int(inside.any(0).sum())) == expected, settings
+
+
 def test_void_in_the_mask_survives_and_no_label_is_invented():
     label = np.full((50, 60), 255, np.uint8)
     label[10:30, 20:40] = 3
@@ -181,10 +314,33 @@ def test_colour_jitter_changes_the_picture_only():
         assert not torch.equal(sample["pixel_values"], plain["pixel_values"]), name
 
 
-def test_padding_is_not_jittered():
+def test_colours_never_change_what_is_cut_out():
+    """The same draws of geometry with and without distortion: equal masks, and one new colour for each old one."""
+    image, label = _noise_sample(61, 83)
+    settings = {"crop_size": (40, 48), "cat_max_ratio": 0.1, **NO_CHANGE}
+    plain, distorted = TrainTransform(**settings), TrainTransform(**settings, photometric_distortion=True)
+    changed = 0
+    for seed in range(20):
+        samples = []
+        for transform in (plain, distorted):
+            torch.manual_seed(seed)
+            samples.append(transform(image, label))
+        assert torch.equal(samples[0]["labels"], samples[1]["labels"])
+        old, new = (np.rint(s["pixel_values"].numpy() * 255).reshape(3, -1).T.astype(int) for s in samples)
+        void = (samples[0]["pixel_values"].sum(0) == 0).flatten().numpy()  # padding
+        pairs = np.unique(np.hstack([old, new])[~void], axis=0)
+        assert len(np.unique(pairs[:, :3], axis=0)) == len(pairs)
+        changed += len(pairs) != (pairs[:, :3] == pairs[:, 3:]).all(1).sum()
+    assert 15 <= changed <= 20  # 1 in 16 calls does nothing
+
+
+@pytest.mark.parametrize("colours", [{"brightness": 0.5, "contrast": 0.5}, {"photometric_distortion": True}])
+def test_padding_keeps_its_colour(colours):
     image, label = _encoded_sample(20, 30, block=7)
-    sample = TrainTransform(64, (1.0, 1.0), brightness=0.5, contrast=0.5)(image, label)
-    assert (sample["pixel_values"][:, sample["labels"] == 255] == 0).all()
+    for seed in range(4):
+        torch.manual_seed(seed)
+        sample = TrainTransform(64, (1.0, 1.0), **colours)(image, label)
+        assert (sample["pixel_values"][:, sample["labels"] == 255] == 0).all()
 
 
 def test_only_torch_decides():
@@ -212,6 +368,37 @@ def test_eval_resizes_the_picture_only():
     assert portrait["pixel_values"].shape == (3, 122, 90)
 
 
+def test_eval_limits_the_long_edge():
+    image, label = _encoded_sample(60, 90, block=10)
+    assert EvalTransform(size=30, max_long_edge=45)(image, label)["pixel_values"].shape == (3, 30, 45)
+    assert EvalTransform(size=30, max_long_edge=30)(image, label)["pixel_values"].shape == (3, 20, 30)
+
+
+def test_eval_padding_is_the_mean_and_void():
+    image, label = _encoded_sample(60, 81, block=10)
+    plain, padded = EvalTransform()(image, label), EvalTransform(size_divisor=32, ignore_index=200)(image, label)
+    assert padded["pixel_values"].shape == (3, 64, 96) and padded["labels"].shape == (64, 96)
+    for name, outside in (("pixel_values", 0), ("labels", 200)):
+        assert torch.equal(padded[name][..., :60, :81], plain[name])
+        assert (padded[name][..., 60:, :] == outside).all() and (padded[name][..., 81:] == outside).all()
+    exact = EvalTransform(size_divisor=20)(*_encoded_sample(60, 80, block=10))
+    assert exact["pixel_values"].shape == (3, 60, 80)
+
+
+@pytest.mark.parametrize("height", [61, 90, 117])
+@pytest.mark.parametrize("size", [30, 77, 200])
+def test_eval_padding_of_a_resized_picture_fits_to_half_a_pixel_of_the_mask(height, size):
+    image, label = _encoded_sample(height, 131, block=10)
+    resized = EvalTransform(size=size)(image, label)["pixel_values"].shape[1:]
+    sample = EvalTransform(size=size, size_divisor=32)(image, label)
+    for axis, (content, whole) in enumerate(zip((height, 131), sample["labels"].shape, strict=True)):
+        picture = sample["pixel_values"].shape[1 + axis]
+        assert picture % 32 == 0 and 0 <= picture - resized[axis] < 32
+        # Where the picture's content ends, in pixels of the mask, once scores of the whole are resized to the mask.
+        assert abs(resized[axis] * whole / picture - content) <= 0.5
+    assert (sample["labels"] != 255).sum() == height * 131
+
+
 @pytest.mark.parametrize("transform", [TrainTransform(32), EvalTransform()])
 def test_different_sizes_are_refused(transform):
     with pytest.raises(ValueError, match="image is 40x30 and its label mask 40x31"):
@@ -228,10 +415,26 @@ def test_different_sizes_are_refused(transform):
         ({"horizontal_flip": 1.5}, "horizontal_flip"),
         ({"image_std": (1.0, 0.0, 1.0)}, "image_std"),
         ({"image_mean": (0.5,)}, "image_mean"),
+        ({"cat_max_ratio": 0.0}, "cat_max_ratio is 0.0"),
+        ({"cat_max_ratio": 75}, "cat_max_ratio is 75"),
+        ({"short_edge": 0}, "short_edge is 0"),
+        ({"max_long_edge": 100}, "max_long_edge is 100 and short_edge None"),
+        ({"short_edge": 200, "max_long_edge": 100}, "max_long_edge is 100 and short_edge 200"),
     ],
 )
 def test_impossible_settings(arguments, message):
     with pytest.raises(ValueError, match=message):
         TrainTransform(**arguments)
-    with pytest.raises(ValueError, match="size is 0"):
-        EvalTransform(size=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"size": 0}, "size is 0"),
+        ({"max_long_edge": 9}, "max_long_edge is 9 and size None"),
+        ({"size_divisor": 0}, "size_divisor is 0"),
+    ],
+)
+def test_impossible_settings_of_evaluation(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        EvalTransform(**arguments)

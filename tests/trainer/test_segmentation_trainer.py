@@ -116,6 +116,18 @@ class TestEvaluation:
         assert batched["eval_mean_iou"] == pytest.approx(single["eval_mean_iou"])
         assert batched["eval_loss"] == pytest.approx(single["eval_loss"], rel=1e-4)
 
+    @pytest.mark.parametrize("batch", [1, 3])
+    @pytest.mark.parametrize("fields", [{}, {"eval_size": 45}, {"eval_size": 45, "eval_max_long_edge": 50}])
+    def test_padding_is_never_scored(self, tmp_path, fields: dict, batch: int) -> None:
+        trainer = _trainer(tmp_path, eval_size_divisor=24, per_device_eval_batch_size=batch, **fields)
+        shapes = {tuple(sample["pixel_values"].shape[2:]) for sample in trainer.get_eval_dataloader()}
+        assert shapes == {(48, 48)}
+        metrics = trainer.evaluate()
+        labels = np.stack([np.asarray(sample["label"]) for sample in make_dataset(3, seed=1)])
+        counts = trainer.confusion_matrix.matrix
+        assert counts.sum(1).tolist() == [(labels == 0).sum(), (labels == 1).sum()]
+        assert np.isfinite(metrics["eval_loss"])
+
     def test_loss_is_the_mean_over_all_labelled_pixels(self, tmp_path) -> None:
         trainer = _trainer(tmp_path)
         metrics = trainer.evaluate()
@@ -168,6 +180,22 @@ class TestArguments:
             decay = 4e-5 if parameter.ndim > 1 else 0.0
             assert found.pop(id(parameter)) == pytest.approx((rate, decay)), name
         assert found == {}
+
+    def test_every_augmentation_reaches_the_transform(self, tmp_path) -> None:
+        fields = {
+            "scale_step": 0.25,
+            "horizontal_flip": 0.3,
+            "cat_max_ratio": 0.75,
+            "short_edge": 40,
+            "max_long_edge": 50,
+        }
+        trainer = _trainer(tmp_path, photometric_distortion=True, min_scale=0.6, max_scale=1.5, hue=0.1, **fields)
+        transform = trainer.train_dataset.transform
+        assert {name: getattr(transform, name) for name in fields} == fields
+        assert transform.scale_range == (0.6, 1.5) and transform.crop_size == (32, 32)
+        assert transform.distortion is not None and transform.jitter is not None
+        plain = _trainer(tmp_path).train_dataset.transform
+        assert plain.distortion is None and plain.jitter is None and plain.cat_max_ratio == 1
 
     @pytest.mark.parametrize(
         "fields, message",

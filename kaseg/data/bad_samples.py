@@ -1,0 +1,161 @@
+"""What happens to samples that cannot be used: an error by default, or left out, counted and listed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import datasets
+
+ON_ERROR = ("raise", "skip")
+_LISTED = 5
+
+
+class SkippedSample(NamedTuple):
+    """A sample that was left out, and why."""
+
+    id: str
+    reason: str
+
+
+class BadSamples:
+    """Decides about the bad samples of one split.
+
+    Args:
+        where: Name of the split, for messages.
+        skip: Leave bad samples out. Default: they are errors.
+        skipped: List to which the samples that are left out are added.
+    """
+
+    def __init__(self, where: str, skip: bool = False, skipped: list[SkippedSample] | None = None) -> None:
+        self.where = where
+        self.skip = skip
+        self.skipped = [] if skipped is None else skipped
+        self.found: list[SkippedSample] = []
+
+    def reject(self, samples: Sequence[SkippedSample], error: type[Exception] = ValueError) -> None:
+        """Notes bad samples.
+
+        Raises:
+            Exception: `error`, about the first of them, where bad samples are not skipped.
+        """
+        if samples and not self.skip:
+            ids = ", ".join(sample.id for sample in samples[:_LISTED])
+            more = f" {len(samples)} samples are like this: {ids}{', ...' if len(samples) > _LISTED else '.'}"
+            raise error(samples[0].reason + (more if len(samples) > 1 else ""))
+        new = [sample for sample in samples if sample not in self.found]  # a stream meets them again in each epoch
+        self.found.extend(new)
+        self.skipped.extend(new)
+
+    def warn(self, remaining: int) -> None:
+        """One warning that counts and lists what was left out, if anything was.
+
+        Raises:
+            ValueError: If nothing remains.
+        """
+        if not self.found:
+            return
+        listed = "\n".join(f"  {sample.id}: {sample.reason}" for sample in self.found)
+        count = f"{self.where}: {len(self.found)} of {len(self.found) + remaining} samples were skipped"
+        if not remaining:
+            raise ValueError(f"{count}, so none remains.\n{listed}")
+        warnings.warn(f"{count}:\n{listed}", stacklevel=2)
+
+
+class SkipBadSamples:
+    """Applies a function of one sample to batches of a stream, and leaves out the samples on which it fails.
+
+    The first sample that is left out is warned about; all are added to `bad.skipped`, in this process (a DataLoader's
+    workers each have a list of their own).
+    """
+
+    def __init__(self, function: Callable[[dict[str, Any]], dict[str, Any]], bad: BadSamples) -> None:
+        self.function = function
+        self.bad = bad
+
+    def __call__(self, batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        samples = []
+        for values in zip(*batch.values(), strict=True):
+            sample = dict(zip(batch, values, strict=True))
+            try:
+                samples.append(self.function(sample))
+            except (ValueError, OSError) as error:
+                if not self.bad.found:
+                    warnings.warn(
+                        f"{self.bad.where}: a sample was skipped. {error} Further ones are skipped without a warning; "
+                        "load_segmentation_dataset(..., skipped=a_list) lists them all.",
+                        stacklevel=2,
+                    )
+                self.bad.reject([SkippedSample(str(sample["id"]), str(error))])
+        return {column: [sample[column] for sample in samples] for column in ("image", "label", "id")}
+
+
+class _FindReason:
+    """Why a sample cannot be used, or "" if it can."""
+
+    def __init__(self, function: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        self.function = function
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, str]:
+        try:
+            self.function(sample)
+        except (ValueError, OSError) as error:
+            return {"reason": str(error)}
+        return {"reason": ""}
+
+
+def drop_bad_samples(
+    data: datasets.Dataset,
+    function: Callable[[dict[str, Any]], dict[str, Any]],
+    bad: BadSamples,
+    num_proc: int | None = None,
+) -> datasets.Dataset:
+    """Tries every sample once, with a progress bar, and leaves out those on which `function` fails.
+
+    Args:
+        data: Encoded samples with an `id`.
+        function: Decodes one of them; a `ValueError` or an `OSError` means that it is bad.
+        bad: Takes note of the bad ones.
+        num_proc: Number of processes. Default: this one alone.
+
+    Returns:
+        The good samples, still encoded.
+    """
+    reasons = data.map(
+        _FindReason(function),
+        remove_columns=data.column_names,
+        num_proc=num_proc,
+        # Files may have changed since; and a cache on disk would hold the answer for the ones that were there.
+        load_from_cache_file=False,
+        keep_in_memory=True,
+        desc=f"Checking {bad.where}",
+    )["reason"]
+    good = []
+    for index, (name, reason) in enumerate(zip(data["id"], reasons, strict=True)):
+        if reason:
+            bad.reject([SkippedSample(str(name), reason)])
+        else:
+            good.append(index)
+    return data.select(good)
+
+
+def drop_doubled_ids(data: datasets.Dataset, bad: BadSamples) -> datasets.Dataset:
+    """Leaves out samples whose id an earlier sample has.
+
+    Raises:
+        ValueError: If there are any and bad samples are not skipped.
+    """
+    seen: set[Any] = set()
+    good: list[int] = []
+    doubled: list[int] = []
+    for index, name in enumerate(data["id"]):
+        (doubled if name in seen else good).append(index)
+        seen.add(name)
+    if not doubled:
+        return data
+    names = [str(data[index]["id"]) for index in doubled]
+    reason = "{}: the id {!r} is there more than once. Give each sample an id of its own."
+    bad.reject([SkippedSample(name, reason.format(bad.where, name)) for name in names])
+    return data.select(good)

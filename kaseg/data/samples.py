@@ -1,0 +1,98 @@
+"""Decoding and drawing of samples when they are accessed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import datasets
+from PIL import Image
+
+from kaseg.data.bad_samples import BadSamples, SkipBadSamples
+from kaseg.data.image_files import EncodedImage, read_image, read_mask
+from kaseg.data.label_spaces import LabelSpace, map_labels
+from kaseg.data.scenes import render_scene
+from kaseg.data.transforms import check_same_size
+
+AnyDataset: TypeAlias = "datasets.Dataset | datasets.IterableDataset"
+SampleFunction: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
+
+ENCODED_FEATURES = datasets.Features(
+    image=datasets.Image(decode=False), label=datasets.Image(decode=False), id=datasets.Value("string")
+)
+
+
+class DecodeSample:
+    """Turns encoded columns into an upright RGB picture and a mask of train ids.
+
+    Args:
+        label_space: What the masks hold.
+        unlabelled: Samples may have no mask; their `label` is then `None`.
+    """
+
+    def __init__(self, label_space: LabelSpace, unlabelled: bool = False) -> None:
+        self.label_space = label_space
+        self.unlabelled = unlabelled
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        name, encoded_image, encoded_label = str(sample["id"]), sample["image"], sample["label"]
+        image = read_image(_check(encoded_image, "image", name), name)
+        if encoded_label is None and self.unlabelled:
+            return {"image": image, "label": None, "id": name}
+        encoded_label = _check(encoded_label, "label", name)
+        mask = read_mask(encoded_label, name, colors=self.label_space.encoding == "color")
+        label = Image.fromarray(map_labels(mask, self.label_space, name, encoded_label.get("path")))
+        paths = [str(encoded["path"]) for encoded in (encoded_image, encoded_label) if encoded.get("path")]
+        check_same_size(image, label, f"{name} ({', '.join(paths)})" if paths else name)
+        return {"image": image, "label": label, "id": name}
+
+
+class RenderSample:
+    """Draws a synthetic scene."""
+
+    def __init__(self, seed: int, height: int, width: int, split: str, label_space: LabelSpace) -> None:
+        self.seed, self.height, self.width, self.split = seed, height, width, split
+        self.label_space = label_space
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        pixels, labels = render_scene(self.seed, sample["index"], self.height, self.width)
+        name = index_id(self.split, sample["index"])
+        label = Image.fromarray(map_labels(labels, self.label_space, name))
+        return {"image": Image.fromarray(pixels), "label": label, "id": name}
+
+
+class _Batched:
+    """Applies a function of one sample to a batch of columns."""
+
+    def __init__(self, function: SampleFunction) -> None:
+        self.function = function
+
+    def __call__(self, batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        samples = [self.function(dict(zip(batch, values, strict=True))) for values in zip(*batch.values(), strict=True)]
+        return {column: [sample[column] for sample in samples] for column in ("image", "label", "id")}
+
+
+def index_id(split: str, index: int) -> str:
+    """The id of a sample that has none of its own."""
+    return f"{split}-{index:06d}"
+
+
+def _check(encoded: EncodedImage | None, column: str, name: str) -> EncodedImage:
+    if encoded is None:
+        raise ValueError(f"Sample {name}: column {column!r} is empty. Leave the sample out, or give it a {column}.")
+    return encoded
+
+
+def decode_on_access(data: AnyDataset, function: SampleFunction, bad: BadSamples | None = None) -> AnyDataset:
+    """Applies a function of one sample whenever one is accessed.
+
+    Args:
+        data: Samples before the function.
+        function: Makes `image`, `label` and `id`.
+        bad: If given, samples of a stream on which the function fails go there and are left out.
+    """
+    if not isinstance(data, datasets.IterableDataset):
+        return data.with_transform(_Batched(function))
+    if bad is None:
+        return data.map(function, remove_columns=data.column_names)
+    return data.map(SkipBadSamples(function, bad), batched=True, batch_size=1, remove_columns=data.column_names)
