@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from .protocol_options import (
+    CropSizeOption,
+    FlipOption,
+    Mode,
+    OverlapOption,
+    ProtocolOption,
+    ScalesOption,
+    WorkersOption,
+    protocol_from,
+)
 
 if TYPE_CHECKING:
     from ..data import LabelSpace
@@ -21,43 +33,89 @@ def evaluate(
     label_space: Annotated[
         str | None, typer.Option(help="File of class names or a known dataset; needed for Hub datasets.")
     ] = None,
+    protocol: ProtocolOption = Mode.WHOLE,
+    crop_size: CropSizeOption = None,
+    overlap: OverlapOption = None,
+    scales: ScalesOption = "1",
+    flip: FlipOption = False,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the scores here.")] = None,
+    per_image: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="Write a table of all images here, the worst first.")
+    ] = None,
+    confusion_matrix: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw the confusion matrix here.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images of one size that share a batch.")] = 1,
+    num_workers: WorkersOption = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; a GPU if there is one.")] = None,
     max_samples: Annotated[int | None, typer.Option(min=1, help="Score only the first so many images.")] = None,
 ) -> None:
-    """Score a model on a dataset: IoU and accuracy per class, mean IoU, pixel accuracy.
+    """Score a model on a dataset: IoU, boundary IoU and accuracy per class, mean IoU, pixel accuracy.
 
-    Whole images at a single scale, at the labels' own resolution, counted over the whole dataset; void is left out.
+    By default whole images at a single scale. Always at the labels' own resolution, counted over the whole dataset;
+    void is left out. Under torchrun the processes share the images.
     """
-    from .. import __version__
     from ..data import get_label_space
     from ..evaluation.evaluator import evaluate_model, protocol_of
-    from ..experiments.run import gflops
+    from ..evaluation.processes import Processes, local_device
     from .models import load_model
     from .output import console, print_scores, progress_bar
 
+    how = protocol_from(protocol, crop_size, overlap, scales, flip)
     space = get_label_space(dataset, data_dir, label_space)
-    data = _load(dataset, split, data_dir, space, max_samples)
-    network, processor = load_model(model, device)
+    data = load_split(dataset, split, data_dir, space, max_samples)
+    network, processor = load_model(model, device or local_device())
     check_classes(network, space)
-    with progress_bar() as progress:
-        task = progress.add_task("Scoring", total=len(data))
-        scores = evaluate_model(network, data, processor, batch_size, progress=lambda n: progress.advance(task, n))
-    results = {
-        "model": model,
-        "dataset": dataset,
-        "split": split,
-        "protocol": protocol_of(processor),
-        **scores,
+    processes = Processes.join(use_cpu=network.device.type == "cpu")
+    with progress_bar(disable=not processes.is_main) as progress:
+        task = progress.add_task("Scoring", total=len(processes.share(len(data))))
+        scores = evaluate_model(
+            network,
+            data,
+            processor,
+            batch_size,
+            progress=lambda count: progress.advance(task, count),
+            protocol=how,
+            num_workers=num_workers,
+        )
+    if not processes.is_main:
+        return
+    rows = scores.pop("per_image")
+    results = {"model": model, "dataset": dataset, "split": split, "protocol": protocol_of(processor, how), **scores}
+    results.update(_cost(network))
+    print_scores(results)
+    for path, what in _write(results, rows, json_file, per_image, confusion_matrix):
+        console.print(f"{what}: {path}", soft_wrap=True, highlight=False)
+
+
+def _write(
+    results: dict[str, Any], rows: list[dict[str, Any]], json_file: Path | None, table: Path | None, plot: Path | None
+) -> Iterator[tuple[Path, str]]:
+    """Writes the files that were asked for; yields each with what it holds."""
+    from ..evaluation.per_image import write_table
+
+    if json_file is not None:
+        write_json(json_file, results)
+        yield json_file, "Scores"
+    if table is not None:
+        write_table(table, rows)
+        yield table, "Images, the worst first"
+    if plot is not None:
+        from ..evaluation.plots import plot_confusion_matrix
+
+        plot_confusion_matrix(results["confusion_matrix"], list(results["per_category_iou"]), plot)
+        yield plot, "Confusion matrix"
+
+
+def _cost(network: KASegModel) -> dict[str, Any]:
+    from .. import __version__
+    from ..model_card.cost import gflops
+
+    return {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "gflops_513x513": round(gflops(network), 3),
         "kaseg_version": __version__,
     }
-    print_scores(results)
-    if json_file is not None:
-        write_json(json_file, results)
-        console.print(f"Scores: {json_file}", soft_wrap=True, highlight=False)
 
 
 def check_classes(model: KASegModel, label_space: LabelSpace) -> None:
@@ -81,7 +139,8 @@ def write_json(path: Path, results: dict[str, Any]) -> None:
     write_atomically(path, json.dumps(_without_nan(results), indent=2, allow_nan=False) + "\n")
 
 
-def _load(dataset: str, split: str, data_dir: Path | None, space: LabelSpace, max_samples: int | None) -> Any:
+def load_split(dataset: str, split: str, data_dir: Path | None, space: LabelSpace, max_samples: int | None) -> Any:
+    """A split of a dataset, or its first `max_samples` samples."""
     from ..data import load_segmentation_dataset
 
     data = load_segmentation_dataset(dataset, split=split, data_dir=data_dir, label_space=space)

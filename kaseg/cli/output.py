@@ -26,21 +26,25 @@ def print_run(results: Mapping[str, Any], output_dir: Path) -> None:
 
 
 def print_scores(results: Mapping[str, Any]) -> None:
-    """IoU and, where known, accuracy per class and on the whole, and the model's cost."""
-    accuracies = results.get("per_category_accuracy")
+    """IoU and, where known, boundary IoU and accuracy per class and on the whole, and the model's cost."""
+    columns = {"IoU %": ("per_category_iou", "mean_iou")}
+    if results.get("per_category_boundary_iou"):
+        columns["Boundary IoU %"] = ("per_category_boundary_iou", "mean_boundary_iou")
+    if results.get("per_category_accuracy"):
+        columns["Accuracy %"] = ("per_category_accuracy", "mean_accuracy")
     console.print(f"\n{results['dataset']}, {results['split']}: {results['protocol']}", highlight=False)
     table = Table()
     table.add_column("Class")
-    table.add_column("IoU %", justify="right")
-    if accuracies:
-        table.add_column("Accuracy %", justify="right")
-    for name, iou in results["per_category_iou"].items():
-        table.add_row(name, percent(iou), *([percent(accuracies[name])] if accuracies else []))
+    for title in columns:
+        table.add_column(title, justify="right")
+    for name in results["per_category_iou"]:
+        table.add_row(name, *(percent(results[per_class][name]) for per_class, _ in columns.values()))
     table.add_section()
-    mean_accuracy = [percent(results["mean_accuracy"])] if accuracies else []
-    table.add_row("Mean", percent(results["mean_iou"]), *mean_accuracy, style="bold")
+    table.add_row("Mean", *(percent(results[mean]) for _, mean in columns.values()), style="bold")
     console.print(table)
-    console.print(f"Pixel accuracy {percent(results['overall_accuracy'])} %", highlight=False)
+    weighted = results.get("frequency_weighted_iou")
+    also = "" if weighted is None else f", IoU weighted by frequency {percent(weighted)} %"
+    console.print(f"Pixel accuracy {percent(results['overall_accuracy'])} %{also}", highlight=False)
     console.print(
         f"{results['parameters'] / 1e6:.2f} M parameters, {results['gflops_513x513']:.2f} GFLOPs at 513x513",
         highlight=False,
@@ -52,8 +56,8 @@ def percent(fraction: float | None) -> str:
     return "–" if fraction is None or fraction != fraction else f"{100 * fraction:.2f}"
 
 
-def progress_bar() -> Progress:
-    """A bar that counts images, on standard error, so that output can be piped."""
+def progress_bar(disable: bool = False) -> Progress:
+    """A bar that counts images, on standard error, so that output can be piped; `disable` shows none."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -61,4 +65,5 @@ def progress_bar() -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=Console(stderr=True),
+        disable=disable,
     )

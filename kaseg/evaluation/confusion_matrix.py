@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Label maps are 8-bit images almost everywhere, so one histogram over all pairs of bytes counts and checks at once.
-_BYTE = 256
+_BYTE = 256  # Label maps are 8-bit images almost everywhere.
 
 
 class ConfusionMatrix:
@@ -75,8 +74,8 @@ class ConfusionMatrix:
                 checked at void pixels, too). The counts are then unchanged.
         """
         where = f" of sample {sample!r}" if sample is not None else ""
-        prediction = _as_integers(predictions, "predictions" + where, self.device)
-        reference = _as_integers(references, "references" + where, self.device)
+        prediction = as_integers(predictions, "predictions" + where, self.device)
+        reference = as_integers(references, "references" + where, self.device)
         if prediction.shape != reference.shape:
             raise ValueError(
                 f"predictions{where} have shape {tuple(prediction.shape)} but references have shape "
@@ -84,13 +83,8 @@ class ConfusionMatrix:
             )
         if prediction.numel() == 0:
             return
-        if _fits_a_byte(prediction) and _fits_a_byte(reference):
-            # int32, because bincount is twice as fast on it as on int64.
-            pairs = reference.to(torch.int32).mul_(_BYTE).add_(prediction.to(torch.uint8)).flatten()
-            joint = torch.bincount(pairs, minlength=_BYTE * _BYTE).view(_BYTE, _BYTE)
-            self._matrix += restrict_counts(joint, self.num_labels, self.ignore_index, where)
-        else:
-            self._matrix += self._count_wide(prediction, reference, where)
+        counts = self._count_bytes(prediction, reference)
+        self._matrix += self._count_wide(prediction, reference, where) if counts is None else counts
 
     def merge(self, other: ConfusionMatrix) -> None:
         """Add the counts of `other`, as if its images had been counted here.
@@ -105,8 +99,25 @@ class ConfusionMatrix:
             )
         self._matrix += other._matrix.to(self.device)
 
+    def _count_bytes(self, prediction: Tensor, reference: Tensor) -> Tensor | None:
+        """Counts for labels of a byte; `None` where `_count_wide` has to count or to complain."""
+        classes = self.num_labels
+        void_rows = int(self.ignore_index == _BYTE - 1)
+        if not void_rows and 0 <= self.ignore_index < _BYTE:
+            return None
+        if _largest(prediction) >= classes or _largest(reference) >= _BYTE:
+            return None
+        # One more than 255 is 0 in a byte: void becomes row 0, and whatever else is no class lies beyond the last row.
+        rows = reference.to(torch.uint8) + 1 if void_rows else reference.to(torch.uint8)
+        if int(rows.max()) >= classes + void_rows:
+            return None
+        # The narrower, the faster: most of the time is reading and writing, and bincount takes any width.
+        kind = torch.int16 if (classes + void_rows) * classes <= torch.iinfo(torch.int16).max else torch.int32
+        pairs = torch.add(prediction.to(kind), rows.to(kind), alpha=classes).flatten()
+        return torch.bincount(pairs, minlength=(classes + void_rows) * classes).view(-1, classes)[void_rows:]
+
     def _count_wide(self, prediction: Tensor, reference: Tensor, where: str) -> Tensor:
-        """Counts for values that do not fit a byte: more than 256 classes, a negative `ignore_index`, or errors."""
+        """Counts for everything else: more than 256 classes, an unusual `ignore_index`, or errors."""
         prediction, reference = prediction.flatten().long(), reference.flatten().long()
         classes = self.num_labels
         wrong_prediction = (prediction < 0) | (prediction >= classes)
@@ -151,8 +162,8 @@ def iou_scores(matrix: Tensor | np.ndarray) -> dict[str, Any]:
     total = references.sum()
     seen = references > 0
     return {
-        "mean_iou": _mean_of_present(iou),
-        "mean_accuracy": _mean_of_present(accuracy),
+        "mean_iou": mean_of_present(iou),
+        "mean_accuracy": mean_of_present(accuracy),
         "overall_accuracy": float(_ratio(hits.sum(), total)),
         "frequency_weighted_iou": float(_ratio((references[seen] * iou[seen]).sum(), total)),
         "per_category_iou": iou.tolist(),
@@ -203,7 +214,8 @@ def _check_classes(num_labels: int, ignore_index: int) -> None:
         )
 
 
-def _as_integers(values: Any, name: str, device: torch.device) -> Tensor:
+def as_integers(values: Any, name: str, device: torch.device) -> Tensor:
+    """Labels as an integer tensor on `device`; a ValueError that calls them `name` if they are not integers."""
     if not isinstance(values, Tensor):
         array = np.asarray(values)
         if array.dtype.kind not in "biu":
@@ -223,11 +235,13 @@ def _not_integer(name: str, dtype: Any) -> str:
     return f"{name} must be integer labels, got {dtype}. If these are logits, take the argmax over the classes first."
 
 
-def _fits_a_byte(values: Tensor) -> bool:
-    if values.dtype == torch.uint8:
-        return True
+def _largest(values: Tensor) -> int:
+    """The largest value, where a negative one counts as larger than all others."""
+    if values.device.type == "cpu":  # numpy: torch's aminmax is three times slower here
+        array = values.to(torch.int16).numpy() if values.dtype == torch.int8 else values.numpy()
+        return int(array.view(f"u{array.itemsize}").max())
     low, high = torch.aminmax(values)
-    return bool(low >= 0) and bool(high < _BYTE)
+    return int(high) if low >= 0 else torch.iinfo(torch.int64).max
 
 
 def _raise_for(wrong: Tensor, name: str, num_labels: int, ignore_index: int, where: str) -> None:
@@ -250,6 +264,7 @@ def _ratio(numerator: Any, denominator: Any) -> Any:
         return np.true_divide(numerator, denominator)
 
 
-def _mean_of_present(scores: np.ndarray) -> float:
+def mean_of_present(scores: np.ndarray) -> float:
+    """The mean of the entries that are not NaN; NaN if there are none."""
     present = scores[~np.isnan(scores)]
     return float(present.mean()) if present.size else float("nan")

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
+from kaseg.evaluation.boundary import BoundaryCounts, boundary_scores
 from kaseg.evaluation.confusion_matrix import ConfusionMatrix, iou_scores
+from kaseg.evaluation.per_image import image_row, worst_first
+from kaseg.evaluation.processes import Processes
+from kaseg.evaluation.protocols import WHOLE_IMAGE, InferenceProtocol, predict_masks
+from kaseg.evaluation.samples import PreparedSample, prepared_batches
 
 # Also that of SegmentationTrainer.evaluate().
-PROTOCOL = "whole image, single scale, dataset level, void ignored"
-
-# Prepared image (1, 3, h, w), labels (H, W) and the sample's name.
-_Sample = tuple[Tensor, Tensor, str]
+PROTOCOL = WHOLE_IMAGE.describe()
 
 
 def evaluate_model(
@@ -26,12 +25,18 @@ def evaluate_model(
     batch_size: int = 1,
     device: str | torch.device | None = None,
     progress: Callable[[int], None] | None = None,
+    protocol: InferenceProtocol = WHOLE_IMAGE,
+    num_workers: int = 0,
 ) -> dict[str, Any]:
-    """Scores a model as [`~kaseg.trainer.SegmentationTrainer`] does, without a trainer.
+    """Scores a model; by default as [`~kaseg.trainer.SegmentationTrainer`] does, without a trainer.
 
-    Every image goes through the network whole and once. Its logits are resized to the labels' own resolution
-    (bilinearly, `align_corners=False`) and counted into one confusion matrix for the whole dataset, so that memory does
-    not grow with the number of images. Images are never padded: neighbours of one size share a batch.
+    Predictions are made at the labels' own resolution and counted into one confusion matrix for the whole dataset.
+    Nothing else is kept but four numbers per image, and no more than one image's full-size logits exist at once. Images
+    are never padded: neighbours of one size share a batch. Pixels whose label is 255 (void) count nowhere.
+
+    Under torchrun or `accelerate launch` the processes share the images, none twice, and all return the scores of the
+    whole dataset. With `batch_size=1` the counts are those of one process exactly; in larger batches images have other
+    neighbours then, which may change a logit's last digit.
 
     Args:
         model: A [`KASegModel`], or any model that returns `logits` (B, num_labels, h, w) and has a `config` with
@@ -39,17 +44,20 @@ def evaluate_model(
         dataset: Samples with `image` (PIL) and `label` (PIL or array (H, W), train ids, 255 void), and perhaps `id`,
             such as [`~kaseg.data.load_segmentation_dataset`] gives, streaming or not.
         image_processor: The model's image processor. If it resizes, the images are scored as it does.
-        batch_size: Images per batch at most.
+        batch_size: Images per batch at most; with sliding windows, windows.
         device: Where to run; the model is moved there. Default: where the model is.
-        progress: Called with the number of images that were just scored.
+        progress: Called with the number of images that were just scored by this process.
+        protocol: How the network is run over an image. Default: on the whole image, once.
+        num_workers: Processes that read and prepare images while the network runs; not for streams.
 
     Returns:
-        The scores of [`iou_scores`], with `per_category_iou` and `per_category_accuracy` as dictionaries from class
-        name to value (NaN for absent classes), and `num_images`.
+        The scores of [`iou_scores`] and [`~kaseg.evaluation.boundary.boundary_scores`], the `per_category_*` ones as
+        dictionaries from class name to value (NaN for absent classes); `num_images`; `confusion_matrix`, C rows
+        (reference) of C counts; and `per_image`, a table by [`~kaseg.evaluation.per_image.image_row`], worst first.
 
     Raises:
-        ValueError: there are no images, `batch_size` is below 1, or a label is out of range; the message names the
-            sample.
+        ValueError: there are no images, an argument is out of range, an image has no labels, or a label is out of
+            range; the message names the sample.
 
     Example:
 
@@ -64,61 +72,70 @@ def evaluate_model(
     2
     ```
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
     if device is not None:
         model.to(device)
-    parameter = next(model.parameters())
-    confusion = ConfusionMatrix(model.config.num_labels, device=parameter.device)
-    count = 0
+    counts = _Counts(model)
+    processes = Processes.join(use_cpu=counts.device.type == "cpu")
     was_training = model.training
     model.eval()
     try:
-        for batch in _batches(dataset, image_processor, batch_size):
-            _count(model, batch, confusion)
-            count += len(batch)
+        for batch in prepared_batches(dataset, image_processor, batch_size, num_workers, processes):
+            counts.add(model, batch, protocol)
             if progress is not None:
                 progress(len(batch))
     finally:
         model.train(was_training)
-    if count == 0:
-        raise ValueError("There are no images to score.")
-    scores = iou_scores(confusion.matrix)
-    names = [model.config.id2label[index] for index in range(model.config.num_labels)]
-    for key in ("per_category_iou", "per_category_accuracy"):
-        scores[key] = dict(zip(names, scores[key], strict=True))
-    return {"num_images": count, **scores}
+    return counts.scores(model, processes)
 
 
-def protocol_of(image_processor: Any) -> str:
+def protocol_of(image_processor: Any, protocol: InferenceProtocol = WHOLE_IMAGE) -> str:
     """How scores of [`evaluate_model`] come about, in words; says so if the image processor resizes."""
+    words = protocol.describe()
     if getattr(image_processor, "do_resize", False):
-        return f"{PROTOCOL}, images resized to {dict(image_processor.size)}"
-    return PROTOCOL
+        return f"{words}, images resized to {dict(image_processor.size)}"
+    return words
 
 
-def _batches(dataset: Iterable[dict[str, Any]], image_processor: Any, batch_size: int) -> Iterator[list[_Sample]]:
-    """Runs of neighbouring samples whose prepared images have one size."""
-    batch: list[_Sample] = []
-    for index, sample in enumerate(dataset):
-        # Padding would be scored as part of the image.
-        inputs = image_processor(sample["image"], do_pad=False, return_tensors="pt")
-        labels = torch.from_numpy(np.array(sample["label"], dtype=np.int64))
-        prepared = (inputs["pixel_values"], labels, str(sample.get("id", index)))
-        if batch and (len(batch) == batch_size or batch[0][0].shape != prepared[0].shape):
-            yield batch
-            batch = []
-        batch.append(prepared)
-    if batch:
-        yield batch
+class _Counts:
+    """All that an evaluation keeps."""
 
+    def __init__(self, model: Any) -> None:
+        self.device = next(model.parameters()).device
+        num_labels = model.config.num_labels
+        self.confusion = ConfusionMatrix(num_labels, device=self.device)
+        self.boundary = BoundaryCounts(num_labels, device=self.device)
+        self.image = ConfusionMatrix(num_labels, device=self.device)
+        self.rows: list[tuple[int, dict[str, Any]]] = []
 
-@torch.inference_mode()
-def _count(model: nn.Module, batch: list[_Sample], confusion: ConfusionMatrix) -> None:
-    parameter = next(model.parameters())
-    pixel_values = torch.cat([image for image, _, _ in batch]).to(parameter.device, parameter.dtype)
-    logits = model(pixel_values=pixel_values).logits
-    # One image at a time: its full-size logits are the largest tensor of an evaluation.
-    for scores, (_, labels, name) in zip(logits, batch, strict=True):
-        scores = F.interpolate(scores[None].float(), labels.shape, mode="bilinear", align_corners=False)
-        confusion.update(scores.argmax(dim=1)[0], labels.to(parameter.device), sample=name)
+    def add(self, model: Any, batch: list[PreparedSample], protocol: InferenceProtocol) -> None:
+        for sample in batch:
+            if sample.labels is None:
+                raise ValueError(
+                    f"Sample {sample.name} has no labels, so there is nothing to score. Evaluate a labelled split; for "
+                    "a test split without labels, `kaseg submit` writes the predictions for the benchmark's server."
+                )
+        pixel_values = torch.cat([sample.pixel_values for sample in batch])
+        masks = predict_masks(model, pixel_values, [sample.size for sample in batch], protocol)
+        for sample, mask in zip(batch, masks, strict=True):
+            assert sample.labels is not None
+            labels = sample.labels.to(self.device)
+            self.image.reset()
+            self.image.update(mask, labels, sample=sample.name)
+            self.confusion.merge(self.image)
+            self.boundary.update(mask, labels)
+            self.rows.append((sample.index, image_row(sample.name, self.image.matrix)))
+
+    def scores(self, model: Any, processes: Processes) -> dict[str, Any]:
+        own = (self.confusion.matrix.cpu(), self.boundary.counts.cpu(), self.rows)
+        matrices, boundaries, tables = zip(*processes.gather(own), strict=True)
+        matrix, boundary = torch.stack(matrices).sum(dim=0), torch.stack(boundaries).sum(dim=0)
+        rows = [row for _, row in sorted((entry for table in tables for entry in table), key=lambda entry: entry[0])]
+        if not rows:
+            raise ValueError("There are no images to score.")
+        scores = {**iou_scores(matrix), **boundary_scores(boundary)}
+        names = [model.config.id2label[index] for index in range(model.config.num_labels)]
+        for key, values in scores.items():
+            if key.startswith("per_category"):
+                scores[key] = dict(zip(names, values, strict=True))
+        details = {"confusion_matrix": matrix.tolist(), "per_image": worst_first(rows)}
+        return {"num_images": len(rows), **scores, **details}

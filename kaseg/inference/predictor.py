@@ -14,10 +14,11 @@ from PIL import Image
 from transformers import PreTrainedModel
 
 from kaseg.data.label_spaces import palette_for
+from kaseg.evaluation.resizing import argmax_resized
 from kaseg.image_processing_kaseg import to_rgb
 from kaseg.inference.files import PathLike, plan_outputs, read_image, write_png
 from kaseg.inference.overlay import Palette, add_legend, class_fractions, colorize, overlay
-from kaseg.inference.tiling import argmax_resized, tiled_logits
+from kaseg.inference.tiling import tiled_logits
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ class Predictor:
             prepared = inputs["pixel_values"]
             if prepared.shape[-2] * prepared.shape[-1] > self.max_pixels:
                 logits = tiled_logits(self.model, prepared, self.tile, self.overlap)
-                masks[index] = argmax_resized(logits, size)[0]
+                masks[index] = argmax_resized(logits, size)[0].cpu()
                 continue
             batch = waiting.setdefault(tuple(prepared.shape[-2:]), [])
             batch.append((index, prepared, size))

@@ -1,14 +1,22 @@
 from __future__ import annotations
 
+import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
+from transformers import MobileNetV2ForSemanticSegmentation
 
-from kaseg import __version__
+from kaseg import KASegImageProcessor, KASegModel, __version__
+from kaseg.data import PASCAL_VOC
 
 
 def test_scores_as_training_did(kaseg: Any, trained: tuple[Path, str], tmp_path: Path) -> None:
@@ -63,6 +71,115 @@ def test_without_an_image_processor(kaseg: Any, trained: tuple[Path, str], one_i
         shutil.copy(trained[0] / name, tmp_path / "bare")
     result = kaseg.succeed("evaluate", tmp_path / "bare", "--dataset", one_image, "--split", "train")
     assert "has no image processor; the default one is used" in result.output
+
+
+def test_protocols_tables_and_pictures(kaseg: Any, trained: tuple[Path, str], tmp_path: Path) -> None:
+    files = {name: tmp_path / "new" / name for name in ("scores.json", "images.csv", "matrix.png")}
+    windows = ("--protocol", "slide", "--crop-size", "64,96", "--overlap", "21", "--scales", "0.5,1", "--flip")
+    where = ("--dataset", "scenes", "--max-samples", 2, "--batch-size", 4, "--num-workers", 1)
+    outputs = (
+        "--json",
+        files["scores.json"],
+        "--per-image",
+        files["images.csv"],
+        "--confusion-matrix",
+        files["matrix.png"],
+    )
+    output = kaseg.succeed("evaluate", trained[0], *where, *windows, *outputs).output
+    scores = json.loads(files["scores.json"].read_text())
+    assert scores["protocol"] == (
+        "sliding window 64x96 with overlap 21x21, scales 0.5, 1, with flips, dataset level, void ignored"
+    )
+    whole = tmp_path / "whole.json"
+    kaseg.succeed("evaluate", trained[0], "--dataset", "scenes", "--max-samples", 2, "--json", whole)
+    other = json.loads(whole.read_text())
+    assert other["confusion_matrix"] != scores["confusion_matrix"]
+    assert np.sum(other["confusion_matrix"]) == np.sum(scores["confusion_matrix"]) > 0
+    assert set(scores["per_category_boundary_iou"]) == set(scores["per_category_iou"])
+    assert f"{100 * scores['mean_boundary_iou']:.2f}" in output and "per_image" not in scores
+    with files["images.csv"].open() as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["id"] for row in rows) == ["validation-000000", "validation-000001"]
+    assert float(rows[0]["mean_iou"]) <= float(rows[1]["mean_iou"])
+    assert Image.open(files["matrix.png"]).format == "PNG"
+    assert all(str(file) in output for file in files.values())
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (("--protocol", "slide"), "needs crop_size"),
+        (("--crop-size", "513"), "crop_size and overlap are for the mode 'slide'"),
+        (("--protocol", "slide", "--crop-size", "5x5"), "--crop-size takes one number of pixels or two"),
+        (
+            ("--protocol", "slide", "--crop-size", "8", "--overlap", "1,2,3"),
+            "--overlap takes one number of pixels or two",
+        ),
+        (("--scales", "1;2"), "--scales takes numbers with commas between them"),
+        (("--scales", "-1"), "scales must be one or more positive factors"),
+    ],
+)
+def test_mistaken_protocols(kaseg: Any, tmp_path: Path, options: tuple[str, ...], message: str) -> None:
+    result = kaseg("evaluate", tmp_path, "--dataset", "scenes", *options)
+    assert (result.exit_code, message in result.output) == (1, True), result.output
+
+
+@pytest.mark.slow
+def test_two_processes_write_once_what_one_does(kaseg: Any, trained: tuple[Path, str], tmp_path: Path) -> None:
+    one, two = tmp_path / "1.json", tmp_path / "2.json"
+    command = ["evaluate", str(trained[0]), "--dataset", "scenes", "--max-samples", "3", "--device", "cpu", "--json"]
+    kaseg.succeed(*command, one)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
+    done = subprocess.run(
+        [*launcher, str(Path(sys.executable).with_name("kaseg")), *command, str(two)],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stdout.count("Scores:") == done.stdout.count("Pixel accuracy") == 1
+    scores = json.loads(two.read_text())
+    assert scores == json.loads(one.read_text()) and scores["num_images"] == 3
+
+
+@pytest.mark.slow
+def test_a_real_network_on_real_pictures_against_numpy(kaseg: Any, shared_dir: Path, tmp_path: Path) -> None:
+    """mIoU counted with numpy from masks that transformers itself predicts, image by image."""
+    data, weights = shared_dir / "data/voc2012_mini", shared_dir / "weights/deeplabv3_mobilenet_v2_1.0_513-voc"
+    for needed in (data, weights):
+        if not needed.is_dir():
+            pytest.skip(f"{needed} is not there")
+    theirs = MobileNetV2ForSemanticSegmentation.from_pretrained(weights).eval()
+    ours = KASegModel.from_transformers(theirs)
+    ours.config.id2label, ours.config.label2id = PASCAL_VOC.id2label, PASCAL_VOC.label2id
+    processor = KASegImageProcessor(image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    ours.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    file = tmp_path / "scores.json"
+    where = ("--dataset", "voc2012", "--data-dir", data, "--json", file, "--device", "cpu")
+    kaseg.succeed("evaluate", tmp_path / "model", *where)
+    scores = json.loads(file.read_text())
+
+    counts = np.zeros((21, 21), dtype=np.int64)
+    folder = data / "VOC2012"
+    for name in (folder / "ImageSets/Segmentation/val.txt").read_text().split():
+        reference = np.array(Image.open(folder / f"SegmentationClass/{name}.png"))
+        picture = np.array(Image.open(folder / f"JPEGImages/{name}.jpg")).astype(np.float32) / 127.5 - 1
+        with torch.no_grad():
+            logits = theirs(torch.from_numpy(picture).permute(2, 0, 1)[None]).logits
+            logits = torch.nn.functional.interpolate(logits, reference.shape, mode="bilinear", align_corners=False)
+        prediction = logits[0].numpy().argmax(axis=0)
+        labelled = reference != 255
+        np.add.at(counts, (reference[labelled], prediction[labelled]), 1)
+    union = counts.sum(0) + counts.sum(1) - counts.diagonal()
+    expected = (counts.diagonal()[union > 0] / union[union > 0]).mean()
+    assert scores["num_images"] == 32
+    assert scores["mean_iou"] == pytest.approx(expected, abs=1e-5)
+    assert 0.3 < expected < 0.95
+    # Not a single pixel, but for ties that rounding decides.
+    assert np.abs(np.array(scores["confusion_matrix"]) - counts).sum() <= 20
+    assert np.sum(scores["confusion_matrix"]) == counts.sum()
 
 
 def test_mistakes(kaseg: Any, trained: tuple[Path, str], one_image: Path, tmp_path: Path) -> None:

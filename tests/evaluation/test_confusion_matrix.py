@@ -176,7 +176,10 @@ def test_pil_images_and_masks():
     assert_allclose(matrix, confusion_matrix((reference == 1).ravel(), (prediction == 1).ravel()))
 
 
-@pytest.mark.parametrize(("num_labels", "void"), [(300, -1), (300, 65535), (7, -100), (7, 1000), (256, -1)])
+@pytest.mark.parametrize(
+    ("num_labels", "void"),
+    [(300, -1), (300, 65535), (7, -100), (7, 1000), (256, -1), (7, 250), (180, VOID), (181, VOID)],
+)
 def test_values_beyond_a_byte(num_labels, void):
     prediction, reference = make_pair(9, num_labels)
     reference = reference.astype(np.int64)
@@ -200,6 +203,17 @@ def test_labels_out_of_range_are_named_and_not_counted(kind):
     with pytest.raises(ValueError, match="predictions hold 255"):  # also where the reference is void
         matrix.update(np.array([[VOID, 1, 2]], dtype=kind), np.array([[VOID, 1, 2]], dtype=kind))
     assert matrix.matrix.sum() == 0
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int16, np.int32, np.int64])
+def test_negative_labels_are_no_large_ones(kind):
+    good, negative = np.array([[0, 1]], dtype=kind), np.array([[-1, 1]], dtype=kind)
+    assert counted(good, negative, num_labels=256, ignore_index=-1).sum() == 1
+    for num_labels, void in ((7, VOID), (256, -1)):
+        with pytest.raises(ValueError, match="predictions hold -1"):
+            counted(negative, good, num_labels, void)
+    with pytest.raises(ValueError, match="references hold -1"):
+        counted(good, negative)
 
 
 def test_wide_values_out_of_range():

@@ -3,6 +3,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix
 
 from kaseg import KASegConfig, KASegImageProcessor, KASegModel
-from kaseg.data import SCENES, load_segmentation_dataset
+from kaseg.data import SCENES, SPECS, load_segmentation_dataset, map_labels
+from kaseg.evaluation import InferenceProtocol
+from kaseg.evaluation.boundary import BoundaryCounts
 from kaseg.evaluation.evaluator import PROTOCOL, evaluate_model, protocol_of
 from kaseg.trainer import SegmentationConfig, SegmentationTrainer
 
@@ -96,6 +99,8 @@ def test_images_that_the_processor_resizes(model: KASegModel, mixed: list[dict[s
     assert scores["num_images"] == 5
     assert protocol_of(processor) == f"{PROTOCOL}, images resized to {{'height': 64, 'width': 64}}"
     assert protocol_of(KASegImageProcessor()) == PROTOCOL
+    slide = InferenceProtocol("slide", 32)
+    assert protocol_of(processor, slide) == f"{slide.describe()}, images resized to {{'height': 64, 'width': 64}}"
 
 
 def test_mode_is_restored_and_streams_are_taken(model: KASegModel) -> None:
@@ -133,6 +138,102 @@ def test_memory_does_not_grow_with_the_number_of_images(model: KASegModel) -> No
     assert samples.most_alive <= 2
 
 
+class ReadsTheLabel(torch.nn.Module):
+    """Predicts what the red channel of an unnormalised image says, with certainty."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.unused = torch.nn.Parameter(torch.zeros(()))
+        self.config = SimpleNamespace(num_labels=len(names), id2label=dict(enumerate(names)))
+        self.most_alive = 0
+        self.outputs: list[weakref.ref] = []
+
+    def forward(self, pixel_values: torch.Tensor) -> SimpleNamespace:
+        labels = pixel_values[:, 0].mul(255).round().long()
+        logits = 100 * torch.nn.functional.one_hot(labels, self.config.num_labels).movedim(-1, 1).float()
+        self.outputs = [output for output in self.outputs if output() is not None]
+        self.outputs.append(weakref.ref(logits))
+        self.most_alive = max(self.most_alive, len(self.outputs))
+        return SimpleNamespace(logits=logits)
+
+
+RAW = KASegImageProcessor(do_normalize=False)
+
+
+def encoding(labels: np.ndarray, num_labels: int, name: str = "a") -> dict[str, Any]:
+    """A sample whose image tells its labels, and something else where they are void."""
+    red = np.where(labels == 255, np.arange(labels.size).reshape(labels.shape) % num_labels, labels)
+    image = Image.fromarray(np.stack([red] * 3, axis=-1).astype(np.uint8))
+    return {"image": image, "label": Image.fromarray(labels.astype(np.uint8)), "id": name}
+
+
+@pytest.mark.parametrize("name", sorted(SPECS))
+def test_a_perfect_prediction_scores_one_in_every_dataset(name: str) -> None:
+    space = SPECS[name].label_space
+    raw = np.array([*(space.label_map or range(space.num_labels)), 255][::-1])
+    raw = np.resize(np.kron(raw, np.ones(20, dtype=np.int64)), (80, 20 * -(-len(raw) // 4)))
+    model = ReadsTheLabel(space.names)
+    samples = [encoding(map_labels(raw, space, "first"), space.num_labels, "first")]
+    perfect = evaluate_model(model, samples, RAW)
+    assert list(perfect["per_category_iou"]) == list(space.names)
+    for key in ("per_category_iou", "per_category_accuracy", "per_category_boundary_iou"):
+        assert set(perfect[key].values()) == {1.0}
+    for key in ("mean_iou", "mean_accuracy", "overall_accuracy", "frequency_weighted_iou", "mean_boundary_iou"):
+        assert perfect[key] == 1.0
+    void = encoding(np.full((30, 40), 255), space.num_labels, "void")
+    also_void = evaluate_model(model, [void, *samples, void], RAW)
+    assert also_void.pop("num_images") == perfect.pop("num_images") + 2
+    assert [row["id"] for row in also_void.pop("per_image")] == ["first", "void", "void"]
+    assert perfect.pop("per_image")[0]["mean_iou"] == 1.0
+    assert also_void == perfect
+
+
+def test_table_of_images_and_counts() -> None:
+    rng = np.random.default_rng(0)
+    samples, expected = [], {}
+    total, boundary = np.zeros((4, 4), dtype=int), BoundaryCounts(4)
+    for index in range(4):
+        labels = rng.integers(0, 3, (20 + index, 30))
+        labels[:3] = 255
+        predicted = np.where(rng.random(labels.shape) < index / 4, 3, labels)
+        predicted[predicted == 255] = 0
+        sample = encoding(predicted, 4, f"image {index}")
+        samples.append({**sample, "label": Image.fromarray(labels.astype(np.uint8))})
+        labelled = labels != 255
+        counts = confusion_matrix(labels[labelled], predicted[labelled], labels=range(4))
+        iou = counts.diagonal() / np.maximum(counts.sum(0) + counts.sum(1) - counts.diagonal(), 1)
+        present = counts.sum(0) + counts.sum(1) > 0
+        expected[f"image {index}"] = (iou[present].mean(), counts.trace() / counts.sum(), labelled.sum())
+        total += counts
+        boundary.update(predicted, labels)
+    scores = evaluate_model(ReadsTheLabel(("a", "b", "c", "d")), samples, RAW, batch_size=2)
+    assert scores["confusion_matrix"] == total.tolist()
+    assert list(scores["per_category_boundary_iou"].values()) == boundary.scores()["per_category_boundary_iou"]
+    assert [row["id"] for row in scores["per_image"]] == ["image 3", "image 2", "image 1", "image 0"]
+    for row in scores["per_image"]:
+        assert (row["mean_iou"], row["overall_accuracy"], row["num_pixels"]) == pytest.approx(expected[row["id"]])
+
+
+def test_protocols_and_workers_reach_the_images(mixed: list[dict[str, Any]]) -> None:
+    model = ReadsTheLabel(SCENES.names)
+    samples = [encoding(np.array(sample["label"]), 9, sample["id"]) for sample in mixed]
+    whole = evaluate_model(model, samples, RAW)
+    slide = InferenceProtocol("slide", crop_size=(20, 25), overlap=7, flip=True)
+    in_windows = evaluate_model(model, samples, RAW, batch_size=3, protocol=slide, num_workers=1)
+    for key in ("confusion_matrix", "per_image", "mean_iou", "mean_boundary_iou"):
+        assert in_windows[key] == whole[key]
+    scaled = evaluate_model(model, samples, RAW, protocol=InferenceProtocol(scales=(0.5,)))
+    assert scaled["mean_iou"] < whole["mean_iou"] == 1.0
+
+
+def test_no_logits_are_kept() -> None:
+    model = ReadsTheLabel(("a", "b"))
+    samples = [encoding(np.eye(16, dtype=int), 2, str(index)) for index in range(9)]
+    for protocol in (InferenceProtocol(), InferenceProtocol("slide", 8, scales=(0.5, 1), flip=True)):
+        evaluate_model(model, samples, RAW, batch_size=2, protocol=protocol)
+    assert model.most_alive <= 2
+
+
 def test_errors(model: KASegModel, mixed: list[dict[str, Any]]) -> None:
     processor = KASegImageProcessor()
     with pytest.raises(ValueError, match="no images"):
@@ -142,4 +243,8 @@ def test_errors(model: KASegModel, mixed: list[dict[str, Any]]) -> None:
     wrong = {"image": mixed[0]["image"], "label": Image.new("L", (47, 33), 42), "id": "frame-7"}
     with pytest.raises(ValueError, match="frame-7.*42"):
         evaluate_model(model, [mixed[0], wrong], processor)
+    with pytest.raises(ValueError, match="Sample sample-0 has no labels.*kaseg submit"):
+        evaluate_model(model, [{**mixed[0], "label": None}], processor)
+    with pytest.raises(ValueError, match="num_workers=1 needs a dataset with a length"):
+        evaluate_model(model, iter(mixed), processor, num_workers=1)
     assert not model.training

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from kaseg.inference.tiling import argmax_resized, tile_starts, tiled_logits
+from kaseg.inference.tiling import tiled_logits
 
 
 class LocalModel(nn.Module):
@@ -61,17 +59,6 @@ def test_overlaps_are_averaged() -> None:
     assert not torch.allclose(expected, model(pixels).logits)
 
 
-@pytest.mark.parametrize("stride", [1, 4, 16, 32])
-def test_tiles_cover_the_side_and_overlap_enough(stride: int) -> None:
-    for length in (64, 65, 96, 127, 128, 1000):
-        for overlap in (0, 7, 32):
-            starts = tile_starts(length, 64, overlap, stride)
-            assert starts[0] == 0 and all(start % stride == 0 for start in starts)
-            assert length - stride < starts[-1] + 64 < length + stride or length <= 64
-            gaps = [b - a for a, b in itertools.pairwise(starts)]
-            assert all(0 < gap <= 64 - overlap for gap in gaps)
-
-
 def test_unusable_tiles_are_refused() -> None:
     model, pixels = LocalModel(), torch.randn(1, 3, 100, 100)
     with pytest.raises(ValueError, match="tile=100"):
@@ -89,30 +76,3 @@ def test_a_model_that_rounds_sizes_down_is_refused() -> None:
 
     with pytest.raises(ValueError, match="cannot be tiled"):
         tiled_logits(RoundsDown(), torch.randn(1, 3, 66, 66), tile=64, overlap=0)
-
-
-@pytest.mark.parametrize("size", [(31, 47), (5, 6), (64, 3), (4, 100)])
-@pytest.mark.parametrize("max_elements", [1, 1000, 2**26])
-def test_strips_give_the_mask_of_the_whole(size: tuple[int, int], max_elements: int) -> None:
-    logits = torch.randn(2, 5, 9, 11, generator=torch.Generator().manual_seed(0))
-    whole = F.interpolate(logits.double(), size=size, mode="bilinear", align_corners=False)
-    mask = argmax_resized(logits, size, max_elements)
-    assert mask.dtype == torch.int64 and mask.shape == (2, *size)
-    top2 = whole.topk(2, dim=1).values
-    clear = top2[:, 0] - top2[:, 1] > 1e-4
-    assert clear.float().mean() > 0.99
-    assert torch.equal(mask[clear], whole.argmax(1)[clear])
-
-
-def test_strips_are_as_small_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    largest = 0
-    resize = F.interpolate
-
-    def counting(tensor: torch.Tensor, size: tuple[int, int], **kwargs: object) -> torch.Tensor:
-        nonlocal largest
-        largest = max(largest, tensor.shape[0] * tensor.shape[1] * math.prod(size))
-        return resize(tensor, size=size, **kwargs)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(F, "interpolate", counting)
-    argmax_resized(torch.randn(1, 5, 9, 11), (100, 100), max_elements=3000)
-    assert 2000 <= largest <= 3000

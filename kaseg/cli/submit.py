@@ -1,0 +1,73 @@
+"""`kaseg submit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .evaluate import check_classes, load_split
+from .protocol_options import (
+    CropSizeOption,
+    FlipOption,
+    Mode,
+    OverlapOption,
+    ProtocolOption,
+    ScalesOption,
+    WorkersOption,
+    protocol_from,
+)
+
+
+def submit(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, folder or shipped checkpoint.")],
+    dataset: Annotated[str, typer.Option(help="Name, folder or Hub id of the dataset.")],
+    output: Annotated[Path, typer.Option(help="Folder for the masks; made if missing.")],
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of a named dataset.")] = None,
+    split: Annotated[str, typer.Option(help="Split to predict; labels are not needed.")] = "test",
+    label_space: Annotated[
+        str | None, typer.Option(help="File of class names or a known dataset; needed for Hub datasets.")
+    ] = None,
+    protocol: ProtocolOption = Mode.WHOLE,
+    crop_size: CropSizeOption = None,
+    overlap: OverlapOption = None,
+    scales: ScalesOption = "1",
+    flip: FlipOption = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images of one size that share a batch.")] = 1,
+    num_workers: WorkersOption = 0,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; a GPU if there is one.")] = None,
+    max_samples: Annotated[int | None, typer.Option(min=1, help="Predict only the first so many images.")] = None,
+) -> None:
+    """Write the predictions for a test split in the form that the benchmark's server takes.
+
+    PASCAL VOC: palette PNG in results/VOC2012/Segmentation/comp6_test_cls. Cityscapes: PNG of label ids. All others:
+    PNG of the values that the dataset's own masks have.
+    """
+    from ..data import get_label_space
+    from ..evaluation.processes import Processes, local_device
+    from ..evaluation.submission import write_submission
+    from .models import load_model
+    from .output import console, progress_bar
+
+    how = protocol_from(protocol, crop_size, overlap, scales, flip)
+    space = get_label_space(dataset, data_dir, label_space)
+    data = load_split(dataset, split, data_dir, space, max_samples)
+    network, processor = load_model(model, device or local_device())
+    check_classes(network, space)
+    processes = Processes.join(use_cpu=network.device.type == "cpu")
+    with progress_bar(disable=not processes.is_main) as progress:
+        task = progress.add_task("Predicting", total=len(processes.share(len(data))))
+        count = write_submission(
+            network,
+            data,
+            processor,
+            output,
+            space,
+            batch_size,
+            progress=lambda done: progress.advance(task, done),
+            protocol=how,
+            num_workers=num_workers,
+        )
+    if processes.is_main:
+        console.print(f"{count} masks: {output}", soft_wrap=True, highlight=False)

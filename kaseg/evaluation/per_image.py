@@ -1,0 +1,50 @@
+"""The scores of single images, as a table whose first rows are the worst ones."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from kaseg.evaluation.confusion_matrix import iou_scores
+
+COLUMNS = ("id", "mean_iou", "overall_accuracy", "num_pixels")
+
+
+def image_row(name: str, matrix: Tensor) -> dict[str, Any]:
+    """The row of one image.
+
+    Args:
+        name: Its `id`.
+        matrix: Its own confusion matrix, (C, C).
+
+    Returns:
+        `id`, `mean_iou` over the classes that are in the image's labels or in its prediction, `overall_accuracy`, and
+        `num_pixels`, how many pixels have a label. The scores of an image without labelled pixels are NaN.
+    """
+    scores = iou_scores(matrix)
+    values = (name, scores["mean_iou"], scores["overall_accuracy"], int(matrix.sum()))
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def worst_first(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows by ascending `mean_iou`, images without labelled pixels last; equals keep their order."""
+    return sorted(rows, key=lambda row: (math.isnan(row["mean_iou"]), row["mean_iou"]))
+
+
+def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Writes rows as CSV with a header; NaN is an empty cell.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for row in rows:
+            writer.writerow(["" if row[column] != row[column] else row[column] for column in COLUMNS])

@@ -1,0 +1,55 @@
+"""A picture of a confusion matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+# Up to so many classes there is room for a number in every cell.
+_MOST_WITH_NUMBERS = 40
+
+
+def plot_confusion_matrix(matrix: Any, names: Sequence[str], path: Path) -> None:
+    """Draws a confusion matrix: rows are the reference, and each adds up to 100 %.
+
+    The cell of row r and column p says how much of class r was predicted as p, so the diagonal holds the accuracy per
+    class. Rows of classes without a reference pixel are left blank. The picture grows with the number of classes: names
+    can be read for 171 classes as well, percentages are written into the cells for 40 classes at most.
+
+    Args:
+        matrix: Counts, (C, C), rows = reference, columns = prediction.
+        names: C class names.
+        path: The PNG file; its folder is made if missing.
+
+    Raises:
+        ValueError: if `matrix` is not (C, C) for the C names.
+        OSError: if the file cannot be written.
+    """
+    counts = np.asarray(matrix, dtype=np.float64)
+    if counts.shape != (len(names), len(names)):
+        raise ValueError(f"A confusion matrix of shape {counts.shape} does not go with {len(names)} class names.")
+    with np.errstate(invalid="ignore"):
+        shares = 100 * counts / counts.sum(axis=1, keepdims=True)
+    with_numbers = len(names) <= _MOST_WITH_NUMBERS
+    inches = 2.5 + len(names) * (0.42 if with_numbers else 0.13)
+    figure = Figure(figsize=(inches + 1, inches), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
+    bar.set_label("% of the reference's pixels")
+    size = 9 if with_numbers else 7
+    places = np.arange(len(names))
+    axes.set_xticks(places, names, rotation=90, fontsize=size)
+    axes.set_yticks(places, names, fontsize=size)
+    axes.set(xlabel="prediction", ylabel="reference")
+    if with_numbers:
+        for row, column in zip(*np.nonzero(shares >= 0.5), strict=True):
+            share = shares[row, column]
+            color = "white" if share > 50 else "black"
+            axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=8, color=color)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png", dpi=120)

@@ -1,0 +1,122 @@
+"""Samples of a dataset, prepared for a network one by one, here or in worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kaseg.evaluation.confusion_matrix import as_integers
+from kaseg.evaluation.processes import Processes
+
+
+@dataclass
+class PreparedSample:
+    """One sample.
+
+    Attributes:
+        index: Its place in the dataset.
+        name: Its `id`, or else its place.
+        pixel_values: The image as the network takes it, (1, C, h, w).
+        labels: Integer train ids (H, W), or `None` if the sample has none.
+        size: (height, width) of the mask: that of the labels, or of the upright picture where there are none.
+    """
+
+    index: int
+    name: str
+    pixel_values: Tensor
+    labels: Tensor | None
+    size: tuple[int, int]
+
+
+def prepared_batches(
+    dataset: Iterable[dict[str, Any]],
+    image_processor: Any,
+    batch_size: int = 1,
+    num_workers: int = 0,
+    processes: Processes | None = None,
+    with_labels: bool = True,
+) -> Iterator[list[PreparedSample]]:
+    """Runs of neighbouring samples whose prepared images have one size. Images are never padded.
+
+    Args:
+        dataset: Samples with `image` and `label` (`None` or left out where there is none), and perhaps `id`.
+        image_processor: Makes `pixel_values` of an image.
+        batch_size: Samples per batch at most.
+        num_workers: Processes that read and prepare samples ahead of their use, for datasets with a length. Default: 0,
+            which prepares each sample when its turn comes.
+        processes: Only the samples of this process are taken, if there are others.
+        with_labels: `False` leaves labels alone where there are some.
+
+    Raises:
+        ValueError: `batch_size` is below 1, `num_workers` below 0, or above 0 for a stream.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    batch: list[PreparedSample] = []
+    prepare = _Prepare(image_processor, with_labels)
+    for sample in _prepared_samples(dataset, prepare, num_workers, processes or Processes()):
+        if batch and (len(batch) == batch_size or batch[0].pixel_values.shape != sample.pixel_values.shape):
+            yield batch
+            batch = []
+        batch.append(sample)
+        del sample  # or the last one would stay alive while the next is made
+    if batch:
+        yield batch
+
+
+@dataclass
+class _Prepare:
+    """Makes a prepared sample of a sample and its place."""
+
+    image_processor: Any
+    with_labels: bool
+
+    def __call__(self, index: int, sample: dict[str, Any]) -> PreparedSample:
+        name = str(sample.get("id", index))
+        # Padding would be scored as part of the image.
+        inputs = self.image_processor(sample["image"], do_pad=False, return_tensors="pt")
+        labels, size = None, (sample["image"].height, sample["image"].width)
+        if self.with_labels and sample.get("label") is not None:
+            labels = as_integers(np.array(sample["label"]), f"the labels of sample {name!r}", torch.device("cpu"))
+            size = (labels.shape[0], labels.shape[1])
+        return PreparedSample(index, name, inputs["pixel_values"], labels, size)
+
+
+class _OwnSamples(torch.utils.data.Dataset):
+    """The samples of one process, prepared on access."""
+
+    def __init__(self, dataset: Any, prepare: _Prepare, indices: range) -> None:
+        self.dataset = dataset
+        self.prepare = prepare
+        self.indices = indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, place: int) -> PreparedSample:
+        index = self.indices[place]
+        return self.prepare(index, self.dataset[index])
+
+
+def _prepared_samples(
+    dataset: Any, prepare: _Prepare, num_workers: int, processes: Processes
+) -> Iterator[PreparedSample]:
+    if num_workers < 0:
+        raise ValueError(f"num_workers must be at least 0, got {num_workers}.")
+    if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
+        samples = _OwnSamples(dataset, prepare, processes.share(len(dataset)))
+        if num_workers:
+            yield from torch.utils.data.DataLoader(samples, batch_size=None, num_workers=num_workers)
+        else:
+            yield from (samples[place] for place in range(len(samples)))
+        return
+    if num_workers:
+        raise ValueError(f"num_workers={num_workers} needs a dataset with a length; a stream takes num_workers=0.")
+    own = islice(enumerate(dataset), processes.rank, None, processes.count)
+    yield from (prepare(index, sample) for index, sample in own)

@@ -1,0 +1,139 @@
+"""Predictions for a test split, in the form that a benchmark's server takes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from kaseg.data.label_spaces import LabelSpace, palette_for
+from kaseg.evaluation.processes import Processes
+from kaseg.evaluation.protocols import WHOLE_IMAGE, InferenceProtocol, predict_masks
+from kaseg.evaluation.samples import prepared_batches
+
+_VOC_FOLDER = PurePosixPath("results/VOC2012/Segmentation/comp6_test_cls")
+_CITYSCAPES_FRAME = re.compile(r"[a-z-]+_\d{6}_\d{6}")
+
+
+def write_submission(
+    model: Any,
+    dataset: Iterable[dict[str, Any]],
+    image_processor: Any,
+    output_dir: str | Path,
+    label_space: LabelSpace,
+    batch_size: int = 1,
+    progress: Callable[[int], None] | None = None,
+    protocol: InferenceProtocol = WHOLE_IMAGE,
+    num_workers: int = 0,
+) -> int:
+    """Predicts every image and writes its mask as the benchmark of `label_space` wants it.
+
+    - voc2012: `results/VOC2012/Segmentation/comp6_test_cls/{id}.png`, palette PNG of class ids (the VOC development
+      kit's layout for competition 6, which allows other training data).
+    - cityscapes: `{city}_{sequence}_{frame}_pred.png`, label ids and not train ids (cityscapesScripts,
+      `evalPixelLevelSemanticLabeling.py`, takes `<city>_123456_123456*.png`).
+    - all others: `{id}.png`, grey PNG of the raw values that the dataset's own masks have; for ade20k that is what its
+      server takes.
+
+    Masks have the pictures' own size. Labels are not looked at and may be missing. In a distributed run the processes
+    share the images.
+
+    Args:
+        model: As for [`~kaseg.evaluation.evaluate_model`], with the classes of `label_space`.
+        dataset: Samples with `image` (PIL) and `id`.
+        image_processor: The model's image processor.
+        output_dir: Where the files go; made if missing. Files of the same names are overwritten.
+        label_space: The dataset's classes; its label map leads back from train ids to raw values.
+        batch_size, progress, protocol, num_workers: As for [`~kaseg.evaluation.evaluate_model`].
+
+    Returns:
+        The number of files, over all processes.
+
+    Raises:
+        ValueError: as [`raw_values`] and [`submission_name`] do.
+    """
+    parameter = next(model.parameters())
+    to_raw = raw_values(label_space)
+    processes = Processes.join(use_cpu=parameter.device.type == "cpu")
+    batches = prepared_batches(dataset, image_processor, batch_size, num_workers, processes, with_labels=False)
+    was_training, written = model.training, 0
+    model.eval()
+    try:
+        for batch in batches:
+            files = [Path(output_dir) / submission_name(label_space.name, sample.name) for sample in batch]
+            pixel_values = torch.cat([sample.pixel_values for sample in batch])
+            masks = predict_masks(model, pixel_values, [sample.size for sample in batch], protocol)
+            for file, mask in zip(files, masks, strict=True):
+                _write(file, to_raw[mask.cpu().numpy()], label_space)
+            written += len(batch)
+            if progress is not None:
+                progress(len(batch))
+    finally:
+        model.train(was_training)
+    return sum(processes.gather(written))
+
+
+def submission_name(benchmark: str, sample_id: str) -> PurePosixPath:
+    """The file of a sample's prediction, below the output folder.
+
+    Args:
+        benchmark: Name of the label space; see [`write_submission`] for those with a form of their own.
+        sample_id: The sample's `id`.
+
+    Raises:
+        ValueError: the `id` does not make a name that the benchmark takes, or leads out of the folder.
+    """
+    if benchmark == "voc2012":
+        return _VOC_FOLDER / f"{PurePosixPath(sample_id).name}.png"
+    if benchmark.startswith("cityscapes"):
+        frame = _CITYSCAPES_FRAME.match(PurePosixPath(sample_id).name)
+        if frame is None:
+            raise ValueError(
+                f"Sample {sample_id!r}: the Cityscapes server takes files named <city>_<6 digits>_<6 digits>*.png, and "
+                "this id has no such name. Load the data set by its name, or give the samples ids of that form."
+            )
+        return PurePosixPath(f"{frame.group()}_pred.png")
+    name = PurePosixPath(f"{sample_id}.png")
+    if name.is_absolute() or ".." in name.parts:
+        raise ValueError(f"Sample {sample_id!r}: such an id would be written outside the output folder; rename it.")
+    return name
+
+
+def raw_values(label_space: LabelSpace) -> np.ndarray:
+    """The inverse of a label map: uint8 (C,), the raw mask value of every train id.
+
+    Raises:
+        ValueError: a class has several raw values, none, or one above 255; or Cityscapes comes without its label map,
+            whose raw values the server wants.
+    """
+    if label_space.label_map is None:
+        if label_space.name.startswith("cityscapes"):
+            raise ValueError(
+                f"The label space {label_space.name!r} has no label map, but the Cityscapes server wants label ids in "
+                "place of train ids. Use the data set's own label space."
+            )
+        return np.arange(label_space.num_labels, dtype=np.uint8)
+    raw: dict[int, list[int]] = {train: [] for train in range(label_space.num_labels)}
+    for value, train in label_space.label_map.items():
+        if train != label_space.ignore_index:
+            raw[train].append(value)
+    for train, values in raw.items():
+        if len(values) != 1 or values[0] > 255:
+            raise ValueError(
+                f"Class {label_space.names[train]!r} of {label_space.name!r} stands for the raw values {values}; a "
+                "submission needs exactly one in 0..255 for each class. Pass a label space whose label_map has that."
+            )
+    return np.array([values[0] for values in raw.values()], dtype=np.uint8)
+
+
+def _write(path: Path, values: np.ndarray, label_space: LabelSpace) -> None:
+    image = Image.fromarray(values)
+    if label_space.name == "voc2012":
+        image.putpalette([channel for color in palette_for(256) for channel in color])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, format="PNG")

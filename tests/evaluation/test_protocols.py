@@ -1,0 +1,158 @@
+"""Inference protocols against loops written out by hand."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from kaseg.evaluation.protocols import WHOLE_IMAGE, InferenceProtocol, predict_masks
+
+
+class Pixelwise(nn.Module):
+    """A 1x1 convolution at stride 1: no pixel knows another, so nothing but scaling can change its mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 1)
+        self.calls: list[tuple[int, ...]] = []
+
+    def forward(self, pixel_values: torch.Tensor) -> SimpleNamespace:
+        self.calls.append(tuple(pixel_values.shape))
+        return SimpleNamespace(logits=self.conv(pixel_values))
+
+
+class Strided(nn.Module):
+    """Stride 4 with context that is neither symmetric nor the same everywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 7, stride=4, padding=3)
+
+    def forward(self, pixel_values: torch.Tensor) -> SimpleNamespace:
+        logits = self.conv(pixel_values)
+        return SimpleNamespace(logits=3 * (logits + logits.mean(dim=(2, 3), keepdim=True)))
+
+
+def masks(model: nn.Module, pictures: torch.Tensor, size: tuple[int, int], protocol: InferenceProtocol) -> torch.Tensor:
+    return torch.stack(list(predict_masks(model, pictures, [size] * len(pictures), protocol)))
+
+
+def resized(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    return F.interpolate(logits, size, mode="bilinear", align_corners=False)
+
+
+def by_hand(
+    model: nn.Module, picture: torch.Tensor, size: tuple[int, int], protocol: InferenceProtocol
+) -> torch.Tensor:
+    """Mean probabilities (num_labels, height, width) of a picture (1, C, H, W)."""
+    total = []
+    for scale in protocol.scales:
+        height, width = (int(side * scale + 0.5) for side in picture.shape[-2:])
+        scaled = F.interpolate(picture, (height, width), mode="bilinear", align_corners=False, antialias=True)
+        for mirrored in (False, True)[: 1 + protocol.flip]:
+            seen = scaled.flip(-1) if mirrored else scaled
+            if protocol.mode == "whole":
+                logits = model(seen).logits
+            else:
+                logits, count = torch.zeros(1, 5, height, width), torch.zeros(height, width)
+                (rows, columns), (down, across) = protocol.window, protocol.overlaps
+                for y in range(0, max(height - down, 1), rows - down):
+                    for x in range(0, max(width - across, 1), columns - across):
+                        top, left = max(min(y, height - rows), 0), max(min(x, width - columns), 0)
+                        part = seen[..., top : top + rows, left : left + columns]
+                        place = (..., slice(top, top + rows), slice(left, left + columns))
+                        logits[place] += resized(model(part).logits, part.shape[-2:])
+                        count[place] += 1
+                logits = logits / count
+            logits = logits.flip(-1) if mirrored else logits
+            total.append(resized(logits, size).softmax(1)[0])
+    return torch.stack(total).mean(0)
+
+
+PROTOCOLS = [
+    InferenceProtocol(),
+    InferenceProtocol(flip=True),
+    InferenceProtocol(scales=(0.5, 1.0, 1.75)),
+    InferenceProtocol(scales=(0.75,)),
+    InferenceProtocol("slide", crop_size=32),
+    InferenceProtocol("slide", crop_size=(24, 40), overlap=(8, 0)),
+    InferenceProtocol("slide", crop_size=33, overlap=11, scales=(0.5, 1.25), flip=True),
+    InferenceProtocol("slide", crop_size=513),
+]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=InferenceProtocol.describe)
+@pytest.mark.parametrize("max_elements", [500, 2**24])
+@torch.no_grad()
+def test_the_hand_written_loop_gives_the_same_mask(protocol: InferenceProtocol, max_elements: int) -> None:
+    model = Strided()
+    pictures, sizes = torch.randn(3, 3, 45, 61), [(45, 61), (90, 122), (30, 33)]
+    predicted = list(predict_masks(model, pictures, sizes, protocol, max_elements))
+    for picture, size, mask in zip(pictures, sizes, predicted, strict=True):
+        expected = by_hand(model, picture[None], size, protocol)
+        first, second = expected.topk(2, dim=0).values
+        clear = first - second > 1e-4
+        assert clear.float().mean() > 0.98 and mask.shape == size and mask.dtype == torch.int64
+        assert torch.equal(mask[clear], expected.argmax(0)[clear])
+        assert len(mask.unique()) > 2
+
+
+@pytest.mark.parametrize("size", [(40, 50), (7, 90), (20, 20), (3, 5)])
+@pytest.mark.parametrize("crop, overlap", [(20, 0), (20, 13), ((8, 31), (7, 30)), (200, 50)])
+@torch.no_grad()
+def test_windows_make_no_difference_to_a_pixelwise_model(size, crop, overlap) -> None:
+    model, pictures = Pixelwise(), torch.randn(2, 3, *size)
+    slide = InferenceProtocol("slide", crop, overlap)
+    agreement = masks(model, pictures, size, slide) == masks(model, pictures, size, WHOLE_IMAGE)
+    assert agreement.float().mean() > 0.999  # a mean of equals may differ in the last digit
+
+
+@torch.no_grad()
+def test_flips_make_no_difference_to_a_symmetric_model() -> None:
+    model, pictures = Pixelwise(), torch.randn(2, 3, 33, 47)
+    flipped = masks(model, pictures, (33, 47), InferenceProtocol(flip=True))
+    assert torch.equal(flipped, masks(model, pictures, (33, 47), WHOLE_IMAGE))
+
+
+def test_windows_of_a_picture_share_batches_and_none_is_padded() -> None:
+    model = Pixelwise()
+    masks(model, torch.randn(2, 3, 30, 64), (30, 64), InferenceProtocol("slide", crop_size=(40, 32), overlap=0))
+    assert model.calls == [(2, 3, 30, 32)] * 2
+
+
+def test_training_mode_gradients_and_types() -> None:
+    model = Strided().double()
+    (mask,) = predict_masks(model, torch.randn(1, 3, 20, 20), [(20, 20)], InferenceProtocol(scales=(0.5, 1.0)))
+    assert not mask.requires_grad and model.conv.weight.grad is None
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"mode": "tiles"}, "mode must be 'whole' or 'slide', got 'tiles'"),
+        ({"scales": ()}, "scales must be one or more positive factors"),
+        ({"scales": (1.0, 0.0)}, "scales must be one or more positive factors"),
+        ({"crop_size": 513}, "crop_size and overlap are for the mode 'slide'"),
+        ({"mode": "slide"}, "needs crop_size"),
+        ({"mode": "slide", "crop_size": 0}, "crop_size must be one number"),
+        ({"mode": "slide", "crop_size": (1, 2, 3)}, "crop_size must be one number"),
+        ({"mode": "slide", "crop_size": 8, "overlap": -1}, "overlap must be one number"),
+        ({"mode": "slide", "crop_size": (8, 16), "overlap": 8}, "overlap must be smaller than crop_size"),
+    ],
+)
+def test_mistakes(fields: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        InferenceProtocol(**fields)
+
+
+def test_words() -> None:
+    assert WHOLE_IMAGE.describe() == "whole image, single scale, dataset level, void ignored"
+    slide = InferenceProtocol("slide", crop_size=513, scales=[0.75, 1], flip=True)  # type: ignore[arg-type]
+    assert slide.describe() == (
+        "sliding window 513x513 with overlap 171x171, scales 0.75, 1, with flips, dataset level, void ignored"
+    )
+    assert InferenceProtocol("slide", (769, 512)).overlaps == (256, 171)

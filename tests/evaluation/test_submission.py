@@ -1,0 +1,109 @@
+"""Files for the benchmarks' servers, read back with the raw values they must hold."""
+
+from __future__ import annotations
+
+import fnmatch
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from kaseg import KASegImageProcessor
+from kaseg.data import PASCAL_VOC, LabelSpace, palette_for
+from kaseg.evaluation import InferenceProtocol
+from kaseg.evaluation.submission import raw_values, submission_name, write_submission
+
+CITYSCAPES = LabelSpace(
+    "cityscapes", ("road", "sidewalk", "sky"), label_map={0: 255, 7: 0, 8: 1, 23: 2, 10: 255, 9: 255}
+)
+
+
+class ReadsTheLabel(torch.nn.Module):
+    """Predicts what the red channel of an unnormalised image says."""
+
+    def __init__(self, num_labels: int) -> None:
+        super().__init__()
+        self.unused = torch.nn.Parameter(torch.zeros(()))
+        self.config = SimpleNamespace(num_labels=num_labels)
+
+    def forward(self, pixel_values: torch.Tensor) -> SimpleNamespace:
+        labels = pixel_values[:, 0].mul(255).round().long()
+        return SimpleNamespace(
+            logits=torch.nn.functional.one_hot(labels, self.config.num_labels).movedim(-1, 1).float()
+        )
+
+
+def samples(num_labels: int, *names: str) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, num_labels, (10 + index, 14, 3), dtype=np.uint8) for index in range(len(names))]
+    return [{"image": Image.fromarray(p), "label": None, "id": n} for p, n in zip(pictures, names, strict=True)]
+
+
+def write(data: list[dict[str, Any]], folder: Path, space: LabelSpace, **options: Any) -> int:
+    processor = KASegImageProcessor(do_normalize=False)
+    return write_submission(ReadsTheLabel(space.num_labels), data, processor, folder, space, **options)
+
+
+def test_pascal_voc(tmp_path: Path) -> None:
+    data = samples(21, "2008_000006", "2008_000011")
+    assert write(data, tmp_path, PASCAL_VOC) == 2
+    folder = tmp_path / "results/VOC2012/Segmentation/comp6_test_cls"
+    assert sorted(path.name for path in folder.iterdir()) == ["2008_000006.png", "2008_000011.png"]
+    for sample in data:
+        image = Image.open(folder / f"{sample['id']}.png")
+        assert image.mode == "P" and image.getpalette() == [value for color in palette_for(256) for value in color]
+        assert np.array_equal(np.array(image), np.array(sample["image"])[..., 0])
+
+
+def test_cityscapes_gets_label_ids_under_names_that_its_script_finds(tmp_path: Path) -> None:
+    data = samples(3, "berlin/berlin_000000_000019", "bielefeld_000000_000321_leftImg8bit")
+    seen: list[int] = []
+    assert write(data, tmp_path, CITYSCAPES, batch_size=2, progress=seen.append) == 2 == sum(seen)
+    files = sorted(path.name for path in tmp_path.rglob("*.png"))
+    for sample, frame in zip(data, ("berlin_000000_000019", "bielefeld_000000_000321"), strict=True):
+        (file,) = fnmatch.filter(files, f"{frame}*.png")
+        image = Image.open(tmp_path / file)
+        assert image.mode == "L"
+        assert np.array_equal(np.array(image), np.array([7, 8, 23])[np.array(sample["image"])[..., 0]])
+
+
+def test_other_datasets_get_their_own_raw_values(tmp_path: Path) -> None:
+    space = LabelSpace("rooms", ("wall", "floor"), label_map={0: 255, 1: 0, 2: 1})
+    data = samples(2, "kitchen/1", "2")
+    protocol = InferenceProtocol("slide", crop_size=8, overlap=2)
+    labelled = [{**sample, "label": Image.new("L", (3, 3), 9)} for sample in data]
+    assert write(labelled, tmp_path, space, protocol=protocol, num_workers=1) == 2
+    for sample in data:
+        mask = np.array(Image.open(tmp_path / f"{sample['id']}.png"))
+        assert np.array_equal(mask, 1 + np.array(sample["image"])[..., 0])
+    assert raw_values(LabelSpace("plain", ("a", "b", "c"))).tolist() == [0, 1, 2]
+
+
+def test_names() -> None:
+    assert (
+        str(submission_name("cityscapes_coarse", "train/zurich/zurich_000121_000019"))
+        == "zurich_000121_000019_pred.png"
+    )
+    assert str(submission_name("ade20k", "ADE_test_00000001")) == "ADE_test_00000001.png"
+    for name in ("frankfurt", "frankfurt_12_13", "12345"):
+        with pytest.raises(ValueError, match=f"Sample '{name}': the Cityscapes server takes"):
+            submission_name("cityscapes", name)
+    for name in ("../a", "/a", "a/../../b"):
+        with pytest.raises(ValueError, match="outside the output folder"):
+            submission_name("rooms", name)
+
+
+def test_label_maps_without_an_inverse() -> None:
+    for label_map, found in (
+        ({1: 0, 2: 0, 3: 1}, r"'a' .* \[1, 2\]"),
+        ({1: 0}, r"'b' .* \[\]"),
+        ({1: 0, 300: 1}, "300"),
+    ):
+        with pytest.raises(ValueError, match=f"Class {found}" if "'" in found else found):
+            raw_values(LabelSpace("odd", ("a", "b"), label_map=label_map))
+    with pytest.raises(ValueError, match="wants label ids in place of train ids"):
+        raw_values(LabelSpace("cityscapes", ("road",)))
