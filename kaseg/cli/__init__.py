@@ -8,11 +8,15 @@ import typer
 
 from .app import ErrorReportingGroup, show_version
 from .compare import compare
+from .dataset import dataset
 from .distill import distill
 from .evaluate import evaluate
 from .list_models import list_models
 from .predict import predict
+from .publish import publish
+from .push import push
 from .quickstart import quickstart
+from .submit import submit
 from .train import train
 
 app = typer.Typer(
@@ -43,8 +47,12 @@ app.command(context_settings=_PASS_ON, add_help_option=False)(train)
 app.command(context_settings=_PASS_ON, add_help_option=False)(distill)
 app.command()(compare)
 app.command()(evaluate)
+app.command()(submit)
 app.command()(predict)
 app.command("list")(list_models)
+app.command()(push)
+app.command()(publish)
+app.add_typer(dataset, name="dataset")
 app.command()(quickstart)
 
 

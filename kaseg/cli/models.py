@@ -9,7 +9,6 @@ import torch
 from rich.console import Console
 
 from ..checkpoints import checkpoint_path, is_shipped
-from ..configuration_kaseg import KASegConfig
 from ..image_processing_kaseg import KASegImageProcessor
 
 if TYPE_CHECKING:
@@ -32,12 +31,6 @@ def load_model(name: str, device: str | None) -> tuple[KASegModel, KASegImagePro
     source = str(checkpoint_path(name)) if is_shipped(name) else name
     if not Path(source).is_dir() and (Path(source).is_absolute() or source.startswith(".") or source.count("/") > 1):
         raise FileNotFoundError(f"{source}: no such folder. Give a folder, a Hub id or one of those of kaseg list.")
-    model_type = KASegConfig.get_config_dict(source)[0].get("model_type")
-    if model_type != KASegConfig.model_type:
-        raise ValueError(
-            f"{name} holds a model of type {model_type!r}, not {KASegConfig.model_type!r}. Give a checkpoint that was "
-            "saved by KASegModel.save_pretrained, such as the output_dir of kaseg train."
-        )
     model = KASegModel.from_pretrained(source)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"

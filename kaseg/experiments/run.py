@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import importlib.metadata
 import json
 import os
 import shutil
@@ -12,17 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import torch
 import yaml
-from torch.utils.flop_counter import FlopCounterMode
-from transformers import TrainingArguments, set_seed
+from transformers import set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from kaseg.configuration_kaseg import KASegConfig
 from kaseg.data import LabelSpace, get_label_space, load_segmentation_dataset
-from kaseg.evaluation.evaluator import PROTOCOL
+from kaseg.experiments.latency import milliseconds_per_image
 from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArguments
 from kaseg.image_processing_kaseg import KASegImageProcessor
+from kaseg.model_card import DataSource, ModelCardCallback
+from kaseg.model_card.cost import hardware
+from kaseg.model_card.results import RESULTS_NAME, describe_run
+from kaseg.model_card.settings import public_settings, recipe_of
 from kaseg.modeling_kaseg import KASegModel
 from kaseg.trainer import (
     KnowledgeAdaptationConfig,
@@ -33,27 +33,6 @@ from kaseg.trainer import (
 from kaseg.trainer.base import last_complete_checkpoint
 
 RECIPE_NAME = "recipe.yaml"
-RESULTS_NAME = "results.json"
-# Fields that say where things lie or how a run is watched; changing them does not make it another run.
-_PLACES = {"output_dir", "data_dir", "backbone_weights"}
-_NEVER_WRITTEN = {"hub_token", "accelerator_config", "parallelism_config"}
-_WATCHING = {
-    "logging_steps",
-    "logging_strategy",
-    "logging_first_step",
-    "save_steps",
-    "save_strategy",
-    "save_total_limit",
-    "eval_steps",
-    "eval_strategy",
-    "disable_tqdm",
-    "report_to",
-    "dataloader_num_workers",
-    "torch_compile",
-    "torch_compile_backend",
-    "dataloader_pin_memory",
-    "resume_from_checkpoint",
-}
 
 
 def build_model(model_args: ModelArguments, label_space: LabelSpace, seed: int) -> KASegModel:
@@ -159,18 +138,36 @@ def run(
         processing_class=KASegImageProcessor(),
         **trainer_kwargs,
     )
+    card = _introduce(trainer, recipe, data_args)
     checkpoint = last_complete_checkpoint(output_dir) if resume else None
     first_step = int(checkpoint.rpartition("-")[2]) if checkpoint else 0
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=resume)
     seconds = time.perf_counter() - start
-    trainer.save_model()
+    # Not sent to the Hub yet: its results are still missing.
+    trainer.save_model(_internal_call=True)
     metrics = trainer.evaluate()
     results = describe_results(trainer, recipe, metrics, data_args)
     results.update(train_seconds=round(seconds, 1), train_seconds_from_step=first_step)
+    card.results |= results
+    trainer.create_model_card()
+    # Written last: it says that the run is finished.
     if trainer.is_world_process_zero():
         write_atomically(results_file, json.dumps(results, indent=2) + "\n")
+    if args.push_to_hub:
+        trainer.push_to_hub()
     return results
+
+
+def _introduce(trainer: SegmentationTrainer, recipe: dict[str, Any], data_args: DataArguments) -> ModelCardCallback:
+    """Tell the trainer's card what only the recipe knows."""
+    card = trainer.model_card
+    assert card is not None  # build_model has made a KASegModel
+    card.data = DataSource.named(data_args.dataset)
+    card.settings = recipe
+    card.command = f"kaseg {'distill' if 'teacher' in recipe else 'train'} --config {RECIPE_NAME}"
+    card.results |= {"dataset": data_args.dataset, "split": data_args.eval_split}
+    return card
 
 
 def _forget(output_dir: Path) -> None:
@@ -180,75 +177,36 @@ def _forget(output_dir: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def recipe_of(*parts: Any) -> dict[str, Any]:
-    """Every field that differs from its default, across argument dataclasses: what a recipe file holds.
-
-    Secrets (`hub_token`) and objects that a recipe cannot hold are left out.
-    """
-    recipe: dict[str, Any] = {}
-    for part in parts:
-        # Several fields are filled in by __post_init__, so a default instance is what to compare with.
-        default = derived = type(part)()
-        if isinstance(part, TrainingArguments):
-            derived = type(part)(num_train_epochs=part.num_train_epochs, optim=part.optim)
-        for item in dataclasses.fields(part):
-            value = getattr(part, item.name)
-            if not item.init or item.name.startswith("_") or value == getattr(default, item.name):
-                continue
-            if item.name in _NEVER_WRITTEN:
-                continue
-            if item.name not in ("max_steps", "optim_args") or value != getattr(derived, item.name):
-                recipe[item.name] = _plain(value)
-    return recipe
-
-
 def describe_results(
     trainer: SegmentationTrainer,
     recipe: dict[str, Any],
     metrics: dict[str, float],
     data_args: DataArguments,
 ) -> dict[str, Any]:
-    """The content of `results.json` but for the time: scores, cost, seed, steps, losses and versions."""
+    """The content of `results.json` but for the time: scores, cost, speed, seed, steps, losses and versions."""
     model = trainer.segmentation_model
-    prefix = "eval_iou_"
-    public = {key: value for key, value in recipe.items() if key not in _PLACES | _WATCHING}
     return {
         "dataset": data_args.dataset,
         "split": data_args.eval_split,
-        "protocol": PROTOCOL + (f", short edge resized to {size}" if (size := trainer.args.eval_size) else ""),
-        "mean_iou": metrics["eval_mean_iou"],
-        "mean_accuracy": metrics["eval_mean_accuracy"],
-        "overall_accuracy": metrics["eval_overall_accuracy"],
-        "per_category_iou": {k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)},
-        "loss": metrics["eval_loss"],
-        "seed": trainer.args.seed,
-        "steps": trainer.state.global_step,
-        "epochs": trainer.state.epoch,
-        "hardware": hardware(),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "gflops_513x513": round(gflops(model), 3),
-        "recipe": public,
+        "train_split": data_args.train_split,
+        **describe_run(model, trainer.args, trainer.state, metrics),
+        "latency": _latency(model),
+        "recipe": public_settings(recipe),
         "log": [_without(entry, "total_flos") for entry in trainer.state.log_history],
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "timm", "transformers", "datasets")},
     }
 
 
-def gflops(model: KASegModel, height: int = 513, width: int = 513) -> float:
-    """Cost of one image: 2 x multiply-adds of convolutions and matrix products, in 10^9."""
-    was_training = model.training
-    model.eval()
-    parameter = next(model.parameters())
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(parameter.new_zeros(1, model.config.num_channels, height, width))
-    model.train(was_training)
-    return counter.get_total_flops() / 1e9
-
-
-def hardware() -> str:
-    """What the run was computed on."""
-    if torch.cuda.is_available():
-        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
-    return f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+def _latency(model: KASegModel, side: int = 513, repeats: int = 5) -> dict[str, Any]:
+    """Time of one image on the machine that trained, and what belongs to it."""
+    milliseconds = milliseconds_per_image({"model": model}, side, side, repeats)["model"]
+    return {
+        "milliseconds": round(milliseconds, 2),
+        "height": side,
+        "width": side,
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "repeats": repeats,
+        "hardware": hardware(),
+    }
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -261,24 +219,14 @@ def write_atomically(path: Path, text: str) -> None:
 def _check_same_recipe(path: Path, recipe: dict[str, Any]) -> None:
     if not path.is_file():
         return
-    before = yaml.safe_load(path.read_text()) or {}
-    ignored = _PLACES | _WATCHING
-    changed = sorted(k for k in before.keys() | recipe.keys() if k not in ignored and before.get(k) != recipe.get(k))
+    before, recipe = public_settings(yaml.safe_load(path.read_text()) or {}), public_settings(recipe)
+    changed = sorted(k for k in before.keys() | recipe.keys() if before.get(k) != recipe.get(k))
     if changed:
         listed = ", ".join(f"{k} ({before.get(k)!r} -> {recipe.get(k)!r})" for k in changed)
         raise ValueError(
             f"{path.parent} holds a run with another recipe; it differs in {listed}. Choose another output_dir, or "
             "start anew with --no-resume."
         )
-
-
-def _plain(value: Any) -> Any:
-    """Enum members and containers as YAML can hold them."""
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return getattr(value, "value", value)
 
 
 def _without(entry: dict[str, Any], key: str) -> dict[str, Any]:

@@ -3,5 +3,17 @@
 from __future__ import annotations
 
 from kaseg.hub.checkpoint_folder import write_checkpoint_folder
+from kaseg.hub.datasets import dataset_files, dataset_label_space
+from kaseg.hub.push import checkpoint_to_publish, files_to_push, push
+from kaseg.uploading import Destination, UploadError
 
-__all__ = ["write_checkpoint_folder"]
+__all__ = [
+    "Destination",
+    "UploadError",
+    "checkpoint_to_publish",
+    "dataset_files",
+    "dataset_label_space",
+    "files_to_push",
+    "push",
+    "write_checkpoint_folder",
+]

@@ -9,7 +9,8 @@ import yaml
 from kaseg import KASegConfig, KASegModel, KnowledgeAdaptationConfig, SegmentationConfig
 from kaseg.data import SCENES
 from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArguments
-from kaseg.experiments.run import build_model, distill, gflops, recipe_of, train
+from kaseg.experiments.run import build_model, distill, recipe_of, train
+from kaseg.model_card.cost import gflops
 
 MODEL = ModelArguments(backbone="mobilenetv2_035", output_stride=32, pretrained_backbone=False)
 DATA = DataArguments(dataset="scenes", max_train_samples=8, max_eval_samples=2)

@@ -12,7 +12,7 @@ from kaseg.data import CAMVID
 from kaseg.hub import write_checkpoint_folder
 
 
-def _run(folder, mean_iou: float = 0.5, **recipe):
+def _run(folder, mean_iou: float = 0.5, split: str = "validation", **recipe):
     """What a finished run leaves behind."""
     folder.mkdir()
     model = KASegModel(KASegConfig(backbone="mobilenetv2_035", output_stride=32, id2label=CAMVID.id2label))
@@ -20,7 +20,7 @@ def _run(folder, mean_iou: float = 0.5, **recipe):
     KASegImageProcessor().save_pretrained(folder)
     results = {
         "dataset": "camvid",
-        "split": "validation",
+        "split": split,
         "protocol": "whole image",
         "mean_iou": mean_iou,
         "per_category_iou": {"sky": 0.9},
@@ -65,6 +65,8 @@ def test_card_is_valid_and_comes_from_the_data(tmp_path) -> None:
     assert card.data.license == "cc-by-nc-4.0" and card.data.library_name == "kaseg"
     assert card.data.eval_results[0].metric_value == 0.6125
     assert "kaseg train --seed 3" in card.text and "| sky | 90.0 |" in card.text
+    # Defaults that the recipe does not repeat count too.
+    assert "Loss: cross-entropy." in card.text and "| `crop_size` | `[8, 8]` |" in card.text
 
 
 def test_an_adapted_model_never_stands_alone(tmp_path) -> None:
@@ -78,6 +80,15 @@ def test_an_adapted_model_never_stands_alone(tmp_path) -> None:
     )
     text = (folder / "README.md").read_text()
     assert "| plain student | 40.0 |" in text and "| teacher | 70.0 |" in text
+    assert "Loss: cross-entropy + 50 x adaptation + affinity." in text and "Teacher: `kaseg/t`" in text
+
+
+def test_scores_on_other_data_do_not_stand_beside_it(tmp_path) -> None:
+    run, _ = _run(tmp_path / "run")
+    other, _ = _run(tmp_path / "other", split="test")
+    with pytest.raises(ValueError, match="another split"):
+        write_checkpoint_folder(run, tmp_path / "net-plain", command="c", beside={"other": other})
+    assert not (tmp_path / "net-plain").exists(), "nothing is written by halves"
 
 
 def test_unfinished_run(tmp_path) -> None:

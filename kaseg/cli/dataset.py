@@ -1,0 +1,46 @@
+"""`kaseg dataset`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .hub_options import CreatePr, DryRun, Message, Revision
+
+dataset = typer.Typer(help="Data sets on the Hub.", no_args_is_help=True)
+
+
+@dataset.callback()
+def _group() -> None:
+    """Data sets on the Hub."""
+
+
+@dataset.command()
+def push(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name, folder or Hub id of the data set.")],
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="Repository: namespace/name.")],
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of a named data set.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only this split; all by default.")] = None,
+    label_space: Annotated[str | None, typer.Option(help="Classes where they are not known: file or name.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Licence of data that kaseg does not know.")] = None,
+    private: Annotated[bool, typer.Option("--private/--public", help="A new repository's visibility.")] = True,
+    revision: Revision = None,
+    create_pr: CreatePr = False,
+    commit_message: Message = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Send a data set to the Hub as Parquet files that hold pictures, masks of class ids and ids, with a card."""
+    from ..hub.datasets import dataset_files
+    from ..uploading import Destination, upload
+    from .hub_options import show_plan
+    from .output import console
+
+    destination = Destination(repo, "dataset", private, revision, create_pr)
+    with dataset_files(name, repo, data_dir=data_dir, split=split, label_space=label_space, licence=licence) as files:
+        if dry_run:
+            show_plan(files, destination)
+            return
+        commit = upload(files, destination, commit_message or "Upload data set")
+    console.print(commit.pr_url or commit.commit_url, soft_wrap=True, highlight=False)

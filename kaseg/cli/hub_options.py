@@ -1,0 +1,50 @@
+"""What the commands that send something to the Hub share: their flags, and the list of what would be sent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ..uploading import Destination
+
+Private = Annotated[
+    bool | None,
+    typer.Option("--private/--public", help="A new repository's visibility; by default that of its namespace."),
+]
+Revision = Annotated[str | None, typer.Option(help="Branch to send to, made if it is missing; main by default.")]
+CreatePr = Annotated[bool, typer.Option("--create-pr", help="Open a pull request on an existing repository.")]
+Message = Annotated[str | None, typer.Option("--commit-message", "-m", help="Commit message.")]
+WithCode = Annotated[
+    bool, typer.Option("--with-code", help="Send the model files too: it then runs without kaseg (trust_remote_code).")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be sent; nothing is.")]
+
+
+def show_plan(files: Mapping[str, Path | bytes], destination: Destination) -> None:
+    """List the files that would be sent, with their sizes, and where they would go."""
+    from rich.filesize import decimal
+    from rich.table import Table
+
+    from .output import console
+
+    sizes = {path: len(f) if isinstance(f, bytes) else f.stat().st_size for path, f in files.items()}
+    table = Table()
+    table.add_column("File", no_wrap=True)
+    table.add_column("Size", justify="right")
+    for path, size in sorted(sizes.items()):
+        table.add_row(path, decimal(size))
+    table.add_section()
+    table.add_row(f"{len(sizes)} files", decimal(sum(sizes.values())))
+    console.print(table)
+    console.print(f"Would be sent to {_describe(destination)}. Nothing was sent.", soft_wrap=True, highlight=False)
+
+
+def _describe(destination: Destination) -> str:
+    if destination.create_pr:
+        return f"{destination.repo_id}, as a pull request"
+    visibility = {None: "", True: " (private if it is new)", False: " (public if it is new)"}[destination.private]
+    return f"{destination.repo_id}{visibility}, branch {destination.revision or 'main'}"

@@ -1,0 +1,10 @@
+"""The card (`README.md`) of a model: what is said in it, how it is worded, and the callback that gathers it."""
+
+from __future__ import annotations
+
+from kaseg.model_card.callback import ModelCardCallback
+from kaseg.model_card.card import render_card
+from kaseg.model_card.facts import CardFacts
+from kaseg.model_card.sources import DataSource, TeacherSource
+
+__all__ = ["CardFacts", "DataSource", "ModelCardCallback", "TeacherSource", "render_card"]

@@ -1,0 +1,134 @@
+"""The callback that gathers what a card says as training runs, and writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import TrainerCallback
+
+from kaseg.checkpoints import resolve
+from kaseg.data import SCENES
+from kaseg.model_card.card import render_card
+from kaseg.model_card.facts import CardFacts
+from kaseg.model_card.picture import save_example
+from kaseg.model_card.results import RESULTS_NAME, describe_run, read_results
+from kaseg.model_card.settings import loss_weights, public_settings, recipe_of
+from kaseg.model_card.sources import CARD_NAME, DataSource, TeacherSource
+from kaseg.modeling_kaseg import KASegModel
+
+
+class ModelCardCallback(TrainerCallback):
+    """Writes `README.md` in the run's folder after every evaluation, at the end of training and before every push.
+
+    What it cannot see itself (the command, the twin to compare with) is set on its attributes, which hold what
+    [`CardFacts`] describes; what nobody says is left out of the card.
+
+    Args:
+        model ([`KASegModel`]): The network that is trained and saved.
+        processor ([`KASegImageProcessor`]): Its image processor.
+
+    Attributes:
+        results: Keys of `results.json`, filled in as training runs.
+        data: The training data; by default what the data set's own `info` says.
+        picture: Whether to show the first evaluation image and its mask. By default only if it is one of the synthetic
+            scenes, since other data's licences may forbid it.
+    """
+
+    def __init__(self, model: KASegModel, processor: Any) -> None:
+        self.model = model
+        self.processor = processor
+        self.results: dict[str, Any] = {}
+        self.settings: dict[str, Any] | None = None
+        self.data = DataSource()
+        self.teacher: TeacherSource | None = None
+        self.compared: dict[str, Mapping[str, Any]] = {}
+        self.command = ""
+        self.model_id: str | None = None
+        self.tags: tuple[str, ...] = ()
+        self.picture: bool | None = None
+        self._metrics: dict[str, float] = {}
+        self._teacher_results: dict[str, Any] = {}
+        self._eval_dataset: Any = None
+
+    def set_teacher(self, teacher: str | Path | nn.Module) -> None:
+        """Name the teacher and, if it lies in a folder with its own results, have it stand in the table."""
+        self.teacher = TeacherSource.of(teacher)
+        if isinstance(teacher, str | Path):
+            folder = Path(resolve(teacher))
+            if (folder / RESULTS_NAME).is_file():
+                self._teacher_results = read_results(folder)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
+        if not self.data.name:
+            self.data = DataSource.of(getattr(train_dataloader, "dataset", None))
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: Any = None, eval_dataloader: Any = None, **kwargs: Any
+    ) -> None:
+        # Of several data sets, those with a prefix of their own are left out: a card scores one.
+        self._metrics = dict(metrics) if metrics and "eval_mean_iou" in metrics else self._metrics
+        self._eval_dataset = getattr(getattr(eval_dataloader, "dataset", None), "dataset", self._eval_dataset)
+        source = DataSource.of(self._eval_dataset)
+        split = getattr(self._eval_dataset, "split", None)
+        self.results |= {"dataset": source.name or self.data.name} if "dataset" not in self.results else {}
+        self.results |= {"split": str(split)} if split and "split" not in self.results else {}
+        if state.global_step > 0:
+            self._write_as_training_runs(args, state)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._write_as_training_runs(args, state)
+
+    def on_push_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._write_as_training_runs(args, state)
+
+    def write(self, folder: str | Path, args: Any, state: Any, name: str | None = None) -> None:
+        """Write the card, and the picture if there is to be one.
+
+        Args:
+            folder (`str` or `Path`): Where to.
+            args ([`~kaseg.trainer.SegmentationConfig`]): The training arguments.
+            state (`transformers.TrainerState`): How far the training is.
+            name (`str`, *optional*): The model's name; that of the repository, or else of the folder, by default.
+
+        Raises:
+            ValueError: the card is to compare scores on different data.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        model_id = self.model_id or args.hub_model_id or folder.resolve().name
+        # Facts that were given (a finished run's results) go before those gathered here.
+        results = describe_run(self.model, args, state, self._metrics) | self.results
+        compared = dict(self.compared)
+        other = self._teacher_results
+        if self.teacher and other and all(other.get(key) == results.get(key) for key in ("dataset", "split")):
+            compared.setdefault(self.teacher.name, other)
+        facts = CardFacts(
+            name=name or model_id.split("/")[-1],
+            model_id=model_id,
+            config=self.model.config,
+            results=results,
+            data=self.data,
+            loss=loss_weights(vars(args)),
+            settings=public_settings(recipe_of(args) if self.settings is None else self.settings),
+            teacher=self.teacher,
+            compared=compared,
+            command=self.command,
+            picture=self._draw(folder),
+            tags=self.tags,
+        )
+        render_card(facts).save(folder / CARD_NAME)
+
+    def _write_as_training_runs(self, args: Any, state: Any) -> None:
+        if state.is_world_process_zero:
+            self.write(args.output_dir, args, state)
+
+    def _draw(self, folder: Path) -> str:
+        # Pictures of the scenes are ours to publish.
+        wanted = self.results.get("dataset") == SCENES.name if self.picture is None else self.picture
+        if not wanted or self._eval_dataset is None:
+            return ""
+        sample = next(iter(self._eval_dataset))
+        return save_example(self.model, self.processor, sample["image"], folder)

@@ -1,0 +1,37 @@
+"""What a model costs, and on what machine that was found."""
+
+from __future__ import annotations
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from kaseg.modeling_kaseg import KASegModel
+
+
+def gflops(model: KASegModel, height: int = 513, width: int = 513) -> float:
+    """Cost of one image of `height` x `width` pixels: 2 x multiply-adds of convolutions and matrix products, in 10^9.
+
+    Nothing is computed: shapes alone go through the network, whatever device it is on.
+    """
+    was_training = model.training
+    model.eval()
+    tensors = {name: t.to("meta") for name, t in [*model.named_parameters(), *model.named_buffers()]}
+    image = torch.zeros(1, model.config.num_channels, height, width, device="meta")
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            torch.func.functional_call(model, tensors, (image,))
+    finally:
+        model.train(was_training)
+    return counter.get_total_flops() / 1e9
+
+
+def parameter_count(model: torch.nn.Module) -> int:
+    """Number of parameters, BatchNorm's included, its running statistics not."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def hardware() -> str:
+    """The machine that this process computes on."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+    return f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"

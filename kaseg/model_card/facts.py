@@ -1,0 +1,71 @@
+"""All that a card says, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kaseg.configuration_kaseg import KASegConfig
+from kaseg.model_card.sources import DataSource, TeacherSource
+
+
+@dataclass
+class CardFacts:
+    """What is known of a model; what is not known is left out of its card.
+
+    Args:
+        name: The model's name, the card's title.
+        model_id: What `from_pretrained` takes: a Hub id, a shipped name or a folder.
+        config: The architecture and the classes.
+        results: Keys of `results.json`; with a `mean_iou` the card has scores.
+        data: The training data.
+        loss: Terms of the training loss and their weights, see [`~kaseg.model_card.settings.loss_weights`].
+        settings: Hyper-parameters that differ from their defaults.
+        teacher: Who taught the model, if anyone did.
+        compared: Results of other models by name, for the same table.
+        command: How the run is made again.
+        trained: Whether there are weights.
+        picture: File beside the card that shows an input and the mask.
+        tags: Further tags for the Hub.
+        remarks: Paragraphs that end the training section.
+
+    Raises:
+        ValueError: a model to compare with was scored on another data set or split.
+    """
+
+    name: str
+    model_id: str
+    config: KASegConfig
+    results: Mapping[str, Any]
+    data: DataSource
+    loss: Mapping[str, float] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    teacher: TeacherSource | None = None
+    compared: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    command: str = ""
+    trained: bool = True
+    picture: str = ""
+    tags: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.has_scores:
+            return
+        for name, other in self.compared.items():
+            for key in ("dataset", "split"):
+                if other.get(key) != self.results.get(key):
+                    raise ValueError(
+                        f"{name} was scored on another {key} ({other.get(key)!r}) than {self.name} "
+                        f"({self.results.get(key)!r}): they cannot stand in one table. Evaluate both on the same."
+                    )
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether the model was evaluated."""
+        return self.results.get("mean_iou") is not None
+
+    @property
+    def adapted(self) -> bool:
+        """Whether a teacher's features were part of the loss."""
+        return len(self.loss) > 1

@@ -1,0 +1,69 @@
+"""What a run came to: the common part of a card and of `results.json`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import kaseg
+from kaseg.evaluation.evaluator import PROTOCOL
+from kaseg.model_card.cost import gflops, hardware, parameter_count
+from kaseg.modeling_kaseg import KASegModel
+
+RESULTS_NAME = "results.json"
+_CLASS_PREFIX = "eval_iou_"
+_SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy", "loss")
+
+
+def describe_run(model: KASegModel, args: Any, state: Any, metrics: Mapping[str, float]) -> dict[str, Any]:
+    """Scores, cost, seed, steps, hardware and versions of a training, as far as there are any yet.
+
+    Args:
+        model ([`KASegModel`]): The network that is trained.
+        args ([`~kaseg.trainer.SegmentationConfig`]): The training arguments.
+        state (`transformers.TrainerState`): How far the training is.
+        metrics (`Mapping[str, float]`): What `evaluate()` gave last; empty before the first evaluation.
+    """
+    description: dict[str, Any] = {}
+    if "eval_mean_iou" in metrics:
+        description["protocol"] = _protocol(args)
+        description |= {name: metrics[f"eval_{name}"] for name in _SCORES if f"eval_{name}" in metrics}
+        classes = {k.removeprefix(_CLASS_PREFIX): v for k, v in metrics.items() if k.startswith(_CLASS_PREFIX)}
+        description["per_category_iou"] = classes
+    return description | {
+        "seed": args.seed,
+        "steps": state.global_step,
+        "epochs": state.epoch,
+        "hardware": hardware(),
+        "parameters": parameter_count(model),
+        "gflops_513x513": round(gflops(model), 3),
+        "versions": {"kaseg": kaseg.__version__}
+        | {name: importlib.metadata.version(name) for name in ("torch", "timm", "transformers", "datasets")},
+    }
+
+
+def _protocol(args: Any) -> str:
+    """How `evaluate()` of a trainer with these arguments scores, in words."""
+    words = [PROTOCOL]
+    if args.eval_size:
+        words.append(f"short edge resized to {args.eval_size}")
+    if args.eval_max_long_edge:
+        words.append(f"long edge resized to at most {args.eval_max_long_edge}")
+    if args.eval_size_divisor:
+        words.append(f"padded to multiples of {args.eval_size_divisor}")
+    return ", ".join(words)
+
+
+def read_results(run_dir: str | Path) -> dict[str, Any]:
+    """`results.json` of a finished run.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = Path(run_dir) / RESULTS_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: {run_dir} is not a finished run.")
+    return json.loads(path.read_text(encoding="utf-8"))

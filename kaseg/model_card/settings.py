@@ -1,0 +1,89 @@
+"""Settings of a run: those that differ from their defaults, and what of them concerns others."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+# Fields that say where things lie or how a run is watched; changing them does not make it another run.
+PLACES = {"output_dir", "data_dir", "backbone_weights"}
+WATCHING = {
+    "logging_steps",
+    "logging_strategy",
+    "logging_first_step",
+    "save_steps",
+    "save_strategy",
+    "save_total_limit",
+    "eval_steps",
+    "eval_strategy",
+    "disable_tqdm",
+    "report_to",
+    "dataloader_num_workers",
+    "torch_compile",
+    "torch_compile_backend",
+    "dataloader_pin_memory",
+    "resume_from_checkpoint",
+}
+_NEVER_WRITTEN = {"hub_token", "accelerator_config", "parallelism_config"}
+# The distillation terms of KnowledgeAdaptationConfig and the fields that weigh them.
+_TERMS = {"adaptation": "adaptation_weight", "affinity": "affinity_weight"}
+
+
+def recipe_of(*parts: Any) -> dict[str, Any]:
+    """Every field that differs from its default, across argument dataclasses: what a recipe file holds.
+
+    Secrets (`hub_token`) and objects that a recipe cannot hold are left out.
+    """
+    recipe: dict[str, Any] = {}
+    for part in parts:
+        # Several fields are filled in by __post_init__, so a default instance is what to compare with.
+        default = derived = _bystander(type(part))()
+        if isinstance(part, TrainingArguments):
+            derived = _bystander(type(part))(num_train_epochs=part.num_train_epochs, optim=part.optim)
+        for item in dataclasses.fields(part):
+            value = getattr(part, item.name)
+            if not item.init or item.name.startswith("_") or value == getattr(default, item.name):
+                continue
+            if item.name in _NEVER_WRITTEN:
+                continue
+            if item.name not in ("max_steps", "optim_args") or value != getattr(derived, item.name):
+                recipe[item.name] = _plain(value)
+    return recipe
+
+
+def public_settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe without what is only of use on the machine that trained: places, logging, where it was pushed."""
+    hidden = PLACES | WATCHING
+    return {k: v for k, v in recipe.items() if k not in hidden and k != "push_to_hub" and not k.startswith("hub_")}
+
+
+def loss_weights(settings: Mapping[str, Any]) -> dict[str, float]:
+    """The terms of the training loss and their weights: `{"cross_entropy": 1.0, "adaptation": 50.0, ...}`.
+
+    Args:
+        settings: Fields of a [`~kaseg.trainer.SegmentationConfig`] or [`~kaseg.trainer.KnowledgeAdaptationConfig`] by
+            name, defaults included. Terms of weight 0 are left out.
+    """
+    weights = {str(settings["loss"]): 1.0}
+    return weights | {term: float(settings[name]) for term, name in _TERMS.items() if settings.get(name)}
+
+
+def _bystander(part: type) -> type:
+    """The same dataclass; training arguments among them do not choose a device when they are made.
+
+    Choosing one resets accelerate's state, which a trainer that is already there goes by.
+    """
+    return type(part.__name__, (part,), {"_setup_devices": torch.device("cpu")})
+
+
+def _plain(value: Any) -> Any:
+    """Enum members and containers as YAML can hold them."""
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return getattr(value, "value", value)

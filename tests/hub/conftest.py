@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent.parent
+# hub_server.py and the trainers' toy.py are helpers, not tests; importlib mode leaves them off the path.
+sys.path[:0] = [str(TESTS), str(TESTS / "trainer")]
+
+import huggingface_hub  # noqa: E402
+import torch  # noqa: E402
+import transformers.utils.hub  # noqa: E402
+from hub_server import TOKEN, HubServer  # noqa: E402
+from huggingface_hub import constants  # noqa: E402
+from toy import make_model  # noqa: E402
+
+from kaseg import KASegImageProcessor  # noqa: E402
+
+
+@pytest.fixture
+def server() -> Iterator[HubServer]:
+    """A Hub of its own for every test, on a free port."""
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture
+def hub(server: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> HubServer:
+    """The same, as the Hub of this process, which is logged in. The clients read HF_ENDPOINT when they are imported, so
+    what they have read is set here."""
+    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", server.url)
+    monkeypatch.setattr(transformers.utils.hub, "_hf_api", None, raising=False)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    return server
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Waits before another try, of the clients and of kaseg, take no time; they are listed."""
+    waits: list[float] = []
+    monkeypatch.setattr("time.sleep", waits.append)
+    return waits
+
+
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def run_process(server: HubServer, tmp_path: Path) -> Run:
+    """Runs Python code in a fresh process that knows the Hub by its environment alone; returns what it printed."""
+
+    def run(code: str, *args: object, cwd: Path = tmp_path, **environment: str) -> str:
+        env = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
+        env |= {
+            "HF_ENDPOINT": server.url,
+            "HF_HOME": str(tmp_path / "home"),
+            "HF_TOKEN": TOKEN,
+            "HF_HUB_DISABLE_XET": "1",
+            "OMP_NUM_THREADS": "1",
+            **environment,
+        }
+        command = [sys.executable, "-c", code, *map(str, args)]
+        done = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny student with all that a run leaves behind, pickles and all."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "student"
+    make_model().save_pretrained(folder)
+    KASegImageProcessor().save_pretrained(folder)
+    (folder / "recipe.yaml").write_text(
+        "# ours\nlearning_rate: 0.01\noutput_dir: /home/me/out\ncrop_size:\n- 32\n- 32\n"
+    )
+    (folder / "results.json").write_text('{"mean_iou": 0.5}\n')
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# Student\n\n![example](example.png)\n")
+    (folder / "checkpoint-1").mkdir()
+    for name in ("example.png", "other.png", "adapters.safetensors", "optimizer.pt", "checkpoint-1/optimizer.pt"):
+        (folder / name).write_bytes(b"x")
+    torch.save({"a": 1}, folder / "training_args.bin")
+    torch.save({"a": 1}, folder / "pytorch_model.bin")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint_files(checkpoint: Path) -> dict[str, bytes]:
+    """What of it a consumer needs to load it."""
+    names = ("config.json", "preprocessor_config.json", "model.safetensors")
+    return {name: (checkpoint / name).read_bytes() for name in names}

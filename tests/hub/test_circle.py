@@ -1,0 +1,101 @@
+"""The whole circle: train, push, load elsewhere, fine-tune, push again; and the way without kaseg."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hub_server import HubServer
+from toy import arguments, make_dataset, make_model
+from typer.testing import CliRunner
+
+from kaseg import KASegImageProcessor, KASegModel, SegmentationConfig, SegmentationTrainer
+from kaseg.cli import app
+
+FRESH = """
+import sys
+import torch
+from transformers import pipeline
+from PIL import Image
+from kaseg import KASegImageProcessor, KASegModel
+repo, images, expected = sys.argv[1:]
+pixels, wanted = torch.load(images), torch.load(expected)
+for revision in ("main", "tuned"):
+    model = KASegModel.from_pretrained(repo, revision=revision)
+    with torch.no_grad():
+        assert torch.equal(model(pixels).logits, wanted[revision]), revision
+assert KASegImageProcessor.from_pretrained(repo).image_mean
+segmenter = pipeline("image-segmentation", model=repo, trust_remote_code=False)
+parts = segmenter(Image.new("RGB", (40, 30), (200, 10, 10)))
+assert parts and parts[0]["mask"].size == (40, 30)
+print("done")
+"""
+
+BLOCKED = """
+import importlib.abc, sys
+class NoKaseg(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("kaseg", "datasets", "evaluate"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, NoKaseg())
+"""
+
+WITHOUT_KASEG = (
+    BLOCKED
+    + """
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, pipeline
+repo, images, expected = sys.argv[1:]
+pixels, wanted = torch.load(images), torch.load(expected)
+model = AutoModelForSemanticSegmentation.from_pretrained(repo, trust_remote_code=True)
+with torch.no_grad():
+    assert torch.equal(model(pixels).logits, wanted["main"])
+processor = AutoImageProcessor.from_pretrained(repo, trust_remote_code=True)
+assert type(processor).__name__ == "KASegImageProcessor"
+parts = pipeline("image-segmentation", model=repo, trust_remote_code=True)(Image.new("RGB", (40, 30)))
+assert parts[0]["mask"].size == (40, 30)
+assert not any(name == "kaseg" or name.startswith("kaseg.") for name in sys.modules)
+try:
+    AutoModelForSemanticSegmentation.from_pretrained(repo, trust_remote_code=False)
+except ValueError as error:
+    print("refused:", error)
+"""
+)
+
+
+def logits_of(model: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(pixels).logits.clone()
+
+
+@pytest.mark.slow
+def test_train_push_load_tune_push_and_load_both(hub: HubServer, tmp_path: Path, run_process) -> None:
+    trainer = SegmentationTrainer(
+        make_model(),
+        SegmentationConfig(**arguments(tmp_path / "student")),
+        train_dataset=make_dataset(),
+        processing_class=KASegImageProcessor(),
+    )
+    pixels = torch.randn(2, 3, 48, 40)
+    logits = {}
+    for revision, steps in ((None, 2), ("tuned", 4)):
+        trainer.args.max_steps = steps
+        trainer.train()
+        trainer.push_to_hub(revision=revision)
+        # Of the model as loaded: where tensors lie in memory decides the last bits of a convolution.
+        logits[revision or "main"] = logits_of(KASegModel.from_pretrained(tmp_path / "student"), pixels)
+        assert torch.allclose(logits[revision or "main"], logits_of(trainer.model, pixels), atol=1e-6)
+    assert not torch.equal(logits["main"], logits["tuned"])
+    torch.save(pixels, tmp_path / "pixels.pt")
+    torch.save(logits, tmp_path / "logits.pt")
+    files = (tmp_path / "pixels.pt", tmp_path / "logits.pt")
+    assert "done" in run_process(FRESH, "me/student", *files)
+    # The same weights with code, for a process that has no kaseg.
+    result = CliRunner().invoke(app, ["push", str(tmp_path / "student"), "me/with-code", "--with-code"])
+    assert result.exit_code == 0, result.output
+    torch.save({"main": logits["tuned"]}, tmp_path / "logits.pt")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    assert "refused:" in run_process(WITHOUT_KASEG, "me/with-code", *files, cwd=elsewhere)

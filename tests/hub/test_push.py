@@ -1,0 +1,130 @@
+"""What is sent of a checkpoint, and the commands that send it."""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from hub_server import HubServer
+from toy import make_model
+from transformers import MobileNetV2Config
+from typer.testing import CliRunner, Result
+
+import kaseg
+from kaseg import KASegImageProcessor, KASegModel
+from kaseg.checkpoints import PACKAGE_DIR
+from kaseg.cli import app
+from kaseg.hub import checkpoint_to_publish, files_to_push
+from kaseg.hub.remote_code import CODE_FILES
+
+LOADED = ("config.json", "model.safetensors", "preprocessor_config.json")
+CONSUMED = {
+    "README.md",
+    "config.json",
+    "example.png",
+    "model.safetensors",
+    "preprocessor_config.json",
+    "recipe.yaml",
+    "results.json",
+}
+
+
+def call(*args: object) -> Result:
+    return CliRunner(env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"}).invoke(app, [str(arg) for arg in args])
+
+
+def test_exactly_what_a_consumer_needs(checkpoint: Path) -> None:
+    files = files_to_push(checkpoint)
+    assert set(files) == CONSUMED
+    assert files["recipe.yaml"] == b"# ours\nlearning_rate: 0.01\ncrop_size:\n- 32\n- 32\n", (
+        "places are nobody's concern"
+    )
+    assert files["config.json"] == checkpoint / "config.json"
+
+
+def test_with_code_brings_all_that_the_model_files_import(checkpoint: Path) -> None:
+    files = files_to_push(checkpoint, with_code=True)
+    assert set(files) == CONSUMED | set(CODE_FILES)
+    for name in CODE_FILES:
+        for node in ast.walk(ast.parse((PACKAGE_DIR / name).read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                assert node.level == 1 and f"{node.module}.py" in CODE_FILES, (name, node.module)
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            assert not any(imported.split(".")[0] == "kaseg" for imported in names), name
+    config = json.loads(files["config.json"])
+    original = json.loads((checkpoint / "config.json").read_text())
+    assert config.pop("auto_map")["AutoConfig"] == "configuration_kaseg.KASegConfig" and config == original
+
+
+def test_what_is_no_checkpoint_is_not_sent(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        files_to_push(tmp_path / "nowhere")
+    folder = shutil.copytree(checkpoint, tmp_path / "copy")
+    (folder / "model.safetensors").write_bytes(b"x" * 100)
+    with pytest.raises(ValueError, match=r"model.safetensors is damaged"):
+        files_to_push(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"lacks weights \(model.safetensors\)"):
+        files_to_push(folder)
+    MobileNetV2Config().save_pretrained(folder)
+    shutil.copy(checkpoint / "model.safetensors", folder)
+    with pytest.raises(ValueError, match="type 'mobilenet_v2'"):
+        files_to_push(folder)
+
+
+def test_model_and_processor_push_themselves(hub: HubServer, checkpoint: Path) -> None:
+    model, processor = KASegModel.from_pretrained(checkpoint), KASegImageProcessor()
+    model.push_to_hub("me/student", private=True, commit_message="weights")
+    processor.push_to_hub("me/student")
+    repo = hub.repo("me/student")
+    assert repo.private and set(repo.files()) == {"README.md", *LOADED} and ("main", "weights") in repo.messages
+    model.push_to_hub("me/student", revision="v2")
+    assert set(repo.files("v2")) == {"README.md", *LOADED}
+    make_model(seed=1).push_to_hub("me/student", create_pr=True)
+    assert "refs/pr/1" in repo.refs
+    assert KASegModel.from_pretrained("me/student", revision="v2").config.num_labels == 2
+
+
+def test_push_command(hub: HubServer, checkpoint: Path) -> None:
+    result = call("push", checkpoint, "me/student", "--dry-run", "--with-code", "--private")
+    assert result.exit_code == 0, result.output
+    assert hub.requests == [] and "1.1 MB" in result.output and "modeling_kaseg.py" in result.output
+    assert (
+        "training_args.bin" not in result.output and "me/student (private if it is new), branch main" in result.output
+    )
+    result = call("push", checkpoint, "me/student", "--private", "--revision", "v1", "-m", "the first")
+    assert result.exit_code == 0, result.output
+    repo = hub.repo("me/student")
+    assert repo.private and set(repo.files("v1")) == CONSUMED and repo.messages[-1] == ("v1", "the first")
+    assert f"{hub.url}/me/student/commit/" in result.output
+    result = call("push", checkpoint, "me/student", "--create-pr")
+    assert result.exit_code == 0 and f"{hub.url}/me/student/discussions/1" in result.output
+
+
+def test_push_command_reports_what_to_do(hub: HubServer, checkpoint: Path) -> None:
+    result = call("push", checkpoint, "other/student")
+    assert result.exit_code == 1 and "may not write there (403)" in result.output and "Traceback" not in result.output
+
+
+def test_publish_command(hub: HubServer, checkpoint: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoint, tmp_path / "hub_configs" / "ours")
+    result = call("publish", folder, "--dry-run")
+    assert result.exit_code == 0 and "sent to kaseg/ours, branch main" in result.output, result.output
+    for arguments, repo in (((), "kaseg/ours"), (("--namespace", "me"), "me/ours")):
+        assert call("publish", folder, *arguments).exit_code == 0
+        assert set(hub.repo(repo).files()) == CONSUMED
+    (folder / "results.json").unlink()
+    result = call("publish", folder)
+    assert result.exit_code == 1 and "has no results.json" in result.output
+
+
+def test_every_shipped_checkpoint_can_be_published() -> None:
+    for name in kaseg.list_models():
+        folder, repo = checkpoint_to_publish(name)
+        assert repo == name and folder == kaseg.checkpoint_path(name)
+    with pytest.raises(FileNotFoundError, match="No folder 'kaseg/none'"):
+        checkpoint_to_publish("kaseg/none")

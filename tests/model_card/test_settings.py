@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import pytest
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from kaseg import KnowledgeAdaptationConfig, SegmentationConfig
+from kaseg.model_card.settings import loss_weights, public_settings, recipe_of
+
+
+def test_only_what_differs(tmp_path) -> None:
+    args = SegmentationConfig(output_dir=str(tmp_path), learning_rate=0.5, hub_token="hf_secret")
+    assert recipe_of(args) == {"output_dir": str(tmp_path), "learning_rate": 0.5}
+
+
+def test_public_settings_tell_nothing_of_the_machine() -> None:
+    recipe = {"data_dir": "/home/me", "output_dir": "out", "logging_steps": 5, "hub_model_id": "me/x", "seed": 1}
+    assert public_settings({**recipe, "push_to_hub": True}) == {"seed": 1}
+
+
+def test_comparing_with_the_defaults_leaves_accelerate_alone(tmp_path) -> None:
+    """A trainer that is already there goes by this state; a card is written while it trains."""
+    args = SegmentationConfig(output_dir=str(tmp_path), use_cpu=True)
+    accelerator = Accelerator()
+    before = dict(AcceleratorState._shared_state)
+    recipe_of(args)
+    assert AcceleratorState._shared_state == before and accelerator.device == args.device
+
+
+@pytest.mark.parametrize(
+    "fields, expected",
+    [
+        ({}, {"cross_entropy": 1.0, "adaptation": 50.0, "affinity": 1.0}),
+        ({"affinity_weight": 0.0, "loss": "dice"}, {"dice": 1.0, "adaptation": 50.0}),
+    ],
+)
+def test_loss_weights(tmp_path, fields, expected) -> None:
+    assert loss_weights(vars(KnowledgeAdaptationConfig(output_dir=str(tmp_path), use_cpu=True, **fields))) == expected
+    assert loss_weights({"loss": "ohem"}) == {"ohem": 1.0}
