@@ -68,6 +68,21 @@ def checkpoint_path(name: str) -> Path:
     return _root() / full_name.removeprefix(f"{NAMESPACE}/")
 
 
+def hub_config_folder(name: str) -> Path:
+    """The folder under `hub_configs/` of a name, whether it holds weights or not.
+
+    Args:
+        name (`str`): `"kaseg/<repo>"` or `"<repo>"`.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    folder = _root() / _full_name(name).removeprefix(f"{NAMESPACE}/")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"No folder {name!r} here, nor in {_root()}. Those with weights: {list_models()}.")
+    return folder
+
+
 def resolve(name: str | Path) -> str:
     """What to hand to `from_pretrained`: the folder of a shipped checkpoint, anything else as it is.
 

@@ -7,6 +7,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from .checkpoints import resolve
+from .loading_errors import explained_loading
 
 HEADS = ("student", "deeplabv3plus")
 OUTPUT_STRIDES = (4, 8, 16, 32)
@@ -90,8 +91,47 @@ class KASegConfig(PreTrainedConfig):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> KASegConfig:
-        """As in `PreTrainedConfig`; knows the shipped checkpoints by name."""
-        return super().from_pretrained(resolve(pretrained_model_name_or_path), **kwargs)
+        """As in `PreTrainedConfig`; knows the shipped checkpoints by name.
+
+        Raises:
+            CheckpointError (an `OSError`): no such checkpoint, no right to read it, or no network.
+            ValueError: another kind of model.
+        """
+        name = resolve(pretrained_model_name_or_path)
+        with explained_loading(name, kwargs.get("revision"), kwargs.get("cache_dir")):
+            return super().from_pretrained(name, **kwargs)
+
+    @classmethod
+    def get_config_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As in `PreTrainedConfig`, for checkpoints of this model alone."""
+        config, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        model_type = config.get("model_type")
+        if model_type == cls.model_type:
+            return config, unused
+        if model_type is None:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} has no config.json with a model_type: it is no checkpoint of "
+                "transformers. KASegModel loads what KASegModel.save_pretrained or a trainer wrote."
+            )
+        raise ValueError(
+            f"{pretrained_model_name_or_path} holds a model of type {model_type!r}, not {cls.model_type!r}. Load it "
+            "with transformers' AutoModelForSemanticSegmentation; to learn from it, pass its name as teacher= to "
+            "KnowledgeAdaptationTrainer; a MobileNetV2ForSemanticSegmentation becomes a KASegModel by "
+            "KASegModel.from_transformers(model)."
+        )
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in `PreTrainedConfig`; another number of classes discards the names and colours of the old ones."""
+        id2label = kwargs.get("id2label")
+        num_labels = kwargs.get("num_labels", None if id2label is None else len(id2label))
+        if num_labels is not None and num_labels != len(config_dict.get("id2label") or ()):
+            config_dict = {k: v for k, v in config_dict.items() if k not in ("id2label", "label2id", "palette")}
+        if id2label is not None:
+            kwargs.setdefault("label2id", {label: int(index) for index, label in id2label.items()})
+        return super().from_dict(config_dict, **kwargs)
 
     def _check(self) -> None:
         if self.output_stride not in OUTPUT_STRIDES:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
 
@@ -101,13 +103,14 @@ class Encoder(nn.Module):
 
         Raises:
             FileNotFoundError: `file` does not exist.
-            RuntimeError: timm has no weights for this encoder, or they could not be fetched.
+            RuntimeError: timm has no weights for this encoder, they could not be fetched, or they do not fit.
+            ValueError: `file` is damaged, or a pickle with more than tensors in it.
         """
         kwargs = dict(self.create_kwargs)
         if file is not None:
             if not Path(file).is_file():
                 raise FileNotFoundError(f"Encoder weights not found: {file}. Expected a file in timm's layout.")
-            kwargs["pretrained_cfg_overlay"] = {"file": str(file)}
+            kwargs["pretrained_cfg_overlay"] = {"state_dict": _read_weights(Path(file))}
         # timm strips the classifier and adapts the first convolution only while it creates a model.
         try:
             source = timm.create_model(self.name, pretrained=True, **kwargs)
@@ -118,6 +121,17 @@ class Encoder(nn.Module):
                 "Give a local file (backbone_weights=...) or train without (pretrained_backbone=False)."
             ) from error
         self.body.load_state_dict(source.state_dict())
+
+
+def _read_weights(file: Path) -> dict[str, torch.Tensor]:
+    """A state dict from safetensors, or from a pickle of which nothing but tensors is read."""
+    try:
+        return timm.models.load_state_dict(str(file), weights_only=True)
+    except (SafetensorError, UnpicklingError, EOFError, RuntimeError) as error:
+        raise ValueError(
+            f"Encoder weights {file} cannot be read: {str(error).strip().partition(chr(10))[0]} Expected safetensors, "
+            "or a .pth file of tensors alone; what runs code when it is read is refused."
+        ) from error
 
 
 def _explain_failure(name: str, output_stride: int, error: Exception) -> str:

@@ -29,6 +29,7 @@ from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import logging
 
 from .checkpoints import resolve
+from .loading_errors import explained_loading
 
 logger = logging.get_logger(__name__)
 
@@ -171,7 +172,9 @@ class KASegImageProcessor(TorchvisionBackend):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> "KASegImageProcessor":
         """As in `transformers`; knows the shipped checkpoints by name."""
-        return super().from_pretrained(resolve(pretrained_model_name_or_path), **kwargs)
+        name = resolve(pretrained_model_name_or_path)
+        with explained_loading(name, kwargs.get("revision"), kwargs.get("cache_dir")):
+            return super().from_pretrained(name, **kwargs)
 
     def preprocess(  # type: ignore[override]
         self, images: Any, segmentation_maps: Any = None, **kwargs: Unpack[KASegImageProcessorKwargs]

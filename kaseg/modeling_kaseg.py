@@ -17,6 +17,7 @@ from .configuration_kaseg import KASegConfig
 from .conversion import config_from_mobilenet_v2, convert_mobilenet_v2
 from .encoders import Encoder
 from .heads import DeepLabV3PlusHead, StudentHead
+from .loading_errors import check_cached_weights, explained_loading
 
 
 class KASegModel(PreTrainedModel):
@@ -104,8 +105,28 @@ class KASegModel(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> KASegModel:
         """As in `PreTrainedModel`, from a Hub id, a local folder or a shipped checkpoint such as
-        `"kaseg/mobilenetv2-os16-camvid-ka"`."""
-        return super().from_pretrained(resolve(pretrained_model_name_or_path), *model_args, **kwargs)
+        `"kaseg/mobilenetv2-os16-camvid-ka"`.
+
+        Weights are read from safetensors alone; `use_safetensors=False` reads a pickle, which can run code.
+        `num_labels=..., ignore_mismatched_sizes=True` replaces the classifier for another number of classes.
+
+        Raises:
+            CheckpointError (an `OSError`): no such checkpoint, no right to read it, no network, or damaged or no
+                safetensors weights.
+            ValueError: another kind of model, or weights for another number of classes.
+        """
+        name = resolve(pretrained_model_name_or_path)
+        revision, cache_dir = kwargs.get("revision"), kwargs.get("cache_dir")
+        kwargs.setdefault("use_safetensors", True)
+        with explained_loading(name, revision, cache_dir):
+            try:
+                model = super().from_pretrained(name, *model_args, **kwargs)
+            except RuntimeError as error:
+                if "ignore_mismatched_sizes" not in str(error):
+                    raise
+                raise ValueError(_explain_mismatch(name, revision, kwargs)) from error
+            check_cached_weights(name, revision, cache_dir)
+        return model
 
     @classmethod
     def from_transformers(cls, model: PreTrainedModel) -> KASegModel:
@@ -185,4 +206,17 @@ def _build_head(config: KASegConfig, encoder: Encoder) -> nn.Module:
         channels=config.head_channels,
         skip_channels=config.skip_channels,
         separable=config.separable_head,
+    )
+
+
+def _explain_mismatch(name: str, revision: str | None, kwargs: dict[str, Any]) -> str:
+    """Why weights do not fit the model that was asked for."""
+    stored = KASegConfig.from_pretrained(name, revision=revision, token=kwargs.get("token"))
+    config = kwargs.get("config")
+    asked = config.num_labels if config is not None else kwargs.get("num_labels", len(kwargs.get("id2label") or ()))
+    if asked in (0, stored.num_labels):
+        return f"The weights of {name} do not fit the architecture that was asked for; the report above lists them."
+    return (
+        f"{name} has {stored.num_labels} classes, {asked} were asked for. To replace its classifier by a new one: "
+        f"from_pretrained({name!r}, num_labels={asked}, ignore_mismatched_sizes=True), then train it."
     )

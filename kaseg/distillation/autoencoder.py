@@ -11,6 +11,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from kaseg.loading_errors import explained_loading
+
 
 def encoder_strides(teacher_stride: int, student_stride: int) -> list[int]:
     """Strides of the encoder's three convolutions for a teacher's and a student's output stride (our choice).
@@ -261,6 +263,17 @@ class FeatureAutoencoder(PreTrainedModel):
     def train(self, mode: bool = True) -> "FeatureAutoencoder":
         """As in `nn.Module`, but a frozen autoencoder stays in eval mode."""
         return super().train(mode and not self._frozen)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """As in `PreTrainedModel`, from safetensors alone: pickles can run code.
+
+        Raises:
+            CheckpointError (an `OSError`): there is none, or it cannot be read; the message says what to do.
+        """
+        kwargs.setdefault("use_safetensors", True)
+        with explained_loading(pretrained_model_name_or_path, kwargs.get("revision"), kwargs.get("cache_dir")):
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """As in `PreTrainedModel`; the folder holds the whole autoencoder.

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
 from kaseg.checkpoints import resolve
+from kaseg.loading_errors import explained_loading
 
 
 @dataclass
@@ -78,11 +79,19 @@ class TeacherAdapter(nn.Module):
     ) -> TeacherAdapter:
         """A teacher from a Hub id, folder or shipped name, with its own mean and std.
 
-        Any model that `AutoModelForSemanticSegmentation` knows will do.
+        Any model that `AutoModelForSemanticSegmentation` knows will do, if its weights are safetensors. Code that comes
+        with a repository is not run: load such a model yourself and wrap it.
+
+        Raises:
+            OSError: no such model, no right to read it, no network, or damaged or no safetensors weights.
+            ValueError: a model that transformers does not know.
         """
         name_or_path = resolve(name_or_path)
-        model = AutoModelForSemanticSegmentation.from_pretrained(name_or_path)
-        processor = AutoImageProcessor.from_pretrained(name_or_path)
+        with explained_loading(name_or_path):
+            model = AutoModelForSemanticSegmentation.from_pretrained(
+                name_or_path, use_safetensors=True, trust_remote_code=False
+            )
+            processor = AutoImageProcessor.from_pretrained(name_or_path, trust_remote_code=False)
         normalizes = getattr(processor, "do_normalize", True)
         return cls(
             model,

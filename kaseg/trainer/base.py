@@ -5,13 +5,20 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from kaseg.model_card import DataSource, ModelCardCallback
+from kaseg.model_card.results import read_results
+from kaseg.modeling_kaseg import KASegModel
+from kaseg.trainer.publishing import PublishingTrainer
 
 
 def last_complete_checkpoint(output_dir: str | Path) -> str | None:
@@ -48,11 +55,14 @@ class EpochCallback(TrainerCallback):
             set_epoch(int(state.epoch or 0))
 
 
-class TermTrainer(Trainer):
+class TermTrainer(PublishingTrainer):
     """`Trainer` with exact resume from complete checkpoints, learning rates by part, and named loss terms.
 
     Subclasses add loss terms with `add_term` while they compute the loss; their means since the last log appear in
     the logs under the `stage` prefix, e.g. `distillation/affinity`.
+
+    Where a [`KASegModel`] is trained, `model_card` is the [`~kaseg.model_card.ModelCardCallback`] that writes its card;
+    it is `None` elsewhere.
     """
 
     stage = "train"
@@ -63,6 +73,61 @@ class TermTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self._terms: dict[str, list[torch.Tensor]] = defaultdict(list)
         self.add_callback(EpochCallback())
+        model = getattr(self, "segmentation_model", None)
+        self.model_card: ModelCardCallback | None = None
+        if isinstance(model, KASegModel):
+            self.model_card = ModelCardCallback(model, self.processing_class)
+            self.model_card.model_id = self.hub_model_id
+            self.add_callback(self.model_card)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As in `transformers.Trainer`; what the user saves has its card beside it."""
+        super().save_model(output_dir, _internal_call)
+        if self.model_card is not None and not _internal_call and self.is_world_process_zero():
+            self.model_card.write(output_dir or self.args.output_dir, self.args, self.state)
+
+    def create_model_card(
+        self,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        dataset: str | None = None,
+        beside: Mapping[str, str | Path] | None = None,
+        picture: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write the model's card as `README.md` in `output_dir`; `push_to_hub` passes its keyword arguments on to here.
+
+        Args:
+            license (`str`, *optional*): Licence of the training data, if it is not one that kaseg knows.
+            tags (`str` or `list[str]`, *optional*): Further tags.
+            model_name (`str`, *optional*): The card's title.
+            dataset (`str`, *optional*): Name or Hub id of the training data, if its `info` does not say.
+            beside (`Mapping[str, str | Path]`, *optional*): Folders of finished runs by name, for the table of scores:
+                the plain twin of an adapted student, its teacher.
+            picture (`bool`, *optional*): Show the first evaluation image and its mask; by default only where it is a
+                synthetic scene. Mind the data's licence.
+            kwargs: The further arguments of `transformers.Trainer`, for a model that is not a [`KASegModel`].
+
+        Raises:
+            FileNotFoundError: a run beside it is not finished.
+            TypeError: an argument that only transformers' own card has.
+            ValueError: a run beside it was scored on other data.
+        """
+        card = self.model_card
+        if card is None:
+            super().create_model_card(license=license, tags=tags, model_name=model_name, dataset=dataset, **kwargs)
+            return
+        if kwargs:
+            raise TypeError(f"The card of a KASegModel has no {', '.join(sorted(kwargs))}.")
+        card.data = card.data if dataset is None else DataSource.named(dataset)
+        card.data = card.data if license is None else replace(card.data, licence=license)
+        card.tags = (tags,) if isinstance(tags, str) else tuple(tags or card.tags)
+        card.compared |= {name: read_results(folder) for name, folder in (beside or {}).items()}
+        card.picture = card.picture if picture is None else picture
+        card.model_id = self.hub_model_id or card.model_id
+        if self.is_world_process_zero():
+            card.write(self.args.output_dir, self.args, self.state, name=model_name)
 
     def add_term(self, name: str, value: torch.Tensor) -> None:
         """Remember one micro-batch's value of a loss term for the next log."""

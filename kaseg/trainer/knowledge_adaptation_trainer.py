@@ -128,6 +128,8 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         set_seed(args.seed)
         super().__init__(model=StudentWithAdapters(model, latent_channels, args), args=args, **kwargs)
         self.teacher = self._build_teacher(teacher)
+        if self.model_card is not None:
+            self.model_card.set_teacher(teacher)
         self.teacher = self.accelerator.prepare_model(self.teacher, evaluation_mode=True)
         self.teacher_channels, self.teacher_stride = self.teacher.describe(num_channels=model.config.num_channels)
         if fitted is not None:
