@@ -300,7 +300,7 @@ class TestAutoClasses:
         assert all(item["mask"].size == (75, 50) for item in result)
 
     def test_another_number_of_classes_needs_to_be_asked_for(self, folder) -> None:
-        with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+        with pytest.raises(ValueError, match="num_labels=9, ignore_mismatched_sizes=True"):
             KASegModel.from_pretrained(folder, num_labels=9)
         model = KASegModel.from_pretrained(folder, num_labels=9, ignore_mismatched_sizes=True)
         assert model.classifier.weight.shape[0] == 9
