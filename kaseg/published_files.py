@@ -42,14 +42,18 @@ def published_files(folder: str | Path) -> dict[str, Path | bytes]:
 
 
 def _public_recipe(text: str) -> str:
-    """A recipe without the fields that are nobody else's concern; comments stay."""
+    """A recipe without the fields and paths that are nobody else's concern; comments stay."""
     recipe = yaml.safe_load(text) or {}
-    hidden = recipe.keys() - public_settings(recipe).keys()
-    kept, hiding = [], False
+    public = public_settings(recipe)
+    changed = {key for key in recipe if key not in public or public[key] != recipe[key]}
+    kept, skipping = [], False
     for line in text.splitlines(keepends=True):
         if line[0] not in " -\r\n":  # not the rest of a value
-            hiding = line.partition(":")[0] in hidden
-        if not hiding:
+            key = line.partition(":")[0]
+            skipping = key in changed
+            if skipping and key in public:
+                kept.append(yaml.safe_dump({key: public[key]}))
+        if not skipping:
             kept.append(line)
     return "".join(kept)
 

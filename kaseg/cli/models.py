@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -11,12 +11,10 @@ from rich.console import Console
 from ..checkpoints import checkpoint_path, is_shipped
 from ..image_processing_kaseg import KASegImageProcessor
 
-if TYPE_CHECKING:
-    from ..modeling_kaseg import KASegModel
 
-
-def load_model(name: str, device: str | None) -> tuple[KASegModel, KASegImageProcessor]:
-    """A checkpoint's model, on `device`, and its image processor.
+def load_model(name: str, device: str | None) -> tuple[Any, Any]:
+    """A checkpoint's model, on `device`, and its image processor: ours, or any semantic segmentation model that
+    transformers knows. Safetensors alone are read, and no code of a repository is run.
 
     Args:
         name: Hub id, folder or shipped checkpoint.
@@ -24,21 +22,45 @@ def load_model(name: str, device: str | None) -> tuple[KASegModel, KASegImagePro
 
     Raises:
         OSError: there is no such checkpoint.
-        ValueError: it is not a kaseg model, or the device cannot be used.
+        ValueError: it is no model for semantic segmentation, or the device cannot be used.
     """
+    from transformers import AutoConfig
+
+    from ..configuration_kaseg import KASegConfig
+    from ..loading_errors import explained_loading
     from ..modeling_kaseg import KASegModel
 
     source = str(checkpoint_path(name)) if is_shipped(name) else name
     if not Path(source).is_dir() and (Path(source).is_absolute() or source.startswith(".") or source.count("/") > 1):
         raise FileNotFoundError(f"{source}: no such folder. Give a folder, a Hub id or one of those of kaseg list.")
-    model = KASegModel.from_pretrained(source)
+    with explained_loading(source):
+        is_ours = AutoConfig.from_pretrained(source).model_type == KASegConfig.model_type
+    model: Any = KASegModel.from_pretrained(source) if is_ours else _load_others(source)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         model.to(device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"The device {device!r} cannot be used: {error}") from error
-    return model, _load_processor(source)
+    return model, _load_processor(source) if is_ours else _load_their_processor(source)
+
+
+def _load_others(source: str) -> Any:
+    from transformers import AutoModelForSemanticSegmentation
+
+    from ..loading_errors import explained_loading
+
+    with explained_loading(source):
+        return AutoModelForSemanticSegmentation.from_pretrained(source, use_safetensors=True).eval()
+
+
+def _load_their_processor(source: str) -> Any:
+    from transformers import AutoImageProcessor
+
+    from ..loading_errors import explained_loading
+
+    with explained_loading(source):
+        return AutoImageProcessor.from_pretrained(source)
 
 
 def _load_processor(source: str) -> KASegImageProcessor:

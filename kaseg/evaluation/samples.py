@@ -79,8 +79,8 @@ class _Prepare:
 
     def __call__(self, index: int, sample: dict[str, Any]) -> PreparedSample:
         name = str(sample.get("id", index))
-        # Padding would be scored as part of the image.
-        inputs = self.image_processor(sample["image"], do_pad=False, return_tensors="pt")
+        # Padding would be scored as part of the image, and what is cropped away would be missing.
+        inputs = self.image_processor(sample["image"], do_pad=False, do_center_crop=False, return_tensors="pt")
         labels, size = None, (sample["image"].height, sample["image"].width)
         if self.with_labels and sample.get("label") is not None:
             labels = as_integers(np.array(sample["label"]), f"the labels of sample {name!r}", torch.device("cpu"))

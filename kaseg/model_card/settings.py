@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ WATCHING = {
     "dataloader_pin_memory",
     "resume_from_checkpoint",
 }
+# Fields that may name a folder of this machine.
+_NAMES = {"model", "teacher", "autoencoder", "dataset", "label_space"}
 _NEVER_WRITTEN = {"hub_token", "accelerator_config", "parallelism_config"}
 # The distillation terms of KnowledgeAdaptationConfig and the fields that weigh them.
 _TERMS = {"adaptation": "adaptation_weight", "affinity": "affinity_weight"}
@@ -56,9 +59,10 @@ def recipe_of(*parts: Any) -> dict[str, Any]:
 
 
 def public_settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe without what is only of use on the machine that trained: places, logging, where it was pushed."""
-    hidden = PLACES | WATCHING
-    return {k: v for k, v in recipe.items() if k not in hidden and k != "push_to_hub" and not k.startswith("hub_")}
+    """A recipe without what is only of use on the machine that trained: places, logging, where it was pushed. Of local
+    files and folders only the name is left."""
+    hidden = PLACES | WATCHING | {"push_to_hub"}
+    return {k: _shown(k, v) for k, v in recipe.items() if k not in hidden and not k.startswith("hub_")}
 
 
 def loss_weights(settings: Mapping[str, Any]) -> dict[str, float]:
@@ -78,6 +82,11 @@ def _bystander(part: type) -> type:
     Choosing one resets accelerate's state, which a trainer that is already there goes by.
     """
     return type(part.__name__, (part,), {"_setup_devices": torch.device("cpu")})
+
+
+def _shown(name: str, value: Any) -> Any:
+    is_local = name in _NAMES and isinstance(value, str) and Path(value).exists()
+    return Path(value).resolve().name if is_local else value
 
 
 def _plain(value: Any) -> Any:

@@ -13,10 +13,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import MobileNetV2ForSemanticSegmentation
+from transformers import (
+    MobileNetV2ForSemanticSegmentation,
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
+    SegformerImageProcessor,
+)
 
-from kaseg import KASegImageProcessor, KASegModel, __version__
-from kaseg.data import PASCAL_VOC
+from kaseg import __version__
+from kaseg.data import SPECS, load_segmentation_dataset
 
 
 def test_scores_as_training_did(kaseg: Any, trained: tuple[Path, str], tmp_path: Path) -> None:
@@ -151,14 +156,9 @@ def test_a_real_network_on_real_pictures_against_numpy(kaseg: Any, shared_dir: P
         if not needed.is_dir():
             pytest.skip(f"{needed} is not there")
     theirs = MobileNetV2ForSemanticSegmentation.from_pretrained(weights).eval()
-    ours = KASegModel.from_transformers(theirs)
-    ours.config.id2label, ours.config.label2id = PASCAL_VOC.id2label, PASCAL_VOC.label2id
-    processor = KASegImageProcessor(image_mean=[0.5] * 3, image_std=[0.5] * 3)
-    ours.save_pretrained(tmp_path / "model")
-    processor.save_pretrained(tmp_path / "model")
     file = tmp_path / "scores.json"
     where = ("--dataset", "voc2012", "--data-dir", data, "--json", file, "--device", "cpu")
-    kaseg.succeed("evaluate", tmp_path / "model", *where)
+    kaseg.succeed("evaluate", weights, *where)
     scores = json.loads(file.read_text())
 
     counts = np.zeros((21, 21), dtype=np.int64)
@@ -182,13 +182,28 @@ def test_a_real_network_on_real_pictures_against_numpy(kaseg: Any, shared_dir: P
     assert np.sum(scores["confusion_matrix"]) == counts.sum()
 
 
+def test_another_model_of_transformers(kaseg: Any, tmp_path: Path) -> None:
+    names = SPECS["scenes"].label_space
+    sizes = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1], "decoder_hidden_size": 16}
+    config = SegformerConfig(**sizes, id2label=names.id2label, label2id=names.label2id)
+    SegformerForSemanticSegmentation(config).save_pretrained(tmp_path)
+    SegformerImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path)
+    file = tmp_path / "scores.json"
+    kaseg.succeed("evaluate", tmp_path, "--dataset", "scenes", "--max-samples", 2, "--device", "cpu", "--json", file)
+    scores = json.loads(file.read_text())
+    assert scores["num_images"] == 2 and scores["gflops_513x513"] > 0
+    scenes = load_segmentation_dataset("scenes", split="validation").select(range(2))
+    assert np.sum(scores["confusion_matrix"]) == sum((np.array(scene["label"]) != 255).sum() for scene in scenes)
+    assert "images resized to" in scores["protocol"]
+
+
 def test_mistakes(kaseg: Any, trained: tuple[Path, str], one_image: Path, tmp_path: Path) -> None:
     scenes = ("--dataset", "scenes", "--max-samples", 1)
     result = kaseg("evaluate", tmp_path / "nowhere", *scenes)
     assert (result.exit_code, "nowhere: no such folder" in result.output) == (1, True)
     (tmp_path / "config.json").write_text('{"model_type": "segformer"}')
     result = kaseg("evaluate", tmp_path, *scenes)
-    assert (result.exit_code, "holds a model of type 'segformer', not 'kaseg'" in result.output) == (1, True)
+    assert (result.exit_code, "holds no weights as safetensors" in result.output) == (1, True)
     result = kaseg("evaluate", trained[0], *scenes, "--device", "abacus")
     assert (result.exit_code, "The device 'abacus' cannot be used" in result.output) == (1, True)
     result = kaseg("evaluate", trained[0], "--dataset", one_image, "--split", "test")

@@ -68,7 +68,7 @@ class TestRun:
             tmp_path, KnowledgeAdaptationConfig, latent_channels=8, autoencoder_epochs=0, autoencoder_max_steps=1
         )
         results = distill(MODEL, DATA, TeacherArguments(teacher=str(plain[0])), args)
-        assert results["recipe"]["teacher"] == str(plain[0])
+        assert results["recipe"]["teacher"] == plain[0].name
         assert results["parameters"] == plain[1]["parameters"]
         # Paired runs start from the same student.
         assert (tmp_path / "autoencoder" / "model.safetensors").is_file()

@@ -45,6 +45,13 @@ def test_exactly_what_a_consumer_needs(checkpoint: Path) -> None:
     assert files["config.json"] == checkpoint / "config.json"
 
 
+def test_of_local_folders_only_the_name_is_published(checkpoint: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoint, tmp_path / "run")
+    (folder / "recipe.yaml").write_text(f"seed: 1\nteacher: {checkpoint}\noptim: sgd  # paper\n")
+    recipe = files_to_push(folder)["recipe.yaml"]
+    assert recipe == f"seed: 1\nteacher: {checkpoint.name}\noptim: sgd  # paper\n".encode()
+
+
 def test_with_code_brings_all_that_the_model_files_import(checkpoint: Path) -> None:
     files = files_to_push(checkpoint, with_code=True)
     assert set(files) == CONSUMED | set(CODE_FILES)

@@ -18,6 +18,11 @@ def test_public_settings_tell_nothing_of_the_machine() -> None:
     assert public_settings({**recipe, "push_to_hub": True}) == {"seed": 1}
 
 
+def test_of_local_folders_only_the_name_is_public(tmp_path) -> None:
+    recipe = {"teacher": str(tmp_path), "dataset": "camvid", "autoencoder": "kaseg/fitted"}
+    assert public_settings(recipe) == {**recipe, "teacher": tmp_path.name}
+
+
 def test_comparing_with_the_defaults_leaves_accelerate_alone(tmp_path) -> None:
     """A trainer that is already there goes by this state; a card is written while it trains."""
     args = SegmentationConfig(output_dir=str(tmp_path), use_cpu=True)
