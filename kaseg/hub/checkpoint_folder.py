@@ -47,6 +47,8 @@ def write_checkpoint_folder(
     """
     run_dir, folder = Path(run_dir), Path(folder)
     results = read_results(run_dir)
+    # Where things lay on the machine that trained, and how the run was watched, is nobody's concern.
+    results["recipe"] = public_settings(results["recipe"])
     compared = {name: read_results(path) for name, path in (beside or {}).items()}
     if "teacher" in results["recipe"] and len(compared) < 2:
         raise ValueError("An adapted model is only shown beside its teacher and its plain twin: name both runs.")
@@ -64,7 +66,6 @@ def write_checkpoint_folder(
     weights_file = folder / "model.safetensors"
     save_file(weights, weights_file, metadata={"format": "pt"})
     weights_file.chmod(0o644)  # safetensors leaves it to its owner alone
-    # Not the run's own recipe: where things lay on the machine that trained is nobody's concern.
     (folder / "recipe.yaml").write_text(yaml.safe_dump(results["recipe"], sort_keys=False))
     licensed = {"license": SPECS[results["dataset"]].licence, **results}
     (folder / "results.json").write_text(json.dumps(licensed, indent=2) + "\n")
@@ -85,7 +86,7 @@ def _facts(
         results=results,
         data=DataSource.named(results["dataset"]),
         loss=loss_weights({**defaults, **recipe}),
-        settings=public_settings(recipe),
+        settings=recipe,
         teacher=TeacherSource.of(recipe["teacher"]) if "teacher" in recipe else None,
         compared=compared,
         command=command,

@@ -21,6 +21,8 @@ WATCHING = {
     "save_total_limit",
     "eval_steps",
     "eval_strategy",
+    "do_eval",
+    "use_cpu",
     "disable_tqdm",
     "report_to",
     "dataloader_num_workers",

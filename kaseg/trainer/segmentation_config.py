@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 
 from kaseg.losses import LOSSES
@@ -145,4 +146,7 @@ class SegmentationConfig(TrainingArguments):
             self.max_steps = DEFAULT_MAX_STEPS
         if self.optim == "sgd" and self.optim_args is None:
             self.optim_args = "momentum=0.9"
+        if self.bf16 and not torch.accelerator.is_available():
+            # transformers takes bf16 without an accelerator for a mistake unless it is told so.
+            self.use_cpu = True
         super().__post_init__()

@@ -231,3 +231,17 @@ def _set_label_7(example: dict) -> dict:
     from PIL import Image
 
     return {"label": Image.fromarray(array)}
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="about machines without an accelerator")
+def test_bf16_trains_on_the_cpu_where_there_is_nothing_else(tmp_path) -> None:
+    fields = arguments(tmp_path, bf16=True, max_steps=1)
+    del fields["use_cpu"]
+    trainer = SegmentationTrainer(make_model(), SegmentationConfig(**fields), train_dataset=make_dataset())
+    before = copy_state(trainer.model)
+    seen = []
+    trainer.model.head.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+    trainer.train()
+    assert trainer.args.use_cpu and set(seen) == {torch.bfloat16}
+    assert not states_equal(before, copy_state(trainer.model))
+    assert all(parameter.dtype == torch.float32 for parameter in trainer.model.parameters())
