@@ -240,8 +240,8 @@ def test_bf16_trains_on_the_cpu_where_there_is_nothing_else(tmp_path) -> None:
     trainer = SegmentationTrainer(make_model(), SegmentationConfig(**fields), train_dataset=make_dataset())
     before = copy_state(trainer.model)
     seen = []
-    trainer.model.head.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+    trainer.model.head.register_forward_hook(lambda module, args, output: seen.append((module.training, output.dtype)))
     trainer.train()
-    assert trainer.args.use_cpu and set(seen) == {torch.bfloat16}
+    assert trainer.args.use_cpu and {dtype for training, dtype in seen if training} == {torch.bfloat16}
     assert not states_equal(before, copy_state(trainer.model))
     assert all(parameter.dtype == torch.float32 for parameter in trainer.model.parameters())
