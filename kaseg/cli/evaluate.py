@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .on_error import OnError
 from .protocol_options import (
     CropSizeOption,
     FlipOption,
@@ -33,6 +34,11 @@ def evaluate(
     label_space: Annotated[
         str | None, typer.Option(help="File of class names or a known dataset; needed for Hub datasets.")
     ] = None,
+    image_column: Annotated[str | None, typer.Option(help="Column of a Hub dataset's images; guessed.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of a Hub dataset's masks; guessed.")] = None,
+    config_name: Annotated[str | None, typer.Option(help="Configuration of a Hub dataset.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub dataset.")] = None,
+    on_error: Annotated[OnError, typer.Option(help="What to do about bad samples.")] = OnError.RAISE,
     protocol: ProtocolOption = Mode.WHOLE,
     crop_size: CropSizeOption = None,
     overlap: OverlapOption = None,
@@ -63,7 +69,9 @@ def evaluate(
 
     how = protocol_from(protocol, crop_size, overlap, scales, flip)
     space = get_label_space(dataset, data_dir, label_space)
-    data = load_split(dataset, split, data_dir, space, max_samples)
+    columns = {"image_column": image_column, "label_column": label_column}
+    where = {"config_name": config_name, "revision": revision}
+    data = load_split(dataset, split, data_dir, space, max_samples, **columns, **where, on_error=on_error.value)
     network, processor = load_model(model, device or local_device())
     check_classes(network, space)
     processes = Processes.join(use_cpu=network.device.type == "cpu")
@@ -139,11 +147,13 @@ def write_json(path: Path, results: dict[str, Any]) -> None:
     write_atomically(path, json.dumps(_without_nan(results), indent=2, allow_nan=False) + "\n")
 
 
-def load_split(dataset: str, split: str, data_dir: Path | None, space: LabelSpace, max_samples: int | None) -> Any:
-    """A split of a dataset, or its first `max_samples` samples."""
+def load_split(
+    dataset: str, split: str, data_dir: Path | None, space: LabelSpace, max_samples: int | None, **options: str | None
+) -> Any:
+    """A split of a dataset, or its first `max_samples` samples; options as `load_segmentation_dataset` has them."""
     from ..data import load_segmentation_dataset
 
-    data = load_segmentation_dataset(dataset, split=split, data_dir=data_dir, label_space=space)
+    data = load_segmentation_dataset(dataset, split=split, data_dir=data_dir, label_space=space, **options)
     return data if max_samples is None else data.select(range(min(max_samples, len(data))))
 
 

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-
-class OnError(StrEnum):
-    """What to do about a picture that cannot be read."""
-
-    RAISE = "raise"
-    SKIP = "skip"
+from .on_error import OnError
 
 
 def predict(

@@ -74,6 +74,7 @@ class SkipBadSamples:
     def __init__(self, function: Callable[[dict[str, Any]], dict[str, Any]], bad: BadSamples) -> None:
         self.function = function
         self.bad = bad
+        self.warned = False
 
     def __call__(self, batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
         samples = []
@@ -82,7 +83,8 @@ class SkipBadSamples:
             try:
                 samples.append(self.function(sample))
             except (ValueError, OSError) as error:
-                if not self.bad.found:
+                if not self.warned:
+                    self.warned = True
                     warnings.warn(
                         f"{self.bad.where}: a sample was skipped. {error} Further ones are skipped without a warning; "
                         "load_segmentation_dataset(..., skipped=a_list) lists them all.",

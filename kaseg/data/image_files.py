@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import fsspec
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from kaseg.data.mat_files import read_mat_mask
 
@@ -17,6 +17,16 @@ T = TypeVar("T")
 
 # What a column of `datasets.Image(decode=False)` holds: {"bytes": ... or None, "path": ... or None}.
 EncodedImage = Mapping[str, Any]
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def read_image(source: str | Path | EncodedImage, sample: str | None = None) -> Image.Image:
@@ -103,7 +113,17 @@ def _decode(source: str | Path | EncodedImage, where: str) -> Image.Image:
         image.load()
         return image
 
-    return ImageOps.exif_transpose(_guarded(decode, where))
+    return _upright(_guarded(decode, where))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The picture as its EXIF orientation says; as it is, where that cannot be read."""
+    # Not ImageOps.exif_transpose: it writes the EXIF data anew, and fails on broken ones beside good pixels.
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Pillow raises whatever the broken bytes run into
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _guarded(read: Callable[[], T], where: str) -> T:

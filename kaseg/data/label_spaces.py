@@ -23,7 +23,7 @@ def palette_for(num_labels: int) -> tuple[Color, ...]:
     """The PASCAL VOC colour map for any number of classes.
 
     Args:
-        num_labels: How many colours, at most 256.
+        num_labels: How many colours, at most 2**24.
 
     Returns:
         One (red, green, blue) tuple in 0..255 per class; class 0 is black.
@@ -31,8 +31,8 @@ def palette_for(num_labels: int) -> tuple[Color, ...]:
     The colours are those of `VOClabelcolormap` in the PASCAL VOC development kit (Everingham et al. 2010): the bits of
     the class id are dealt to red, green and blue in turn, from the most significant bit of each colour down.
     """
-    if not 0 <= num_labels <= 256:
-        raise ValueError(f"palette_for: the PASCAL VOC colour map has 256 colours, {num_labels} were asked for.")
+    if not 0 <= num_labels <= 2**24:
+        raise ValueError(f"palette_for: the PASCAL VOC colour map has 2**24 colours, {num_labels} were asked for.")
     colors: list[Color] = []
     for label in range(num_labels):
         channels = [0, 0, 0]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -170,9 +171,10 @@ def get_label_space(
     for file in CLASS_FILES:
         if root is not None and (root / file).is_file():
             return read_label_space(root / file)
+    there = f" In {root} there is: {whats_there(root)}." if root is not None and root.is_dir() else ""
     raise ValueError(
         f"The classes of {name!r} are not known. Pass label_space=: a LabelSpace, one of {sorted(SPECS)}, or a file of "
-        f"class names; for a folder, {' or '.join(CLASS_FILES)} in it will do."
+        f"class names; for a folder, {' or '.join(CLASS_FILES)} in it will do.{there}"
     )
 
 
@@ -215,6 +217,9 @@ def _layouts_and_spaces(
     if asked is None:
         return layouts, lambda layout: spec.encoded(layout.encoding), spec
     space = get_label_space(request.name, None, asked)
+    relative = SPECS.get(space.name)
+    if relative is not None and relative.encodings.keys() == spec.encodings.keys():
+        spec = relative  # other classes for the same masks, such as those of pascal_context_60 for pascal_context
     encoding = spec.encoding_of(space)
     if encoding is None:
         return layouts, lambda layout: space, None
@@ -304,6 +309,7 @@ def _usable(request: _Request, data: AnyDataset, decode: DecodeSample, bad: BadS
         raise ValueError(f"{bad.where}: the split is empty; it needs at least one sample.")
     data = drop_doubled_ids(data, bad)
     if request.streaming:
+        bad.warn(len(data))  # about the files that are missing; the stream itself warns about what it meets
         return decode_on_access(data.to_iterable_dataset(), decode, bad if bad.skip else None)
     if bad.skip:
         data = drop_bad_samples(data, decode, bad, request.num_proc)
@@ -314,23 +320,42 @@ def _usable(request: _Request, data: AnyDataset, decode: DecodeSample, bad: BadS
 def _load_hub(request: _Request, options: dict[str, str | None]) -> AnyDataset | AnyDatasetDict:
     space = get_label_space(request.name, request.data_dir, request.label_space)
     known = hub_source(request.name)
+    data_dir = request.data_dir
     if known is not None:
         _, source = known
+        if data_dir is None and not options["revision"] and not options["config"]:
+            data_dir = source.data_dir
         options = {key: value or getattr(source, key) for key, value in options.items()}
     where: dict[str, Any] = {"path": request.name, "revision": options["revision"]}
-    if request.data_dir is not None:
-        where["data_dir"] = str(request.data_dir)
-    splits = datasets.get_dataset_split_names(**where, config_name=options["config"])
+    if data_dir is not None:
+        where["data_dir"] = str(data_dir)
+    with _saying_whats_there(request):
+        splits = datasets.get_dataset_split_names(**where, config_name=options["config"])
     own_names = {SPLIT_SYNONYMS.get(own, own): own for own in splits}
 
     def load(split: str) -> AnyDataset:
-        data = datasets.load_dataset(
-            **where, name=options["config"], split=own_names[split], streaming=request.streaming
-        )
-        data = standard_columns(data, options["image"], options["label"], f"{request.name}, split {split}", split)
+        with _saying_whats_there(request):
+            data = datasets.load_dataset(
+                **where, name=options["config"], split=own_names[split], streaming=request.streaming
+            )
+            data = standard_columns(data, options["image"], options["label"], f"{request.name}, split {split}", split)
         return _usable(request, data, DecodeSample(space, unlabelled=split == "test"), request.bad(split))
 
     return _by_split(request.split, list(own_names), request.name, load)
+
+
+@contextmanager
+def _saying_whats_there(request: _Request) -> Iterator[None]:
+    """Adds to errors about a folder on this machine what would have been read there, and what lies in it."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        root = _local_root(request.name, request.data_dir)
+        if root is None or not root.is_dir():
+            raise
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        there = f"{_looked_for([FOLDER_LAYOUT])} In {root} there is: {whats_there(root)}."
+        raise kind(f"{str(error).removesuffix('.')}.{there}") from error
 
 
 def _load_scenes(

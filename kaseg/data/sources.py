@@ -26,6 +26,7 @@ class HubSource:
         image, label: Its columns.
         config: Its configuration, where there are several.
         revision: Branch, tag or commit to read.
+        data_dir: Folder in it to read, where configurations are folders and nothing tells their names.
         encoding: Name of its label encoding; empty for the data set's usual one.
     """
 
@@ -34,6 +35,7 @@ class HubSource:
     label: str
     config: str | None = None
     revision: str | None = None
+    data_dir: str | None = None
     encoding: str = ""
 
 

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 
 from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArguments, build_arguments
-from kaseg.experiments.run import RESULTS_NAME, distill, train
+from kaseg.experiments.run import RECIPE_NAME, check_same_recipe, distill, train
+from kaseg.model_card.results import RESULTS_NAME
+from kaseg.model_card.settings import recipe_of
 from kaseg.trainer import KnowledgeAdaptationConfig, SegmentationConfig
 
 TEACHER = "teacher"
@@ -155,20 +157,32 @@ def run_comparison(
         raise ValueError(f"No run is called {only!r}. There are: {', '.join(run.name for run in runs)}.")
     for number, run in enumerate(chosen, 1):
         announce(f"{number}/{len(chosen)} {run.name}")
-        fields = {**run.fields, **(places or {}), "output_dir": str(Path(output_dir) / run.name)}
         # Compiled code of the run before would count against the limit of recompilations.
         torch._dynamo.reset()
-        if run.distils:
-            distill(*build_arguments(ADAPTED_PARTS, fields))
-        else:
-            train(*build_arguments(PLAIN_PARTS, fields))
-    return finished_runs(comparison, output_dir)
+        (distill if run.distils else train)(*_arguments(run, output_dir, places))
+    return finished_runs(comparison, output_dir, places)
 
 
-def finished_runs(comparison: Comparison, output_dir: str | Path) -> list[tuple[Run, dict[str, Any]]]:
-    """The runs in `output_dir` that are finished, in order, each with what its `results.json` holds."""
-    files = [(run, Path(output_dir) / run.name / RESULTS_NAME) for run in comparison.runs(output_dir)]
-    return [(run, json.loads(file.read_text())) for run, file in files if file.is_file()]
+def finished_runs(
+    comparison: Comparison, output_dir: str | Path, places: Mapping[str, Any] | None = None
+) -> list[tuple[Run, dict[str, Any]]]:
+    """The runs in `output_dir` that are finished, in order, each with what its `results.json` holds.
+
+    Raises:
+        ValueError: one of them was done with another recipe.
+    """
+    finished = []
+    for run in comparison.runs(output_dir):
+        folder = Path(output_dir) / run.name
+        if (folder / RESULTS_NAME).is_file():
+            check_same_recipe(folder / RECIPE_NAME, recipe_of(*_arguments(run, output_dir, places)))
+            finished.append((run, json.loads((folder / RESULTS_NAME).read_text())))
+    return finished
+
+
+def _arguments(run: Run, output_dir: str | Path, places: Mapping[str, Any] | None) -> list[Any]:
+    fields = {**run.fields, **(places or {}), "output_dir": str(Path(output_dir) / run.name)}
+    return build_arguments(ADAPTED_PARTS if run.distils else PLAIN_PARTS, fields)
 
 
 def _check_fields(where: str, fields: Mapping[str, Any]) -> None:

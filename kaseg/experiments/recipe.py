@@ -37,6 +37,15 @@ class DataArguments:
         default=None,
         metadata={"help": "File of class names, or a known dataset with the same classes; needed for Hub datasets."},
     )
+    image_column: str | None = field(default=None, metadata={"help": "Column of a Hub dataset's images; guessed."})
+    label_column: str | None = field(default=None, metadata={"help": "Column of a Hub dataset's masks; guessed."})
+    config_name: str | None = field(default=None, metadata={"help": "Configuration of a Hub dataset."})
+    revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of a Hub dataset."})
+    image_folder: str | None = field(default=None, metadata={"help": "Own folder: name in place of images."})
+    label_folder: str | None = field(default=None, metadata={"help": "Own folder: name in place of masks."})
+    on_error: str = field(
+        default="raise", metadata={"help": "Bad samples: raise, or skip, which checks all first and lists them."}
+    )
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     eval_split: str = field(default="validation", metadata={"help": "Split to evaluate on."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first so many samples."})
@@ -51,6 +60,18 @@ class TeacherArguments:
     autoencoder: str | None = field(
         default=None, metadata={"help": "Folder of a fitted autoencoder; by default one is fitted first."}
     )
+
+
+# The fields of DataArguments that load_segmentation_dataset takes as they are.
+LOADING_OPTIONS = (
+    "image_column",
+    "label_column",
+    "config_name",
+    "revision",
+    "image_folder",
+    "label_folder",
+    "on_error",
+)
 
 
 def build_arguments(parts: Sequence[type], values: Mapping[str, Any]) -> list[Any]:

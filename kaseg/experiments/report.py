@@ -37,9 +37,10 @@ def write_report(
 
     Raises:
         FileNotFoundError: no run is finished.
+        ValueError: a run was done with another recipe.
     """
     root = Path(output_dir)
-    finished = finished_runs(comparison, root)
+    finished = finished_runs(comparison, root, places)
     if not finished:
         raise FileNotFoundError(f"{root}: no run of this comparison is finished, so there is nothing to report.")
     rows = summarize(comparison, finished)

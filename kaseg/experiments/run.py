@@ -17,7 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from kaseg.configuration_kaseg import KASegConfig
 from kaseg.data import LabelSpace, get_label_space, load_segmentation_dataset
 from kaseg.experiments.latency import milliseconds_per_image
-from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArguments
+from kaseg.experiments.recipe import LOADING_OPTIONS, DataArguments, ModelArguments, TeacherArguments
 from kaseg.image_processing_kaseg import KASegImageProcessor
 from kaseg.model_card import DataSource, ModelCardCallback
 from kaseg.model_card.cost import hardware
@@ -59,7 +59,11 @@ def load_data(data_args: DataArguments) -> tuple[Any, Any]:
 
     def load(split: str, limit: int | None) -> Any:
         dataset = load_segmentation_dataset(
-            data_args.dataset, split=split, data_dir=data_args.data_dir, label_space=data_args.label_space
+            data_args.dataset,
+            split=split,
+            data_dir=data_args.data_dir,
+            label_space=data_args.label_space,
+            **{name: getattr(data_args, name) for name in LOADING_OPTIONS},
         )
         if limit is not None and isinstance(dataset, datasets.Dataset):
             dataset = dataset.select(range(min(limit, len(dataset))))
@@ -120,7 +124,7 @@ def run(
     output_dir = Path(args.output_dir)
     results_file = output_dir / RESULTS_NAME
     if resume:
-        _check_same_recipe(output_dir / RECIPE_NAME, recipe)
+        check_same_recipe(output_dir / RECIPE_NAME, recipe)
         if results_file.is_file():
             return json.loads(results_file.read_text())
     else:
@@ -210,13 +214,18 @@ def _latency(model: KASegModel, side: int = 513, repeats: int = 5) -> dict[str, 
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a killed process leaves either the old content or the new one."""
-    temporary = path.with_name(path.name + ".tmp")
+    """Write a file so that a killed process leaves either the old content or the new one.
+
+    Processes of a distributed run may write the same file at the same time.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text)
     os.replace(temporary, path)
 
 
-def _check_same_recipe(path: Path, recipe: dict[str, Any]) -> None:
+def check_same_recipe(path: Path, recipe: dict[str, Any]) -> None:
+    """Raise a ValueError that lists the differences if a run's recipe file is there and is another one; where things
+    lie and how a run is watched makes no difference."""
     if not path.is_file():
         return
     before, recipe = public_settings(yaml.safe_load(path.read_text()) or {}), public_settings(recipe)

@@ -69,7 +69,7 @@ def test_a_family_from_the_command_line(kaseg, tmp_path) -> None:
     result = kaseg(*common, *settings)
     assert result.exit_code == 0, result.output
     assert "| os32 | adapted |" in result.output and (output / "summary.html").is_file()
-    again = kaseg(*common, "--report-only")
+    again = kaseg(*common, *settings, "--report-only")
     assert again.exit_code == 0 and "| os32 | adapted |" in again.output
     wrong = kaseg(*common, "--set", "use_cpu")
     assert wrong.exit_code == 2 and "FIELD=VALUE" in wrong.output

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -195,6 +197,30 @@ def test_another_model_of_transformers(kaseg: Any, tmp_path: Path) -> None:
     scenes = load_segmentation_dataset("scenes", split="validation").select(range(2))
     assert np.sum(scores["confusion_matrix"]) == sum((np.array(scene["label"]) != 255).sum() for scene in scenes)
     assert "images resized to" in scores["protocol"]
+
+
+def test_columns_of_its_own_and_bad_samples(kaseg: Any, trained: tuple[Path, str], tmp_path: Path) -> None:
+    """A folder as Parquet, whose columns have other names and one of whose pictures is cut off."""
+    scenes = load_segmentation_dataset("scenes", split="validation", num_scenes=3, height=64, width=64)
+    rows = []
+    for scene in scenes:
+        files = {}
+        for column, picture in (("photo", scene["image"]), ("truth", scene["label"])):
+            stream = io.BytesIO()
+            picture.save(stream, format="PNG")
+            files[column] = {"bytes": stream.getvalue(), "path": None}
+        rows.append(files)
+    rows[1]["photo"]["bytes"] = rows[1]["photo"]["bytes"][:100]
+    features = datasets.Features(photo=datasets.Image(), truth=datasets.Image())
+    datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / "data" / "validation.parquet")
+    file = tmp_path / "scores.json"
+    common = ("evaluate", trained[0], "--dataset", tmp_path / "data", "--label-space", "scenes", "--json", file)
+    columns = ("--image-column", "photo", "--label-column", "truth")
+    refused = kaseg(*common, *columns)
+    assert refused.exit_code == 1 and "cannot be read" in refused.output
+    with pytest.warns(UserWarning, match="1 of 3 samples were skipped"):
+        kaseg.succeed(*common, *columns, "--on-error", "skip")
+    assert json.loads(file.read_text())["num_images"] == 2
 
 
 def test_mistakes(kaseg: Any, trained: tuple[Path, str], one_image: Path, tmp_path: Path) -> None:

@@ -91,6 +91,17 @@ def test_a_stream_warns_about_the_first(folder):
     assert len([each for each in caught if each.category is UserWarning]) == 1
 
 
+def test_a_stream_warns_about_missing_files_and_about_the_first(folder):
+    with pytest.warns(UserWarning, match=r"split train: 1 of 7 samples were skipped:\n  d: "):
+        data = load_segmentation_dataset(folder, split="train", label_space=TWO, on_error="skip", streaming=True)
+    with pytest.warns(UserWarning, match=r"split train: a sample was skipped\. Sample b: "):
+        list(data)
+    for name in "abcefz":
+        (folder / f"masks/{name}.png").unlink()
+    with pytest.raises(ValueError, match="7 of 7 samples were skipped, so none remains"):
+        load_segmentation_dataset(folder, split="train", label_space=TWO, on_error="skip", streaming=True)
+
+
 def test_nothing_is_skipped_by_default(folder):
     with pytest.raises(FileNotFoundError, match=REASONS["d"]):
         load_segmentation_dataset(folder, split="train", label_space=TWO)

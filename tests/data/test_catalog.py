@@ -262,3 +262,16 @@ def test_a_missing_split_is_described(tmp_path):
         FileNotFoundError, match=r"no split 'trainaug'; it has train, .*SegmentationClassAug.*VOCdevkit/"
     ):
         _load("voc2012", tmp_path, split="trainaug")
+
+
+@pytest.mark.parametrize("masks", ["mat", "png"])
+def test_context_read_with_the_classes_of_its_relative(tmp_path, masks):
+    if masks == "mat":
+        official.write_pascal_context(tmp_path, [2, 458, 3])
+    else:
+        official.write_pascal_context_png(tmp_path, [1, 59, 0])
+    for name, other in (("pascal_context", "pascal_context_60"), ("pascal_context_60", "pascal_context")):
+        for space in (other, get_label_space(other)):
+            (label,) = {label.tobytes() for label in _labels(_load(name, tmp_path, split="train", label_space=space))}
+            (same,) = {label.tobytes() for label in _labels(_load(other, tmp_path, split="train"))}
+            assert label == same

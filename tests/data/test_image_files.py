@@ -154,3 +154,16 @@ def test_matlab_masks(tmp_path):
         read_mask({"bytes": None, "path": str(tmp_path / "c.mat")}, "s")
     with pytest.raises(FileNotFoundError, match=r"d\.mat does not exist"):
         read_mask(tmp_path / "d.mat")
+
+
+@pytest.mark.parametrize("read", [read_image, read_mask])
+def test_broken_exif_data_beside_good_pixels(read):
+    # Orientation 6, and a resolution that is text where a fraction belongs.
+    exif = (
+        b"Exif\0\0MM\0*\0\0\0\x08\0\x02"
+        + b"\x01\x12\0\x03\0\0\0\x01\0\x06\0\0"
+        + b"\x01\x1a\0\x02\0\0\0\x02AB\0\0"
+        + b"\0" * 4
+    )
+    image = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8))
+    assert np.asarray(read(_encode(image, format="JPEG", exif=exif), "s")).shape[:2] == (8, 6)

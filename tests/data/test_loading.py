@@ -177,6 +177,23 @@ def test_folders_that_are_not_there(tmp_path):
             load_segmentation_dataset(name, data_dir=tmp_path)
 
 
+def test_own_folders_of_another_form(tmp_path):
+    """What was looked for and what is there is said, whatever `datasets` makes of the folder."""
+    root = tmp_path / "mine"
+    root.mkdir()
+    with pytest.raises(ValueError, match=rf"classes of .* are not known.* In {root} there is: nothing"):
+        load_segmentation_dataset(root, split="train")
+    (root / "classes.txt").write_text("ground\n")
+    there = rf" Looked for train/images/ and train/masks/ or .*\. In {root} there is: classes\.txt"
+    with pytest.raises((ValueError, FileNotFoundError), match=there):
+        load_segmentation_dataset(root, split="train")
+    for folder in ("img", "labels"):
+        (root / "train" / folder).mkdir(parents=True)
+        Image.new("L", (2, 2)).save(root / "train" / folder / "a.png")
+    with pytest.raises((ValueError, FileNotFoundError), match=there + ", train/"):
+        load_segmentation_dataset(root, split="train")
+
+
 def test_arguments_that_do_not_fit(tmp_path):
     with pytest.raises(TypeError, match=r"\['num_scenes'\] for 'camvid'"):
         load_segmentation_dataset("camvid", data_dir=tmp_path, num_scenes=3)
@@ -328,16 +345,33 @@ def test_known_hub_ids_need_nothing_else(monkeypatch, streaming):
     assert asked == {
         "path": "zhoubolei/scene_parse_150",
         "split": "val",
-        "name": "scene_parsing",
+        "name": None,
         "revision": "refs/convert/parquet",
+        "data_dir": "scene_parsing",
     }
+    asked.clear()
     options = {"label_column": "mask", "revision": "main", "config_name": "other", "label_space": "voc2012"}
     with pytest.raises(ValueError, match="label mask has mode 'RGB'"):
         next(
             iter(load_segmentation_dataset("zhoubolei/scene_parse_150", split="train", streaming=streaming, **options))
         )
     assert (asked["revision"], asked["name"]) == ("main", "other"), "what the user says goes first"
+    assert "data_dir" not in asked
     assert get_label_space("zhoubolei/scene_parse_150").num_labels == 150
+
+
+def test_converted_branches_are_read_by_folder(tmp_path):
+    """What catalog/ade20k.yaml relies on: of a branch refs/convert/parquet, `data_dir` picks the configuration."""
+    pairs = _pictures(2, highest=150)
+    for config, pair in zip(("instance_segmentation", "scene_parsing"), pairs, strict=True):
+        (tmp_path / config / "train").mkdir(parents=True)
+        _write_parquet(tmp_path / config / "train/0000.parquet", [pair], ("image", "annotation"), ids=False)
+    source = SPECS["ade20k"].hub[0]
+    data = load_segmentation_dataset(
+        tmp_path, split="train", data_dir=source.data_dir, label_space="ade20k", config_name=source.config
+    )
+    assert len(data) == 1
+    _check(data[0], pairs[1][0], np.where(pairs[1][1] == 0, 255, pairs[1][1].astype(int) - 1))
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -132,6 +132,14 @@ def test_report(done) -> None:
     assert "data:image" in page and "<script" not in page and "http" not in page
 
 
+def test_runs_of_another_recipe_are_not_reported(done) -> None:
+    comparison, output_dir, _ = done
+    edited = _comparison(seeds=(1, 2), recipe={**RECIPE, "max_steps": 3})
+    with pytest.raises(ValueError, match=r"teacher holds a run with another recipe.*max_steps \(2 -> 3\)"):
+        write_report(edited, output_dir, WATCHING, examples=0)
+    assert len(finished_runs(comparison, output_dir, {"logging_steps": 7})) == 5
+
+
 def test_nothing_to_report(tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match="no run of this comparison is finished"):
         write_report(_comparison(), tmp_path)
