@@ -148,7 +148,7 @@ def write_json(path: Path, results: dict[str, Any]) -> None:
 
 
 def load_split(
-    dataset: str, split: str, data_dir: Path | None, space: LabelSpace, max_samples: int | None, **options: str | None
+    dataset: str, split: str, data_dir: Path | None, space: LabelSpace, max_samples: int | None, **options: Any
 ) -> Any:
     """A split of a dataset, or its first `max_samples` samples; options as `load_segmentation_dataset` has them."""
     from ..data import load_segmentation_dataset
