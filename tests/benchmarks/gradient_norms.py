@@ -1,8 +1,8 @@
 """How strongly each term of the distillation loss pulls at the student: norms of its gradient on one training batch.
 
 An adaptive optimizer (AdamW) divides by the size of the whole gradient, so a term whose gradient is many times larger
-than that of the cross-entropy takes the labels' share of every step. Run it on a checkpoint of `kaseg distill` to choose
-the weights:
+than that of the cross-entropy takes the labels' share of every step. Run it on what `kaseg distill` wrote to choose the
+weights:
 
     python tests/benchmarks/gradient_norms.py runs/ka --teacher kaseg/mobilenetv2-os16-camvid-teacher --data-dir DIR
 """
