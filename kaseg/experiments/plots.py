@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from kaseg.experiments.comparison import TEACHER, Run
 from kaseg.experiments.summary import Finished
@@ -38,6 +39,9 @@ def accuracy_against_cost(rows: Sequence[Mapping[str, Any]], with_paper: bool = 
                 at = (row["gflops"], 100 * row["mean_iou"])
                 axes.annotate(row["student"], at, textcoords="offset points", xytext=(5, -11), fontsize=8)
     axes.set(xscale="log", xlabel="GFLOPs at 513x513 (2 x multiply-adds)", ylabel="mIoU %")
+    axes.set_xticks([2, 3, 5, 10, 20, 30, 50, 100], minor=False)
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3)
     handles, labels = axes.get_legend_handles_labels()
     if with_paper:
@@ -48,7 +52,7 @@ def accuracy_against_cost(rows: Sequence[Mapping[str, Any]], with_paper: bool = 
         other.set_ylabel("mIoU % (paper, VOC 2012)", color="grey")
         theirs = other.get_legend_handles_labels()
         handles, labels = handles + theirs[0], labels + theirs[1]
-    axes.legend(handles, labels, fontsize=8)
+    axes.legend(handles, labels, fontsize=8, loc="lower right")
     return figure
 
 

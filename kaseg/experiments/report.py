@@ -7,14 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kaseg.checkpoints import resolve
 from kaseg.data import get_label_space
-from kaseg.experiments.comparison import TEACHER, Comparison, finished_runs
+from kaseg.experiments.comparison import TEACHER, Comparison, Run, finished_runs
 from kaseg.experiments.example_masks import example_masks
 from kaseg.experiments.page import write_page
 from kaseg.experiments.plots import accuracy_against_cost, class_bars, learning_curves
 from kaseg.experiments.recipe import DataArguments, build_arguments
 from kaseg.experiments.run import load_data, write_atomically
 from kaseg.experiments.summary import Finished, format_gain, summarize, to_markdown
+from kaseg.model_card.results import RESULTS_NAME
 from kaseg.modeling_kaseg import KASegModel
 
 HEADER = ("student", "objective", "mIoU %", "std", "seeds", "gain over plain (95 %)", "params (M)", "GFLOPs", "steps")
@@ -43,7 +45,8 @@ def write_report(
     finished = finished_runs(comparison, root, places)
     if not finished:
         raise FileNotFoundError(f"{root}: no run of this comparison is finished, so there is nothing to report.")
-    rows = summarize(comparison, finished)
+    shown = [*_named_teacher(comparison, finished[0][1]), *finished]
+    rows = summarize(comparison, shown)
     planned = len(comparison.runs(root))
     runs = [
         {"run": run.name, "seed": run.seed, "mean_iou": results["mean_iou"], "steps": results["steps"]}
@@ -73,7 +76,7 @@ def write_report(
         rows=[_cells(row) for row in rows],
         figures=[
             ("Accuracy against cost", plot),
-            ("Learning curves, a line per seed", learning_curves(finished)),
+            ("Learning curves, a line per seed", learning_curves(shown)),
             ("IoU per class, mean over seeds", class_bars(rows)),
         ],
         pictures=_pictures(finished, root, data_args, examples) if examples else [],
@@ -81,6 +84,17 @@ def write_report(
         palette=space.palette,
     )
     return rows
+
+
+def _named_teacher(comparison: Comparison, scored: Mapping[str, Any]) -> list[tuple[Run, dict[str, Any]]]:
+    """The teacher where it is a checkpoint that tells its results on the data that the runs were scored on."""
+    file = Path(resolve(comparison.teacher)) / RESULTS_NAME if isinstance(comparison.teacher, str) else None
+    if file is None or not file.is_file():
+        return []
+    results = json.loads(file.read_text())
+    if any(results.get(key) != scored[key] for key in ("dataset", "split", "protocol")):
+        return []
+    return [(Run(TEACHER, TEACHER, results["seed"], results["recipe"], distils=False), results)]
 
 
 def _pictures(finished: Finished, root: Path, data_args: DataArguments, count: int) -> list[dict[str, Any]]:

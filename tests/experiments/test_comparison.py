@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
@@ -138,6 +139,19 @@ def test_runs_of_another_recipe_are_not_reported(done) -> None:
     with pytest.raises(ValueError, match=r"teacher holds a run with another recipe.*max_steps \(2 -> 3\)"):
         write_report(edited, output_dir, WATCHING, examples=0)
     assert len(finished_runs(comparison, output_dir, {"logging_steps": 7})) == 5
+
+
+def test_a_teacher_that_is_a_checkpoint_is_reported_too(done, tmp_path) -> None:
+    _, output_dir, _ = done
+    teacher = shutil.copytree(output_dir / "teacher", tmp_path / "one")
+    comparison = _comparison(teacher=str(teacher))
+    run_comparison(comparison, tmp_path / "out", WATCHING, announce=lambda line: None)
+    rows = write_report(comparison, tmp_path / "out", examples=0)
+    results = json.loads((teacher / "results.json").read_text())
+    assert next((row["objective"], row["mean_iou"]) for row in rows) == ("teacher", results["mean_iou"])
+    assert len(rows) == 3 and json.loads((tmp_path / "out" / "summary.json").read_text())["finished"] == 2
+    (teacher / "results.json").write_text(json.dumps({**results, "split": "test"}))
+    assert len(write_report(comparison, tmp_path / "out", examples=0)) == 2, "another split says nothing here"
 
 
 def test_nothing_to_report(tmp_path) -> None:
