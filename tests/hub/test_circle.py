@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,26 @@ from typer.testing import CliRunner
 from kaseg import KASegImageProcessor, KASegModel, SegmentationConfig, SegmentationTrainer
 from kaseg.cli import app
 
-FRESH = """
+
+def logits_of(model: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+    # Where tensors lie in memory, and how many threads share the work, decides the last bits of a convolution: every
+    # process computes with one thread on copies, which torch aligns alike (a file that is mapped lies anywhere).
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
+    with torch.no_grad():
+        logits = model.eval()(pixels.clone()).logits.clone()
+    torch.set_num_threads(threads)
+    return logits
+
+
+LOGITS_OF = "import torch\n" + inspect.getsource(logits_of)
+
+FRESH = (
+    LOGITS_OF
+    + """
 import sys
-import torch
 from transformers import pipeline
 from PIL import Image
 from kaseg import KASegImageProcessor, KASegModel
@@ -23,14 +41,14 @@ repo, images, expected = sys.argv[1:]
 pixels, wanted = torch.load(images), torch.load(expected)
 for revision in ("main", "tuned"):
     model = KASegModel.from_pretrained(repo, revision=revision)
-    with torch.no_grad():
-        assert torch.equal(model(pixels).logits, wanted[revision]), revision
+    assert torch.equal(logits_of(model, pixels), wanted[revision]), revision
 assert KASegImageProcessor.from_pretrained(repo).image_mean
 segmenter = pipeline("image-segmentation", model=repo, trust_remote_code=False)
 parts = segmenter(Image.new("RGB", (40, 30), (200, 10, 10)))
 assert parts and parts[0]["mask"].size == (40, 30)
 print("done")
 """
+)
 
 BLOCKED = """
 import importlib.abc, sys
@@ -43,15 +61,14 @@ sys.meta_path.insert(0, NoKaseg())
 
 WITHOUT_KASEG = (
     BLOCKED
+    + LOGITS_OF
     + """
-import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, pipeline
 repo, images, expected = sys.argv[1:]
 pixels, wanted = torch.load(images), torch.load(expected)
 model = AutoModelForSemanticSegmentation.from_pretrained(repo, trust_remote_code=True)
-with torch.no_grad():
-    assert torch.equal(model(pixels).logits, wanted["main"])
+assert torch.equal(logits_of(model, pixels), wanted["main"])
 processor = AutoImageProcessor.from_pretrained(repo, trust_remote_code=True)
 assert type(processor).__name__ == "KASegImageProcessor"
 parts = pipeline("image-segmentation", model=repo, trust_remote_code=True)(Image.new("RGB", (40, 30)))
@@ -63,11 +80,6 @@ except ValueError as error:
     print("refused:", error)
 """
 )
-
-
-def logits_of(model: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        return model.eval()(pixels).logits.clone()
 
 
 @pytest.mark.slow
@@ -84,7 +96,6 @@ def test_train_push_load_tune_push_and_load_both(hub: HubServer, tmp_path: Path,
         trainer.args.max_steps = steps
         trainer.train()
         trainer.push_to_hub(revision=revision)
-        # Of the model as loaded: where tensors lie in memory decides the last bits of a convolution.
         logits[revision or "main"] = logits_of(KASegModel.from_pretrained(tmp_path / "student"), pixels)
         assert torch.allclose(logits[revision or "main"], logits_of(trainer.model, pixels), atol=1e-6)
     assert not torch.equal(logits["main"], logits["tuned"])
