@@ -43,7 +43,9 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
     autoencoder_epochs (`float`, *optional*, defaults to 1.0): Epochs (paper), or `autoencoder_max_steps`, whichever is
         longer.
     autoencoder_max_steps (`int`, *optional*, defaults to 600): About as many steps as the paper's epoch of VOC has.
-    autoencoder_learning_rate (`float`, *optional*, defaults to 0.1): Paper; SGD with momentum and the poly schedule.
+    autoencoder_optim (`str`, *optional*, defaults to `"sgd"`): Its optimizer; SGD has a momentum of 0.9.
+    autoencoder_learning_rate (`float`, *optional*, defaults to 0.1): Paper; the schedule is poly. AdamW wants about
+        0.003, and keeps more of the teacher's map in as many steps (see docs/camvid.md).
     autoencoder_weight_decay (`float`, *optional*, defaults to 1e-4): Paper.
     sparsity_weight (`float`, *optional*, defaults to 1e-7): alpha, weight of the code's L1 norm (paper, printed 10e-7).
 
@@ -72,6 +74,7 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
     autoencoder_max_steps: int = field(
         default=600, metadata={"help": "Steps of the autoencoder stage if these are more than autoencoder_epochs."}
     )
+    autoencoder_optim: str = field(default="sgd", metadata={"help": "Its optimizer, as for optim."})
     autoencoder_learning_rate: float = field(default=0.1, metadata={"help": "Its learning rate (paper)."})
     autoencoder_weight_decay: float = field(default=1e-4, metadata={"help": "Its weight decay (paper)."})
     sparsity_weight: float = field(default=1e-7, metadata={"help": "alpha, weight of the code's L1 norm (paper)."})

@@ -7,6 +7,7 @@ from toy import arguments, copy_state, make_dataset, make_model, make_teacher, s
 from kaseg import KASegModel, KnowledgeAdaptationConfig, KnowledgeAdaptationTrainer
 from kaseg.distillation import FeatureAutoencoder, FeatureAutoencoderConfig, TeacherAdapter
 from kaseg.distillation.losses import AdaptationLoss, AffinityLoss
+from kaseg.trainer.autoencoder_trainer import AutoencoderTrainer, autoencoder_arguments
 
 
 def _trainer(output_dir, model=None, teacher=None, autoencoder=None, **kwargs) -> KnowledgeAdaptationTrainer:
@@ -207,3 +208,12 @@ class TestOptions:
     def test_teacher_adapter_is_taken_as_it_is(self, tmp_path) -> None:
         adapter = TeacherAdapter(make_teacher(), tap="head.aspp_project")
         assert _trainer(tmp_path, teacher=adapter).teacher is adapter
+
+
+@pytest.mark.parametrize(("optim", "kind"), [("sgd", torch.optim.SGD), ("adamw_torch", torch.optim.AdamW)])
+def test_the_autoencoder_has_an_optimizer_of_its_own(tmp_path, optim, kind) -> None:
+    args = KnowledgeAdaptationConfig(**arguments(tmp_path, autoencoder_optim=optim, autoencoder_learning_rate=0.003))
+    trainer = AutoencoderTrainer(_autoencoder(), make_teacher(), autoencoder_arguments(args, steps_per_epoch=1))
+    optimizer = trainer.create_optimizer()
+    assert type(optimizer) is kind and {group["lr"] for group in optimizer.param_groups} == {0.003}
+    assert optim != "sgd" or {group["momentum"] for group in optimizer.param_groups} == {0.9}

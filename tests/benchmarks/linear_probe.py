@@ -1,0 +1,107 @@
+"""What a linear classifier reads from a map at the student's stride: the teacher's, its code's and the student's own.
+
+A student can learn from the code only what the code holds. If a linear classifier on the code scores below one on the
+plain student's own map, the autoencoder has lost what the student should be taught (rare classes go first, since they
+hardly matter to a mean squared error): train it longer, or widen it.
+
+    python tests/benchmarks/linear_probe.py --teacher kaseg/mobilenetv2-os16-camvid-teacher \\
+        --autoencoder runs/ka/autoencoder --student kaseg/mobilenetv2-os16-camvid-plain --data-dir DIR
+
+The classifier is ridge regression to one-hot labels, fitted on training images and scored on validation images, both
+at the student's stride.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from kaseg import KASegImageProcessor, KASegModel
+from kaseg.data import get_label_space, load_segmentation_dataset
+from kaseg.distillation import FeatureAutoencoder, TeacherAdapter
+from kaseg.evaluation import ConfusionMatrix, iou_scores
+
+Maps = dict[str, torch.Tensor]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teacher", required=True)
+    parser.add_argument("--autoencoder", type=Path, nargs="+", required=True, help="one or more to compare")
+    parser.add_argument("--student", required=True)
+    parser.add_argument("--dataset", default="camvid")
+    parser.add_argument("--data-dir", required=True)
+    parser.add_argument("--every", type=int, default=4, help="use every n-th image")
+    parser.add_argument("--ridge", type=float, default=10.0)
+    options = parser.parse_args()
+    processor = KASegImageProcessor()
+    networks = {
+        "teacher": TeacherAdapter.from_pretrained(
+            options.teacher, student_mean=processor.image_mean, student_std=processor.image_std
+        ),
+        "student": KASegModel.from_pretrained(options.student).eval(),
+        **{f"code of {folder}": FeatureAutoencoder.from_pretrained(folder).freeze() for folder in options.autoencoder},
+    }
+    splits = {}
+    for split in ("train", "validation"):
+        dataset = load_segmentation_dataset(options.dataset, split=split, data_dir=options.data_dir)
+        splits[split] = collect(networks, processor, dataset, range(0, len(dataset), options.every))
+    names = get_label_space(options.dataset).names
+    print(f"| map | channels | mIoU | {' | '.join(names)} |\n|{'---|' * (3 + len(names))}")
+    for name in splits["train"][0]:
+        scores = probe(splits["train"], splits["validation"], name, len(names), options.ridge)
+        cells = (f"{100 * value:.0f}" for value in scores["per_category_iou"])
+        channels = splits["train"][0][name].shape[1]
+        print(f"| {name} | {channels} | {100 * scores['mean_iou']:.1f} | {' | '.join(cells)} |", flush=True)
+
+
+@torch.no_grad()
+def collect(
+    networks: dict, processor: KASegImageProcessor, dataset: object, indices: range
+) -> tuple[Maps, torch.Tensor]:
+    """Vectors (n, c) of every map at the student's positions and their labels (n,)."""
+    vectors: dict[str, list[torch.Tensor]] = defaultdict(list)
+    labels = []
+    for index in indices:
+        sample = dataset[index]
+        pixels = processor(sample["image"], return_tensors="pt")["pixel_values"]
+        teacher = networks["teacher"](pixels).features
+        student = networks["student"](pixels, output_hidden_states=True).hidden_states[-1]
+        grid = student.shape[-2:]
+        label = torch.from_numpy(np.array(sample["label"]))[None, None].float()
+        label = F.interpolate(label, size=grid, mode="nearest-exact").flatten().long()
+        known = label != 255
+        maps = {"teacher": F.interpolate(teacher, size=grid, mode="area"), "student": student}
+        for name, network in networks.items():
+            if isinstance(network, FeatureAutoencoder):
+                maps[name] = network.encode(teacher, size=grid)
+        for name, features in maps.items():
+            vectors[name].append(features[0].flatten(1).T[known])
+        labels.append(label[known])
+    return {name: torch.cat(parts) for name, parts in vectors.items()}, torch.cat(labels)
+
+
+def probe(
+    train: tuple[Maps, torch.Tensor], validation: tuple[Maps, torch.Tensor], name: str, num_labels: int, ridge: float
+) -> dict:
+    """Scores of the linear classifier that is fitted to `name` on one split, on the other."""
+    (fitted, labels), (held_out, references) = train, validation
+    scale = fitted[name].std(0).clamp(min=1e-6).double()
+    inputs, unseen = (
+        torch.cat([maps[name].double() / scale, maps[name].new_ones(len(maps[name]), 1)], dim=1)
+        for maps in (fitted, held_out)
+    )
+    gram = inputs.T @ inputs + ridge * torch.eye(inputs.shape[1], dtype=inputs.dtype)
+    weights = torch.linalg.solve(gram, inputs.T @ F.one_hot(labels, num_labels).double())
+    matrix = ConfusionMatrix(num_labels)
+    matrix.update((unseen @ weights).argmax(1)[None], references[None])
+    return iou_scores(matrix.matrix)
+
+
+if __name__ == "__main__":
+    main()
