@@ -44,3 +44,25 @@ def push(
             return
         commit = upload(files, destination, commit_message or "Upload data set")
     console.print(commit.pr_url or commit.commit_url, soft_wrap=True, highlight=False)
+
+
+@dataset.command()
+def weights(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name, folder or Hub id of the data set.")],
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of a named data set.")] = None,
+    split: Annotated[str, typer.Option(help="Split to count.")] = "train",
+    label_space: Annotated[str | None, typer.Option(help="Classes where they are not known: file or name.")] = None,
+    power: Annotated[float, typer.Option(help="1: median frequency balancing; less favours rare classes less.")] = 1.0,
+) -> None:
+    """Count the pixels of every class and show the class weights that make up for it, ready for a recipe."""
+    from ..data import count_classes, get_label_space, load_segmentation_dataset, median_frequency_weights
+    from .output import console
+
+    space = get_label_space(name, data_dir, label_space)
+    samples = load_segmentation_dataset(name, split=split, data_dir=data_dir, label_space=label_space)
+    counts = count_classes(samples, len(space.names))
+    values = [round(value, 2) for value in median_frequency_weights(counts, power)]
+    for index, class_name in enumerate(space.names):
+        share = 100 * counts.pixels[index] / counts.pixels.sum()
+        console.print(f"{class_name}: {share:.2f} % of the labelled pixels, weight {values[index]}", highlight=False)
+    console.print(f"class_weights: {values}", highlight=False, soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kaseg.data.bad_samples import SkippedSample
+from kaseg.data.class_weights import ClassCounts, count_classes, median_frequency_weights
 from kaseg.data.collator import SegmentationCollator
 from kaseg.data.dataset import SegmentationDataset, StreamingSegmentationDataset
 from kaseg.data.image_files import read_image, read_mask
@@ -18,6 +19,7 @@ __all__ = [
     "PASCAL_VOC",
     "SCENES",
     "SPECS",
+    "ClassCounts",
     "DatasetSpec",
     "EvalTransform",
     "LabelSpace",
@@ -26,9 +28,11 @@ __all__ = [
     "SkippedSample",
     "StreamingSegmentationDataset",
     "TrainTransform",
+    "count_classes",
     "get_label_space",
     "load_segmentation_dataset",
     "map_labels",
+    "median_frequency_weights",
     "palette_for",
     "read_image",
     "read_label_space",
