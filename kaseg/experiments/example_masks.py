@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,26 +13,29 @@ from kaseg.modeling_kaseg import KASegModel
 
 
 @torch.inference_mode()
-def example_masks(models: Mapping[str, KASegModel], dataset: Any, count: int = 6) -> list[dict[str, Any]]:
+def example_masks(checkpoints: Mapping[str, str | Path], dataset: Any, count: int = 6) -> list[dict[str, Any]]:
     """Images spread over a dataset with their label and every model's mask.
 
     Args:
-        models: Name -> model, in eval mode.
+        checkpoints: Name -> folder of a model and its processor.
         dataset: Samples with `image` (PIL) and `label`, with a length.
         count: How many images at most.
 
     Returns:
         One dictionary per image: `image` (PIL) and `masks` (name, "label" first -> (H, W) train ids).
     """
-    processor = KASegImageProcessor()
+    models = {
+        name: (KASegModel.from_pretrained(folder).eval(), KASegImageProcessor.from_pretrained(folder))
+        for name, folder in checkpoints.items()
+    }
     shown = min(count, len(dataset))
     pictures = []
     for index in range(shown):
         sample = dataset[index * len(dataset) // shown]
         image = sample["image"]
-        inputs = processor(image, return_tensors="pt")
         masks = {"label": sample["label"]}
-        for name, model in models.items():
+        for name, (model, processor) in models.items():
+            inputs = processor(image, return_tensors="pt")
             size = (image.height, image.width)
             masks[name] = processor.post_process_semantic_segmentation(model(**inputs), [size])[0].numpy()
         pictures.append({"image": image, "masks": masks})

@@ -75,7 +75,7 @@ def quickstart(output_dir: str | Path, seed: int = 0, steps: int = 240) -> list[
         title="kaseg quickstart",
         header=HEADER,
         rows=[_cells(row) for row in rows],
-        pictures=example_masks(models, load_segmentation_dataset(scenes, split="validation")),
+        pictures=example_masks(folders, load_segmentation_dataset(scenes, split="validation")),
         names=list(SCENES.names),
         palette=list(SCENES.palette),
     )

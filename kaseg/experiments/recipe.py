@@ -25,6 +25,13 @@ class ModelArguments:
     backbone_weights: str | None = field(
         default=None, metadata={"help": "Local file of encoder weights in timm's layout instead of a download."}
     )
+    encoder_from: str | None = field(
+        default=None,
+        metadata={
+            "help": "Checkpoint whose trained encoder and normalisation a new model starts from, instead of backbone "
+            "and its ImageNet weights: one of kaseg's, or a transformers MobileNetV2 DeepLab."
+        },
+    )
 
 
 @dataclass

@@ -17,7 +17,6 @@ from kaseg.experiments.recipe import DataArguments, build_arguments
 from kaseg.experiments.run import load_data, write_atomically
 from kaseg.experiments.summary import Finished, format_gain, summarize, to_markdown
 from kaseg.model_card.results import RESULTS_NAME
-from kaseg.modeling_kaseg import KASegModel
 
 HEADER = ("student", "objective", "mIoU %", "std", "seeds", "gain over plain (95 %)", "params (M)", "GFLOPs", "steps")
 
@@ -100,8 +99,8 @@ def _named_teacher(comparison: Comparison, scored: Mapping[str, Any]) -> list[tu
 def _pictures(finished: Finished, root: Path, data_args: DataArguments, count: int) -> list[dict[str, Any]]:
     seed = next((run.seed for run, _ in finished if run.student != TEACHER), None)
     shown = [run for run, _ in finished if run.student == TEACHER or run.seed == seed]
-    models = {run.name: KASegModel.from_pretrained(root / run.name) for run in shown}
-    return example_masks(models, load_data(data_args)[1], count)
+    folders = {run.name: root / run.name for run in shown}
+    return example_masks(folders, load_data(data_args)[1], count)
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

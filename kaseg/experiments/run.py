@@ -16,6 +16,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from kaseg.configuration_kaseg import KASegConfig
 from kaseg.data import LabelSpace, get_label_space, load_segmentation_dataset
+from kaseg.experiments.encoder_source import normalization_of, read_encoder
 from kaseg.experiments.latency import milliseconds_per_image
 from kaseg.experiments.recipe import LOADING_OPTIONS, DataArguments, ModelArguments, TeacherArguments
 from kaseg.image_processing_kaseg import KASegImageProcessor
@@ -47,8 +48,14 @@ def build_model(model_args: ModelArguments, label_space: LabelSpace, seed: int) 
         config = KASegConfig.from_pretrained(model_args.model)
         same = list(config.id2label.values()) == list(label_space.names)
         return KASegModel.from_pretrained(model_args.model, **labels, ignore_mismatched_sizes=not same)
-    fields = ("backbone", "output_stride", "head", "separable_head", "classifier_dropout_prob", "freeze_batch_norm")
-    config = KASegConfig(**{name: getattr(model_args, name) for name in fields}, **labels)
+    names = ("backbone", "output_stride", "head", "separable_head", "classifier_dropout_prob", "freeze_batch_norm")
+    fields = {name: getattr(model_args, name) for name in names}
+    if model_args.encoder_from is not None:
+        own, weights = read_encoder(model_args.encoder_from)
+        model = KASegModel(KASegConfig(**{**fields, **own}, **labels))
+        model.encoder.load_state_dict(weights)
+        return model
+    config = KASegConfig(**fields, **labels)
     return KASegModel(
         config, pretrained_backbone=model_args.pretrained_backbone, backbone_weights=model_args.backbone_weights
     )
@@ -134,12 +141,13 @@ def run(
     label_space = get_label_space(data_args.dataset, data_args.data_dir, data_args.label_space)
     train_dataset, eval_dataset = load_data(data_args)
     model = build_model(model_args, label_space, args.seed)
+    start_from = model_args.model or model_args.encoder_from
     trainer = trainer_class(
         model=model,
         args=args,
         train_dataset=train_dataset,
         eval_dataset=eval_dataset,
-        processing_class=KASegImageProcessor(),
+        processing_class=KASegImageProcessor() if start_from is None else normalization_of(start_from),
         **trainer_kwargs,
     )
     card = _introduce(trainer, recipe, data_args)

@@ -32,7 +32,7 @@ WATCHING = {
     "resume_from_checkpoint",
 }
 # Fields that may name a folder of this machine.
-_NAMES = {"model", "teacher", "autoencoder", "dataset", "label_space"}
+_NAMES = {"model", "encoder_from", "teacher", "autoencoder", "dataset", "label_space"}
 _NEVER_WRITTEN = {"hub_token", "accelerator_config", "parallelism_config"}
 # The distillation terms of KnowledgeAdaptationConfig and the fields that weigh them.
 _TERMS = {"adaptation": "adaptation_weight", "affinity": "affinity_weight"}

@@ -1,0 +1,61 @@
+"""A trained network's encoder as the start of a new model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoImageProcessor, MobileNetV2ForSemanticSegmentation
+
+from kaseg.checkpoints import resolve
+from kaseg.configuration_kaseg import KASegConfig
+from kaseg.image_processing_kaseg import KASegImageProcessor
+from kaseg.loading_errors import explained_loading
+from kaseg.modeling_kaseg import KASegModel
+
+# What of an encoder's configuration its weights depend on; a trunk's weights fit every output stride.
+_FIELDS = ("backbone", "num_channels", "tf_padding", "batch_norm_eps", "backbone_kwargs")
+
+
+def read_encoder(name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """The encoder of a [`KASegModel`], or of a transformers MobileNetV2 DeepLab such as Google's on VOC.
+
+    Its images are normalised as [`normalization_of`] says.
+
+    Args:
+        name: Hub id, folder or shipped name.
+
+    Returns:
+        Keyword arguments for [`KASegConfig`] that describe it, and its tensors.
+
+    Raises:
+        CheckpointError (an `OSError`): no such checkpoint, no right to read it, no network, or damaged weights.
+        ValueError: another kind of model.
+    """
+    path = resolve(name)
+    with explained_loading(path):
+        model_type = AutoConfig.from_pretrained(path, trust_remote_code=False).model_type
+        if model_type == "mobilenet_v2":
+            foreign = MobileNetV2ForSemanticSegmentation.from_pretrained(path, use_safetensors=True)
+    if model_type == "mobilenet_v2":
+        model = KASegModel.from_transformers(foreign)
+    elif model_type == KASegConfig.model_type:
+        model = KASegModel.from_pretrained(path)
+    else:
+        raise ValueError(
+            f"encoder_from={name}: a model of type {model_type!r}. An encoder can be taken from a KASegModel or from a "
+            "transformers MobileNetV2ForSemanticSegmentation."
+        )
+    return {field: getattr(model.config, field) for field in _FIELDS}, model.encoder.state_dict()
+
+
+def normalization_of(name: str) -> KASegImageProcessor:
+    """A processor with the mean and standard deviation of a checkpoint's own.
+
+    Raises:
+        CheckpointError (an `OSError`): no such checkpoint, no right to read it, or no network.
+    """
+    path = resolve(name)
+    with explained_loading(path):
+        processor = AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
+    return KASegImageProcessor(image_mean=list(processor.image_mean), image_std=list(processor.image_std))
