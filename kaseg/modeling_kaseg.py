@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -16,6 +17,7 @@ from .checkpoints import resolve
 from .configuration_kaseg import KASegConfig
 from .conversion import config_from_mobilenet_v2, convert_mobilenet_v2
 from .encoders import Encoder
+from .fusion import fold_batch_norm
 from .heads import DeepLabV3PlusHead, FPNHead, LRASPPHead, MLPHead, StrideMerge, StudentHead
 from .loading_errors import check_cached_weights, explained_loading
 
@@ -53,6 +55,7 @@ class KASegModel(PreTrainedModel):
     input_modalities = ("image",)
     accepts_loss_kwargs = False
     _no_split_modules: list[str] = []
+    _fused = False
 
     def __init__(
         self, config: KASegConfig, pretrained_backbone: bool = False, backbone_weights: str | Path | None = None
@@ -102,7 +105,41 @@ class KASegModel(PreTrainedModel):
                 tensor._is_hf_initialized = True  # type: ignore[attr-defined]
         super().post_init()
 
+    def fuse(self) -> KASegModel:
+        """Fold every BatchNorm into the convolution before it, in place, for deployment. Returns the model itself.
+
+        Trunks with branches for training alone (RepVGG, MobileOne, FastViT) are first reduced to one branch by timm.
+        The outputs stay the same up to rounding. It cannot be undone, and a fused model can be neither trained nor
+        saved: save first, and fuse what `from_pretrained` gives.
+
+        Raises:
+            ValueError: the model is in training mode.
+        """
+        if self.training:
+            raise ValueError("fuse() folds fixed BatchNorm statistics, but the model is in training mode: call eval().")
+        if not self._fused:
+            self.encoder.body = timm.utils.reparameterize_model(self.encoder.body)
+            side = 2 * max(*self.encoder.reductions, self.encoder.size_multiple)
+            fold_batch_norm(self, (1, self.config.num_channels, side, side), output_hidden_states=True)
+            self._fused = True
+        return self
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in `PreTrainedModel`.
+
+        Raises:
+            ValueError: the model was fused.
+        """
+        if self._fused:
+            raise ValueError(
+                "A fused model has other weights than its config describes and cannot be saved: save it before fuse(). "
+                "To deploy it, export it."
+            )
+        return super().save_pretrained(save_directory, *args, **kwargs)
+
     def train(self, mode: bool = True) -> KASegModel:
+        if mode and self._fused:
+            raise ValueError("A fused model has no BatchNorm left to train: load the checkpoint again to train it.")
         super().train(mode)
         if self.config.freeze_batch_norm:
             for module in self.modules():
