@@ -35,7 +35,7 @@ class Encoder(nn.Module):
 
     Attributes:
         channels, reductions (`list[int]`): Channels and stride of each map, from fine to coarse.
-        size_multiple (`int`): Images are padded to multiples of it, because the trunk takes no others.
+        size_multiple, smallest_side (`int`): What images are padded to, because the trunk takes no others.
 
     Raises:
         ValueError: unknown trunk, no feature maps, a trunk whose deepest map is finer than `output_stride`, or one that
@@ -50,8 +50,9 @@ class Encoder(nn.Module):
         self.create_kwargs: dict[str, Any] = {"features_only": True, "in_chans": in_channels, **(model_kwargs or {})}
         self._create(output_stride)
         layout = self._find_layout(in_channels)
+        own_kwargs = self.create_kwargs
         for any_size in _ANY_SIZE:
-            if layout is None and self._accepts(any_size):
+            if layout is None and self._accepts({**own_kwargs, **any_size}):
                 layout = self._find_layout(in_channels)
         if layout is None:
             raise ValueError(
@@ -59,7 +60,7 @@ class Encoder(nn.Module):
                 "images of any size: it is built for one size, or cuts off the image's border. Choose another, for "
                 f"example {EXAMPLES}."
             )
-        self.size_multiple, self.channels_last = layout
+        self.size_multiple, self.smallest_side, self.channels_last = layout
         if self.reductions[-1] < output_stride:
             finer = max((stride for stride in (4, 8, 16, 32) if stride <= self.reductions[-1]), default=None)
             remedy = f"Set output_stride={finer}." if finer else f"Choose another, for example {EXAMPLES}."
@@ -89,27 +90,27 @@ class Encoder(nn.Module):
         self.channels: list[int] = list(self.body.feature_info.channels())
         self.reductions: list[int] = list(self.body.feature_info.reduction())
 
-    def _accepts(self, further: dict[str, Any]) -> bool:
-        """Build the trunk with further keyword arguments, if it knows them."""
+    def _accepts(self, kwargs: dict[str, Any]) -> bool:
+        """Build the trunk with these keyword arguments, if it knows them."""
         try:
-            self._create_with({**self.create_kwargs, **further})
+            self._create_with(kwargs)
         except (AssertionError, TypeError, RuntimeError, AttributeError):
             return False
         return True
 
-    def _find_layout(self, in_channels: int) -> tuple[int, list[bool]] | None:
-        """Of which number the sides of an image must be multiples, and which maps have their channels last.
+    def _find_layout(self, in_channels: int) -> tuple[int, int, list[bool]] | None:
+        """Multiple and minimum of the sides of an image that the trunk takes, and which maps have their channels last.
 
         Found by shape-only passes: at a size that no stride divides; at multiples of the stride, for trunks that cut
         the image into patches; at multiples of the size the trunk was made for, for windows that must fit. `None` if
         none of these is taken."""
         layout = self._channels_last_at(in_channels, 33, 65)
         if layout is not None:
-            return 1, layout
+            return 1, 1 if self._channels_last_at(in_channels, 1, 1) else 33, layout
         for multiple in (math.lcm(*self.reductions), self.body.pretrained_cfg["input_size"][-1]):
             layout = self._channels_last_at(in_channels, multiple, 2 * multiple)
             if layout is not None:
-                return multiple, layout
+                return multiple, multiple, layout
         return None
 
     @torch.no_grad()
@@ -139,19 +140,24 @@ class Encoder(nn.Module):
         Trunks that cannot take every size get the image padded with zeros at the bottom and the right, and what belongs
         to the padding is cut off their maps."""
         height, width = pixel_values.shape[-2:]
-        multiple = self.size_multiple
-        if multiple > 1:
+        pads = self.size_multiple > 1 or self.smallest_side > 1
+        if pads:
             # Trunks that cut the image into patches (ConvNeXt) would drop the last rows and columns, or fail.
-            pixel_values = F.pad(pixel_values, (0, -width % multiple, 0, -height % multiple))
+            pixel_values = F.pad(pixel_values, (0, self._padding(width), 0, self._padding(height)))
         features = [
             f.permute(0, 3, 1, 2) if channels_last else f
             for f, channels_last in zip(self.body(pixel_values), self.channels_last, strict=True)
         ]
-        if multiple > 1:
+        if pads:
             features = [
                 f[..., : -(-height // r), : -(-width // r)] for f, r in zip(features, self.reductions, strict=True)
             ]
         return features
+
+    def _padding(self, side: int) -> int | torch.SymInt:
+        if self.size_multiple > 1:
+            return -side % self.size_multiple
+        return torch.sym_max(self.smallest_side - side, 0)
 
     def load_pretrained(self, file: str | Path | None = None) -> None:
         """Copy timm's pretrained weights into the trunk.

@@ -69,7 +69,13 @@ class ImagePooling(nn.Module):
         return pooled.expand(-1, -1, x.shape[-2], x.shape[-1])
 
 
-class StudentHead(nn.Module):
+class Head(nn.Module):
+    """Encoder maps, from fine to coarse -> the map that the classifier reads, at `stride`."""
+
+    stride: int
+
+
+class StudentHead(Head):
     """The DeepLab MobileNetV2 head of the paper's student: no ASPP, no decoder.
 
     {global pooling + 1x1 conv, 1x1 conv} -> concat -> 1x1 conv, all with BatchNorm and ReLU. Its cost at 513x513 is
@@ -90,7 +96,7 @@ class StudentHead(nn.Module):
         return self.project(torch.cat([self.pool(x), self.conv(x)], dim=1))
 
 
-class DeepLabV3PlusHead(nn.Module):
+class DeepLabV3PlusHead(Head):
     """ASPP and decoder of DeepLabV3+ (Chen et al., ECCV 2018), the head of the paper's teachers.
 
     ASPP (1x1, three atrous 3x3, image pooling) -> 1x1 -> upsampled to the stride-4 map, whose channels are reduced to
@@ -131,7 +137,7 @@ class DeepLabV3PlusHead(nn.Module):
         return self.decoder(torch.cat([_resize(x, skip.shape[-2:]), skip], dim=1))
 
 
-class LRASPPHead(nn.Module):
+class LRASPPHead(Head):
     """Lite reduced ASPP (LR-ASPP) of MobileNetV3 (Howard et al., ICCV 2019).
 
     1x1 conv of the deepest map, gated per channel by the sigmoid of a 1x1 conv of its global mean, upsampled and added
@@ -183,7 +189,7 @@ class MapSum(nn.Module):
         return F.relu(self.norm(x))
 
 
-class MLPHead(nn.Module):
+class MLPHead(Head):
     """The all-MLP decoder of SegFormer (Xie et al., NeurIPS 2021) on the trunk's pyramid from stride 4 on.
 
     SegFormer projects each map linearly, upsamples to stride 4, concatenates and fuses linearly, with BatchNorm and
@@ -203,7 +209,7 @@ class MLPHead(nn.Module):
         return self.fuse([features[i] for i in self.indices])
 
 
-class FPNHead(nn.Module):
+class FPNHead(Head):
     """Feature pyramid and the semantic branch of Panoptic FPN (Kirillov et al., CVPR 2019).
 
     1x1 laterals and a top-down sum; then each level goes through 3x3 convs, each followed by upsampling to the next
@@ -221,21 +227,21 @@ class FPNHead(nn.Module):
         self.indices = pyramid_indices(strides, 4)
         self.stride = strides[self.indices[0]]
         self.laterals = nn.ModuleList(nn.Conv2d(in_channels[i], channels, 1) for i in self.indices)
-        self.branches = nn.ModuleList(
-            nn.ModuleList(ConvBNReLU(channels, channels, 3, separable=separable) for _ in range(max(1, level)))
-            for level in range(len(self.indices))
-        )
+        # The finest level is convolved once, each other one once per level that it climbs.
+        steps = sum(max(1, level) for level in range(len(self.indices)))
+        self.convs = nn.ModuleList(ConvBNReLU(channels, channels, 3, separable=separable) for _ in range(steps))
 
     def forward(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
         sizes = [features[i].shape[-2:] for i in self.indices]
         pyramid = [lateral(features[i]) for lateral, i in zip(self.laterals, self.indices, strict=True)]
         for level in range(len(pyramid) - 2, -1, -1):
             pyramid[level] = pyramid[level] + _resize(pyramid[level + 1], sizes[level], mode="nearest")
-        total = self.branches[0][0](pyramid[0])
+        convs = iter(self.convs)
+        total = next(convs)(pyramid[0])
         for level in range(1, len(pyramid)):
             x = pyramid[level]
-            for step, conv in enumerate(self.branches[level]):
-                x = _resize(conv(x), sizes[level - 1 - step])
+            for finer in range(level - 1, -1, -1):
+                x = _resize(next(convs)(x), sizes[finer])
             total = total + x
         return total
 

@@ -18,7 +18,7 @@ from .configuration_kaseg import KASegConfig
 from .conversion import config_from_mobilenet_v2, convert_mobilenet_v2
 from .encoders import Encoder
 from .fusion import fold_batch_norm
-from .heads import DeepLabV3PlusHead, FPNHead, LRASPPHead, MLPHead, StrideMerge, StudentHead
+from .heads import DeepLabV3PlusHead, FPNHead, Head, LRASPPHead, MLPHead, StrideMerge, StudentHead
 from .loading_errors import check_cached_weights, explained_loading
 
 
@@ -62,6 +62,8 @@ class KASegModel(PreTrainedModel):
     ) -> None:
         super().__init__(config)
         self.encoder = Encoder(config.backbone, config.output_stride, config.num_channels, config.encoder_kwargs)
+        self.merge: StrideMerge | None
+        self.head: Head
         self.merge, self.head = _build_head(config, self.encoder)
         self.dropout = nn.Dropout(config.classifier_dropout_prob)
         self.classifier = nn.Conv2d(config.head_channels, config.num_labels, 1)
@@ -242,14 +244,15 @@ class KASegModel(PreTrainedModel):
         return total / labels.ne(ignore_index).sum().clamp(min=1)
 
 
-def _build_head(config: KASegConfig, encoder: Encoder) -> tuple[StrideMerge | None, nn.Module]:
+def _build_head(config: KASegConfig, encoder: Encoder) -> tuple[StrideMerge | None, Head]:
     """The head, and what brings the maps of a trunk that cannot dilate to the output stride that the head expects."""
     channels, width = encoder.channels, config.head_channels
     if config.head == "mlp":
         return None, MLPHead(channels, encoder.reductions, width)
     if config.head == "fpn":
         return None, FPNHead(channels, encoder.reductions, width, config.separable_head)
-    merge, strides = None, encoder.reductions
+    merge: StrideMerge | None = None
+    strides = encoder.reductions
     if strides[-1] != config.output_stride:
         merge = StrideMerge(channels, strides, config.output_stride, width)
         channels, strides = merge.channels, merge.strides
