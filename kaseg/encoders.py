@@ -154,10 +154,10 @@ class Encoder(nn.Module):
             ]
         return features
 
-    def _padding(self, side: int) -> int | torch.SymInt:
+    def _padding(self, side: int) -> int:
         if self.size_multiple > 1:
             return -side % self.size_multiple
-        return torch.sym_max(self.smallest_side - side, 0)
+        return torch.sym_max(self.smallest_side - side, 0)  # type: ignore[return-value]
 
     def load_pretrained(self, file: str | Path | None = None) -> None:
         """Copy timm's pretrained weights into the trunk.

@@ -44,8 +44,10 @@ def _pairs(model: nn.Module, image_shape: tuple[int, ...], kwargs: dict[str, Any
     """Names of a convolution and of the BatchNorm that alone reads its output."""
     tensors = {name: t.to("meta") for name, t in [*model.named_parameters(), *model.named_buffers()]}
     recorder = _Recorder({id(tensor): name.rpartition(".")[0] for name, tensor in tensors.items()})
+    dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), None)
+    image = torch.zeros(image_shape, dtype=dtype, device="meta")
     with torch.no_grad(), recorder:
-        outputs = torch.func.functional_call(model, tensors, (torch.zeros(image_shape, device="meta"),), kwargs)
+        outputs = torch.func.functional_call(model, tensors, (image,), kwargs)
     returned = {id(output) for output in tree_leaves(outputs)}
     for output, conv, norm in recorder.pairs:
         once = recorder.calls[conv] == recorder.calls[norm] == recorder.reads[id(output)] == 1

@@ -90,7 +90,7 @@ class KASegModel(PreTrainedModel):
                 init.zeros_(module.bias)
         elif hasattr(module, "init_non_persistent_buffers"):
             # timm's window indices and blur kernels, which no checkpoint holds.
-            module.init_non_persistent_buffers()
+            module.init_non_persistent_buffers()  # type: ignore[operator]
         elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm):
             if module.weight is not None:
                 init.ones_(module.weight)
