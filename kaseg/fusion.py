@@ -36,7 +36,7 @@ def fold_batch_norm(model: nn.Module, image_shape: tuple[int, ...], **kwargs: An
         assert isinstance(conv, _CONVOLUTIONS) and isinstance(norm, nn.modules.batchnorm._BatchNorm)
         model.set_submodule(conv_name, fuse_conv_bn_eval(conv, norm))
         rest = list(norm.children())
-        model.set_submodule(norm_name, nn.Sequential(*rest) if rest else nn.Identity())
+        model.set_submodule(norm_name, (nn.Sequential(*rest) if rest else nn.Identity()).eval())
     return len(pairs)
 
 

@@ -120,7 +120,7 @@ class KASegModel(PreTrainedModel):
         if self.training:
             raise ValueError("fuse() folds fixed BatchNorm statistics, but the model is in training mode: call eval().")
         if not self._fused:
-            self.encoder.body = timm.utils.reparameterize_model(self.encoder.body)
+            self.encoder.body = timm.utils.reparameterize_model(self.encoder.body).eval()
             side = 2 * max(*self.encoder.reductions, self.encoder.size_multiple)
             fold_batch_norm(self, (1, self.config.num_channels, side, side), output_hidden_states=True)
             self._fused = True
