@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig
 from .checkpoints import resolve
 from .loading_errors import explained_loading
 
-HEADS = ("student", "deeplabv3plus")
+HEADS = ("student", "deeplabv3plus", "lraspp", "mlp", "fpn")
 OUTPUT_STRIDES = (4, 8, 16, 32)
 
 
@@ -20,15 +20,19 @@ class KASegConfig(PreTrainedConfig):
 
     Args:
         backbone (`str`, defaults to `"mobilenetv2_100"`): timm encoder that offers feature maps.
-        output_stride (`int`, defaults to 16): Stride of the deepest encoder map: 4, 8, 16 or 32.
+        output_stride (`int`, defaults to 16): Stride of the deepest map that the head reads: 4, 8, 16 or 32. The trunk
+            is dilated to it; where timm cannot do that, its coarser maps are merged into one at this stride
+            ([`~kaseg.heads.StrideMerge`]), except for `"mlp"` and `"fpn"`, which merge all maps anyway.
         num_channels (`int`, defaults to 3): Channels of the image.
-        head (`str`, defaults to `"student"`): `"student"` (the DeepLab MobileNetV2 head, no ASPP and no decoder) or
-            `"deeplabv3plus"` (for teachers).
+        head (`str`, defaults to `"student"`): `"student"` (the DeepLab MobileNetV2 head, no ASPP and no decoder; logits
+            at `output_stride`), `"deeplabv3plus"` (for teachers; stride 4), `"lraspp"` (MobileNetV3's; stride 8),
+            `"mlp"` (SegFormer's; stride 4) or `"fpn"` (Panoptic FPN's; stride 4).
         head_channels (`int`, defaults to 256): Channels of the map that the classifier reads.
         skip_channels (`int`, defaults to 48): Channels of the decoder's stride-4 skip (`"deeplabv3plus"` only).
         atrous_rates (`list[int]`, *optional*): ASPP rates; by default 6, 12, 18 at output stride 16, doubled at 8
             (Chen et al. 2018).
-        separable_head (`bool`, defaults to `True`): Depthwise separable 3x3 convolutions in `"deeplabv3plus"`.
+        separable_head (`bool`, defaults to `True`): Depthwise separable 3x3 convolutions in `"deeplabv3plus"`
+            and `"fpn"`.
         classifier_dropout_prob (`float`, defaults to 0.1): Dropout before the classifier (our choice).
         tf_padding (`bool`, defaults to `False`): Pad the trunk's convolutions the TensorFlow way ("SAME").
         batch_norm_eps (`float`, *optional*): Epsilon of the trunk's BatchNorm; timm's own by default.

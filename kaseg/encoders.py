@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -12,23 +13,33 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
 
-DILATABLE_EXAMPLES = "mobilenetv2_100, mobilenetv3_large_100, efficientnet_b0, resnet50, convnext_tiny"
+EXAMPLES = "mobilenetv2_100, mobilenetv3_large_100, efficientnet_b0, resnet50, convnext_tiny"
+# How timm's transformers that are made for one image size are told to take every size: ViTs resample their position
+# embedding, Swins pad their windows.
+_ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False})
 
 
 class Encoder(nn.Module):
-    """A timm feature extractor whose deepest map lies at `output_stride`.
+    """A timm feature extractor whose deepest map lies at `output_stride`, or as near to it as the trunk can be brought.
 
-    Strides that are too large are replaced by dilation inside timm, so the weights of one trunk fit every stride.
+    Strides that are too large are replaced by dilation inside timm, so the weights of one trunk fit every stride. A
+    trunk that timm cannot dilate so far keeps the strides it has: `reductions` says which, and
+    [`~kaseg.heads.StrideMerge`] brings its maps to `output_stride`.
 
     Args:
         name (`str`): A timm model name, e.g. `"mobilenetv2_100"` or `"resnet50"`.
-        output_stride (`int`): 4, 8, 16 or 32, as far as the trunk can dilate.
+        output_stride (`int`): 4, 8, 16 or 32.
         in_channels (`int`): Channels of the image.
         model_kwargs (`dict`, *optional*): Further keyword arguments of `timm.create_model`, e.g.
             `{"pad_type": "same", "bn_eps": 1e-3}` for TensorFlow's padding and BatchNorm epsilon.
 
+    Attributes:
+        channels, reductions (`list[int]`): Channels and stride of each map, from fine to coarse.
+        size_multiple, smallest_side (`int`): What images are padded to, because the trunk takes no others.
+
     Raises:
-        ValueError: unknown trunk, no feature maps, or a stride that the trunk cannot give.
+        ValueError: unknown trunk, no feature maps, a trunk whose deepest map is finer than `output_stride`, or one that
+            cannot give maps for images of any size.
     """
 
     def __init__(
@@ -37,36 +48,91 @@ class Encoder(nn.Module):
         super().__init__()
         self.name = name
         self.create_kwargs: dict[str, Any] = {"features_only": True, "in_chans": in_channels, **(model_kwargs or {})}
-        if output_stride != 32:
-            self.create_kwargs["output_stride"] = output_stride
+        self._create(output_stride)
+        layout = self._find_layout(in_channels)
+        own_kwargs = self.create_kwargs
+        for any_size in _ANY_SIZE:
+            if layout is None and self._accepts({**own_kwargs, **any_size}):
+                layout = self._find_layout(in_channels)
+        if layout is None:
+            raise ValueError(
+                f"timm encoder {name!r} does not give maps of ceil(size / stride) at strides {self.reductions} for "
+                "images of any size: it is built for one size, or cuts off the image's border. Choose another, for "
+                f"example {EXAMPLES}."
+            )
+        self.size_multiple, self.smallest_side, self.channels_last = layout
+        if self.reductions[-1] < output_stride:
+            finer = max((stride for stride in (4, 8, 16, 32) if stride <= self.reductions[-1]), default=None)
+            remedy = f"Set output_stride={finer}." if finer else f"Choose another, for example {EXAMPLES}."
+            raise ValueError(
+                f"timm encoder {name!r} ends at stride {self.reductions[-1]}, finer than the requested "
+                f"output_stride={output_stride}. {remedy}"
+            )
+
+    def _create(self, output_stride: int) -> None:
+        """Build the trunk, dilated as far towards `output_stride` as timm can."""
+        plain = self.create_kwargs
+        for stride in (s for s in (4, 8, 16) if s >= output_stride):
+            try:
+                self._create_with({**plain, "output_stride": stride})
+            except (AssertionError, TypeError, RuntimeError, AttributeError):
+                continue
+            if self.reductions[-1] == stride:
+                return
         try:
-            self.body = timm.create_model(name, pretrained=False, **self.create_kwargs)
+            self._create_with(plain)
         except (AssertionError, TypeError, RuntimeError, AttributeError) as error:
-            raise ValueError(_explain_failure(name, output_stride, error)) from error
+            raise ValueError(_explain_failure(self.name, error)) from error
+
+    def _create_with(self, kwargs: dict[str, Any]) -> None:
+        self.body = timm.create_model(self.name, pretrained=False, **kwargs)
+        self.create_kwargs = kwargs
         self.channels: list[int] = list(self.body.feature_info.channels())
         self.reductions: list[int] = list(self.body.feature_info.reduction())
-        if self.reductions[-1] != output_stride:
-            raise ValueError(
-                f"timm encoder {name!r} ends at stride {self.reductions[-1]}, not at the requested output_stride="
-                f"{output_stride}. Set output_stride={self.reductions[-1]} or choose a trunk that can dilate: "
-                f"{DILATABLE_EXAMPLES}."
-            )
-        self.pads_input = not self._rounds_up(in_channels)
+
+    def _accepts(self, kwargs: dict[str, Any]) -> bool:
+        """Build the trunk with these keyword arguments, if it knows them."""
+        try:
+            self._create_with(kwargs)
+        except (AssertionError, TypeError, RuntimeError, AttributeError):
+            return False
+        return True
+
+    def _find_layout(self, in_channels: int) -> tuple[int, int, list[bool]] | None:
+        """Multiple and minimum of the sides of an image that the trunk takes, and which maps have their channels last.
+
+        Found by shape-only passes: at a size that no stride divides; at multiples of the stride, for trunks that cut
+        the image into patches; at multiples of the size the trunk was made for, for windows that must fit. `None` if
+        none of these is taken."""
+        layout = self._channels_last_at(in_channels, 33, 65)
+        if layout is not None:
+            return 1, 1 if self._channels_last_at(in_channels, 1, 1) else 33, layout
+        for multiple in (math.lcm(*self.reductions), self.body.pretrained_cfg["input_size"][-1]):
+            layout = self._channels_last_at(in_channels, multiple, 2 * multiple)
+            if layout is not None:
+                return multiple, multiple, layout
+        return None
 
     @torch.no_grad()
-    def _rounds_up(self, in_channels: int) -> bool:
-        """Whether maps are ceil(size / stride), found by a shape-only pass on a size that no stride divides."""
+    def _channels_last_at(self, in_channels: int, height: int, width: int) -> list[bool] | None:
+        """Whether each map of an image of this size is (B, h, w, c); `None` if maps fail or have other sizes."""
         tensors = {name: t.to("meta") for name, t in [*self.body.named_parameters(), *self.body.named_buffers()]}
         was_training = self.body.training
         self.body.eval()
         try:
-            image = torch.zeros(1, in_channels, 33, 33, device="meta")
+            image = torch.zeros(1, in_channels, height, width, device="meta")
             features = torch.func.functional_call(self.body, tensors, (image,))
-        except (RuntimeError, AssertionError, ValueError):
-            return False
+        except (RuntimeError, AssertionError, ValueError, IndexError):
+            return None
         finally:
             self.body.train(was_training)
-        return all(f.shape[-1] == -(-33 // r) for f, r in zip(features, self.reductions, strict=True))
+        channels_last = []
+        for feature, c, r in zip(features, self.channels, self.reductions, strict=True):
+            size = (-(-height // r), -(-width // r))
+            if tuple(feature.shape[1:]) not in ((c, *size), (*size, c)):
+                return None
+            channels_last.append(tuple(feature.shape[1:]) != (c, *size))
+        return channels_last
 
     def forward(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
         """(B, C, H, W) image -> feature maps from fine to coarse, each (B, c_i, ceil(H / r_i), ceil(W / r_i)).
@@ -74,25 +140,24 @@ class Encoder(nn.Module):
         Trunks that cannot take every size get the image padded with zeros at the bottom and the right, and what belongs
         to the padding is cut off their maps."""
         height, width = pixel_values.shape[-2:]
-        if self.pads_input:
+        pads = self.size_multiple > 1 or self.smallest_side > 1
+        if pads:
             # Trunks that cut the image into patches (ConvNeXt) would drop the last rows and columns, or fail.
-            stride = self.reductions[-1]
-            pixel_values = F.pad(pixel_values, (0, -width % stride, 0, -height % stride))
-        features = self.body(pixel_values)
-        # Some transformers of timm (Swin) give (B, H, W, C).
+            pixel_values = F.pad(pixel_values, (0, self._padding(width), 0, self._padding(height)))
         features = [
-            f.permute(0, 3, 1, 2) if f.shape[1] != c and f.shape[-1] == c else f
-            for f, c in zip(features, self.channels, strict=True)
+            f.permute(0, 3, 1, 2) if channels_last else f
+            for f, channels_last in zip(self.body(pixel_values), self.channels_last, strict=True)
         ]
-        if self.pads_input:
+        if pads:
             features = [
                 f[..., : -(-height // r), : -(-width // r)] for f, r in zip(features, self.reductions, strict=True)
             ]
         return features
 
-    def skip_index(self, stride: int) -> int:
-        """Index of the first feature map at `stride` (or just coarser): where a decoder takes its skip connection."""
-        return next((i for i, r in enumerate(self.reductions) if r >= stride), len(self.reductions) - 1)
+    def _padding(self, side: int) -> int:
+        if self.size_multiple > 1:
+            return -side % self.size_multiple
+        return torch.sym_max(self.smallest_side - side, 0)  # type: ignore[return-value]
 
     def load_pretrained(self, file: str | Path | None = None) -> None:
         """Copy timm's pretrained weights into the trunk.
@@ -134,15 +199,10 @@ def _read_weights(file: Path) -> dict[str, torch.Tensor]:
         ) from error
 
 
-def _explain_failure(name: str, output_stride: int, error: Exception) -> str:
+def _explain_failure(name: str, error: Exception) -> str:
     base = name.partition(".")[0]
     if not timm.is_model(base) and ":" not in name:
         close = timm.list_models(f"*{base.split('_')[0]}*")[:8]
         return f"timm has no encoder named {name!r}." + (f" Close names: {', '.join(close)}." if close else "")
     reason = str(error) or type(error).__name__
-    if output_stride != 32:
-        return (
-            f"timm encoder {name!r} cannot run at output_stride={output_stride}: it cannot replace its strides by "
-            f"dilation ({reason}). Use output_stride=32 with it, or one that can dilate: {DILATABLE_EXAMPLES}."
-        )
-    return f"timm encoder {name!r} offers no feature maps ({reason}). Use for example {DILATABLE_EXAMPLES}."
+    return f"timm encoder {name!r} offers no feature maps ({reason}). Use for example {EXAMPLES}."

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -16,7 +17,8 @@ from .checkpoints import resolve
 from .configuration_kaseg import KASegConfig
 from .conversion import config_from_mobilenet_v2, convert_mobilenet_v2
 from .encoders import Encoder
-from .heads import DeepLabV3PlusHead, StudentHead
+from .fusion import fold_batch_norm
+from .heads import DeepLabV3PlusHead, FPNHead, Head, LRASPPHead, MLPHead, StrideMerge, StudentHead
 from .loading_errors import check_cached_weights, explained_loading
 
 
@@ -53,13 +55,16 @@ class KASegModel(PreTrainedModel):
     input_modalities = ("image",)
     accepts_loss_kwargs = False
     _no_split_modules: list[str] = []
+    _fused = False
 
     def __init__(
         self, config: KASegConfig, pretrained_backbone: bool = False, backbone_weights: str | Path | None = None
     ) -> None:
         super().__init__(config)
         self.encoder = Encoder(config.backbone, config.output_stride, config.num_channels, config.encoder_kwargs)
-        self.head = _build_head(config, self.encoder)
+        self.merge: StrideMerge | None
+        self.head: Head
+        self.merge, self.head = _build_head(config, self.encoder)
         self.dropout = nn.Dropout(config.classifier_dropout_prob)
         self.classifier = nn.Conv2d(config.head_channels, config.num_labels, 1)
         self.post_init()
@@ -67,6 +72,11 @@ class KASegModel(PreTrainedModel):
             self.encoder.load_pretrained(backbone_weights)
         if config.freeze_batch_norm:
             self.train(self.training)
+
+    @property
+    def feature_stride(self) -> int:
+        """Stride of the logits and of the map before the classifier, in image pixels."""
+        return self.head.stride
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -78,6 +88,9 @@ class KASegModel(PreTrainedModel):
                 init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 init.zeros_(module.bias)
+        elif hasattr(module, "init_non_persistent_buffers"):
+            # timm's window indices and blur kernels, which no checkpoint holds.
+            module.init_non_persistent_buffers()  # type: ignore[operator]
         elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm):
             if module.weight is not None:
                 init.ones_(module.weight)
@@ -94,7 +107,41 @@ class KASegModel(PreTrainedModel):
                 tensor._is_hf_initialized = True  # type: ignore[attr-defined]
         super().post_init()
 
+    def fuse(self) -> KASegModel:
+        """Fold every BatchNorm into the convolution before it, in place, for deployment. Returns the model itself.
+
+        Trunks with branches for training alone (RepVGG, MobileOne, FastViT) are first reduced to one branch by timm.
+        The outputs stay the same up to rounding. It cannot be undone, and a fused model can be neither trained nor
+        saved: save first, and fuse what `from_pretrained` gives.
+
+        Raises:
+            ValueError: the model is in training mode.
+        """
+        if self.training:
+            raise ValueError("fuse() folds fixed BatchNorm statistics, but the model is in training mode: call eval().")
+        if not self._fused:
+            self.encoder.body = timm.utils.reparameterize_model(self.encoder.body).eval()
+            side = 2 * max(*self.encoder.reductions, self.encoder.size_multiple)
+            fold_batch_norm(self, (1, self.config.num_channels, side, side), output_hidden_states=True)
+            self._fused = True
+        return self
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in `PreTrainedModel`.
+
+        Raises:
+            ValueError: the model was fused.
+        """
+        if self._fused:
+            raise ValueError(
+                "A fused model has other weights than its config describes and cannot be saved: save it before fuse(). "
+                "To deploy it, export it."
+            )
+        return super().save_pretrained(save_directory, *args, **kwargs)
+
     def train(self, mode: bool = True) -> KASegModel:
+        if mode and self._fused:
+            raise ValueError("A fused model has no BatchNorm left to train: load the checkpoint again to train it.")
         super().train(mode)
         if self.config.freeze_batch_norm:
             for module in self.modules():
@@ -177,7 +224,8 @@ class KASegModel(PreTrainedModel):
         if return_dict is None:
             return_dict = self.config.return_dict
         features = self.encoder(pixel_values)
-        feature_map = self.head(features)
+        maps = features if self.merge is None else self.merge(features, pixel_values.shape[-2:])
+        feature_map = self.head(maps)
         logits = self.classifier(self.dropout(feature_map))
         loss = None if labels is None else self._cross_entropy(logits, labels)
         hidden_states = (*features, feature_map) if output_hidden_states else None
@@ -196,14 +244,27 @@ class KASegModel(PreTrainedModel):
         return total / labels.ne(ignore_index).sum().clamp(min=1)
 
 
-def _build_head(config: KASegConfig, encoder: Encoder) -> nn.Module:
+def _build_head(config: KASegConfig, encoder: Encoder) -> tuple[StrideMerge | None, Head]:
+    """The head, and what brings the maps of a trunk that cannot dilate to the output stride that the head expects."""
+    channels, width = encoder.channels, config.head_channels
+    if config.head == "mlp":
+        return None, MLPHead(channels, encoder.reductions, width)
+    if config.head == "fpn":
+        return None, FPNHead(channels, encoder.reductions, width, config.separable_head)
+    merge: StrideMerge | None = None
+    strides = encoder.reductions
+    if strides[-1] != config.output_stride:
+        merge = StrideMerge(channels, strides, config.output_stride, width)
+        channels, strides = merge.channels, merge.strides
     if config.head == "student":
-        return StudentHead(encoder.channels, config.head_channels)
-    return DeepLabV3PlusHead(
-        encoder.channels,
-        skip_index=encoder.skip_index(4),
+        return merge, StudentHead(channels, strides, width)
+    if config.head == "lraspp":
+        return merge, LRASPPHead(channels, strides, width)
+    return merge, DeepLabV3PlusHead(
+        channels,
+        strides,
         atrous_rates=config.resolved_atrous_rates,
-        channels=config.head_channels,
+        channels=width,
         skip_channels=config.skip_channels,
         separable=config.separable_head,
     )

@@ -17,8 +17,10 @@ class ModelArguments:
     )
     backbone: str = field(default="mobilenetv2_100", metadata={"help": "timm encoder (paper: MobileNetV2)."})
     output_stride: int = field(default=16, metadata={"help": "Stride of the last map: 4, 8, 16 or 32 (paper: 16)."})
-    head: str = field(default="student", metadata={"help": "student (paper) or deeplabv3plus (for teachers)."})
-    separable_head: bool = field(default=True, metadata={"help": "Separable 3x3 convolutions in deeplabv3plus."})
+    head: str = field(
+        default="student", metadata={"help": "student (paper), deeplabv3plus (for teachers), lraspp, mlp or fpn."}
+    )
+    separable_head: bool = field(default=True, metadata={"help": "Separable 3x3 convolutions in deeplabv3plus, fpn."})
     classifier_dropout_prob: float = field(default=0.1, metadata={"help": "Dropout before the classifier."})
     freeze_batch_norm: bool = field(default=False, metadata={"help": "Keep BatchNorm fixed."})
     pretrained_backbone: bool = field(default=True, metadata={"help": "Start from timm's ImageNet weights."})

@@ -14,6 +14,7 @@ CODE_FILES = (
     "configuration_kaseg.py",
     "conversion.py",
     "encoders.py",
+    "fusion.py",
     "heads.py",
     "image_processing_kaseg.py",
     "loading_errors.py",

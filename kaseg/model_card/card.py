@@ -21,6 +21,9 @@ CITATION = """@inproceedings{he2019knowledge,
 _HEADS = {
     "student": "the paper's student head (no ASPP, no decoder)",
     "deeplabv3plus": "a DeepLabV3+ head (ASPP and decoder)",
+    "lraspp": "an LR-ASPP head (MobileNetV3)",
+    "mlp": "an all-MLP head (SegFormer)",
+    "fpn": "a Panoptic FPN head",
 }
 _METRICS = {"mean_iou": "mean IoU", "mean_accuracy": "mean accuracy", "overall_accuracy": "pixel accuracy"}
 _MOST_CLASSES_LISTED = 25

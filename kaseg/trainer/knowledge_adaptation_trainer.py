@@ -181,7 +181,7 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         # A stale one must not survive a restart: this file says that the stage is done, and is written last.
         finished.unlink(missing_ok=True)
         set_seed(self.args.seed)
-        student_stride = self.segmentation_model.config.output_stride
+        student_stride = self.segmentation_model.feature_stride
         autoencoder = FeatureAutoencoder(
             FeatureAutoencoderConfig(
                 in_channels=self.teacher_channels,
