@@ -57,11 +57,11 @@ def report(trainer: KnowledgeAdaptationTrainer) -> None:
     batch = next(iter(trainer.get_train_dataloader()))
     with torch.no_grad():
         code = trainer.autoencoder.encode(trainer.teacher(batch["pixel_values"]).features)
-    outputs = trainer.model(pixel_values=batch["pixel_values"], code=code)
+    outputs = trainer.model(pixel_values=batch["pixel_values"], teacher={"code": code})
     terms = {
         "cross-entropy": trainer.label_loss(outputs.logits, batch["labels"], None),
-        "50 x adaptation": 50.0 * outputs.adaptation_loss,
-        "1 x affinity": outputs.affinity_loss,
+        "50 x adaptation": 50.0 * outputs.terms["adaptation"],
+        "1 x affinity": outputs.terms["affinity"],
     }
     parts = {"encoder": trainer.segmentation_model.encoder, "head": trainer.segmentation_model.head}
     print(f"{'term':16} {'value':>8} " + " ".join(f"{'|grad| ' + part:>16}" for part in parts))
