@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,15 +157,20 @@ def labels_at(labels: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     return F.interpolate(labels[:, None].float(), size=tuple(size), mode="nearest-exact")[:, 0].to(labels.dtype)
 
 
-def size_of_other(size: tuple[int, int], pixels: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, int]:
+def size_of_other(size: tuple[int, int], pixels: Sequence[int], other: Sequence[int]) -> tuple[int, int]:
     """Grid of images of `other` pixels if those of `pixels` have the grid `size`.
 
-    Images of a step are usually of one size; where they are not, a network's stride is a power of 2 that rounds up.
+    Images of a step are usually of one size. Where they are not, a network's stride is a power of 2 that rounds up, and
+    what is no such grid (logits that were resized) is taken to be in proportion.
     """
     if tuple(pixels) == tuple(other):
         return size
-    height, width = (math.ceil(o / 2 ** round(math.log2(p / s))) for o, p, s in zip(other, pixels, size, strict=True))
-    return height, width
+    sides = []
+    for side, before, after in zip(size, pixels, other, strict=True):
+        strides = (2**exponent for exponent in range(before.bit_length()))
+        stride = next((stride for stride in strides if math.ceil(before / stride) == side), before / side)
+        sides.append(math.ceil(after / stride))
+    return sides[0], sides[1]
 
 
 def parse_losses(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

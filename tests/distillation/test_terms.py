@@ -134,3 +134,4 @@ def test_labels_are_those_of_the_middle_of_a_position() -> None:
 def test_grid_of_images_of_another_size() -> None:
     assert size_of_other((3, 2), (33, 32), (33, 32)) == (3, 2)
     assert size_of_other((3, 2), (33, 32), (48, 65)) == (3, 5)
+    assert size_of_other((12, 20), (30, 50), (60, 100)) == (24, 40)
