@@ -72,7 +72,8 @@ class IntraClassLoss(nn.Module):
         """Cosine `(B*h*w)` of each position's vector to the mean over the positions of its group."""
         vectors = features.permute(0, 2, 3, 1).flatten(0, 2)
         centres = vectors.new_zeros(256 * len(features), vectors.shape[1]).index_add(0, group, vectors)
-        centres = centres / group.bincount(minlength=len(centres)).clamp(min=1).unsqueeze(1)
+        counts = vectors.new_zeros(len(centres)).index_add(0, group, vectors.new_ones(len(group)))
+        centres = centres / counts.clamp(min=1).unsqueeze(1)
         centres = centres * inverse_norms(centres, 2, self.eps)
         return (vectors * inverse_norms(vectors, 2, self.eps) * centres[group]).sum(1)
 
