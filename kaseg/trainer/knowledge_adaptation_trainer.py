@@ -348,7 +348,7 @@ def _build_teacher(
 
 def _check_logits(teacher: TeacherAdapter, student: KASegModel) -> None:
     device = next(teacher.parameters()).device
-    logits = teacher(torch.zeros(1, student.config.num_channels, 64, 64, device=device)).logits
+    logits = teacher(torch.zeros(1, student.config.num_channels, 128, 128, device=device)).logits
     if logits is None or logits.ndim != 4:
         found = "none" if logits is None else f"a tensor of shape {tuple(logits.shape)}"
         raise ValueError(
