@@ -10,7 +10,7 @@ from kaseg.distillation.losses.adaptation import check_pair, working_precision
 
 
 class AttentionTransferLoss(nn.Module):
-    r"""Distance between normalised activation maps (Zagoruyko and Komodakis, ICLR 2017, equation 2).
+    r"""Distance between normalised activation maps (AT, Zagoruyko and Komodakis, ICLR 2017).
 
     With `x_bi` the vector of channels at position `i` of image `b` with `m` positions that count,
 

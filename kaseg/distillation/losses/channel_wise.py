@@ -17,8 +17,8 @@ class ChannelWiseLoss(nn.Module):
         phi(x)_bki = exp(x_bki / T) / sum_j exp(x_bkj / T)                      j runs over the positions
         L_cw       = T^2 / (B*C)  sum_b sum_k sum_i  phi(t)_bki (log phi(t)_bki - log phi(s)_bki)
 
-    The formula, including T^2 / C, is the paper's (equations 3 and 4), and so are T = 4 and the weights: 3 on logits,
-    50 on feature maps; the mean over images is its code's.
+    The formula, including T^2 / C, is the paper's, and so are T = 4 and the weights: 3 on logits, 50 on feature maps;
+    the mean over images is its code's.
 
     Invariances: adding a number to a whole channel of an image, on either side, changes nothing; neither does permuting
     positions or channels on both sides. (KD normalises over classes at a position, this over positions in a channel.)

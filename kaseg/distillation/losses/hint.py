@@ -15,7 +15,7 @@ class HintLoss(nn.Module):
 
         L_hint = 1 / (B*h*w*c)  sum_b sum_i sum_k (s_bik - t_bik)^2
 
-    The paper has half the sum (its equation 3), and trains with it alone before the labels come in; the mean, and its
+    The paper has half the sum, and trains with it alone before the labels come in; the mean, and its
     use beside the cross-entropy, are our choice. The regressor, which the paper makes a convolution, is not part of the
     loss: `student` is its output.
 

@@ -17,8 +17,8 @@ class IntraClassLoss(nn.Module):
         M(x)_bi  = cos(x_bi, mu(x)_b,y_bi)
         L_ifv    = 1/N  sum over labelled (b, i) of (M(s)_bi - M(t)_bi)^2           N = number of labelled positions
 
-    Centres (one per class and image), cosines and squares are the paper's, and so is the weight of 200 (its code's).
-    That code counts void positions in N, where they contribute 0; here they are left out, so that N is what is summed.
+    Class centres, cosines and squares are the paper's; one centre per class and image and the weight of 200 are its
+    code's. That code counts void positions in N, where they contribute 0; here they are left out, so that N is what is summed.
     Centres are differentiated too.
 
     Invariances: the scale of either map and rotations of its channels change nothing; neither does renaming classes; a
