@@ -18,8 +18,8 @@ class IntraClassLoss(nn.Module):
         L_ifv    = 1/N  sum over labelled (b, i) of (M(s)_bi - M(t)_bi)^2           N = number of labelled positions
 
     Class centres, cosines and squares are the paper's; one centre per class and image and the weight of 200 are its
-    code's. That code counts void positions in N, where they contribute 0; here they are left out, so that N is what is summed.
-    Centres are differentiated too.
+    code's. That code counts void positions in N, where they contribute 0; here they are left out, so that N is what is
+    summed. Centres are differentiated too.
 
     Invariances: the scale of either map and rotations of its channels change nothing; neither does renaming classes; a
     class of a single position contributes nothing. Student and teacher may have different numbers of channels.
