@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from kaseg.distillation.terms import parse_losses
 from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArguments, build_arguments
 from kaseg.experiments.run import RECIPE_NAME, check_same_recipe, distill, train
 from kaseg.model_card.results import RESULTS_NAME
@@ -194,3 +195,8 @@ def _check_fields(where: str, fields: Mapping[str, Any]) -> None:
         if name not in known:
             close = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.7)
             raise ValueError(f"{where}: unknown field {name!r}" + (f" (close: {', '.join(close)})." if close else "."))
+    # Otherwise a misspelt loss would only be found when its run begins.
+    try:
+        parse_losses(fields.get("distillation_losses") or {})
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None

@@ -34,7 +34,7 @@ WATCHING = {
 # Fields that may name a folder of this machine.
 _NAMES = {"model", "encoder_from", "teacher", "autoencoder", "dataset", "label_space"}
 _NEVER_WRITTEN = {"hub_token", "accelerator_config", "parallelism_config"}
-# The distillation terms of KnowledgeAdaptationConfig and the fields that weigh them.
+# The paper's own terms in KnowledgeAdaptationConfig and the fields that weigh them; distillation_losses has the others.
 _TERMS = {"adaptation": "adaptation_weight", "affinity": "affinity_weight"}
 
 
@@ -75,7 +75,9 @@ def loss_weights(settings: Mapping[str, Any]) -> dict[str, float]:
             name, defaults included. Terms of weight 0 are left out.
     """
     weights = {str(settings["loss"]): 1.0}
-    return weights | {term: float(settings[name]) for term, name in _TERMS.items() if settings.get(name)}
+    weights |= {term: float(settings[name]) for term, name in _TERMS.items() if settings.get(name)}
+    rivals = settings.get("distillation_losses") or {}
+    return weights | {term: float(options["weight"]) for term, options in rivals.items() if options["weight"]}
 
 
 def _bystander(part: type) -> type:

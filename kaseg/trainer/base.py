@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.layers import convert_sync_batchnorm
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -41,6 +42,22 @@ def last_complete_checkpoint(output_dir: str | Path) -> str | None:
     return None
 
 
+def synchronize_batch_norm(model: nn.Module, args: TrainingArguments) -> nn.Module:
+    """The model with statistics of BatchNorm taken over all processes; as it is where there is one process.
+
+    Raises:
+        ValueError: there are several processes without GPUs, on which PyTorch cannot do it.
+    """
+    if args.world_size == 1:
+        return model
+    if args.device.type == "cpu":
+        raise ValueError(
+            "sync_batch_norm needs GPUs: PyTorch has no SyncBatchNorm for several processes on the CPU. Leave it off, "
+            "or keep BatchNorm fixed (freeze_batch_norm)."
+        )
+    return convert_sync_batchnorm(model)
+
+
 class EpochCallback(TrainerCallback):
     """Tells the dataset the epoch, on which its augmentation depends.
 
@@ -69,14 +86,16 @@ class TermTrainer(PublishingTrainer):
     model: Any
     args: Any
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, model: Any, args: Any, **kwargs: Any) -> None:
+        if args.sync_batch_norm:
+            model = synchronize_batch_norm(model, args)
+        super().__init__(model=model, args=args, **kwargs)
         self._terms: dict[str, list[torch.Tensor]] = defaultdict(list)
         self.add_callback(EpochCallback())
-        model = getattr(self, "segmentation_model", None)
+        trained = getattr(self, "segmentation_model", None)
         self.model_card: ModelCardCallback | None = None
-        if isinstance(model, KASegModel):
-            self.model_card = ModelCardCallback(model, self.processing_class)
+        if isinstance(trained, KASegModel):
+            self.model_card = ModelCardCallback(trained, self.processing_class)
             self.model_card.model_id = self.hub_model_id
             self.add_callback(self.model_card)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
+from kaseg.distillation.terms import parse_losses
 from kaseg.trainer.segmentation_config import SegmentationConfig
 
 DISTILLATION_SCHEDULES = ("constant", "linear", "cosine")
@@ -15,19 +17,25 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
 
     "Paper" marks what He et al. 2019 state; everything else is our choice.
 
-    > Parameters that control the objective `L = L_ce + beta * L_adapt + gamma * L_aff`
+    > Parameters that control the objective `L = L_ce + beta * L_adapt + gamma * L_aff + sum of weight * loss`
 
     adaptation_weight (`float`, *optional*, defaults to 50.0): beta (paper). It means something only together with the
         reduction of [`~kaseg.distillation.losses.AdaptationLoss`]: a mean over batch, positions and channels.
     affinity_weight (`float`, *optional*, defaults to 1.0): gamma (paper), see
         [`~kaseg.distillation.losses.AffinityLoss`].
-    distillation_schedule (`str`, *optional*, defaults to `"constant"`): How beta and gamma change over training: stay
-        as they are (paper), or fall to 0 at the last step, `"linear"`ly or along half a `"cosine"`.
+    distillation_losses (`dict`, *optional*): Rival losses (see `docs/method.md`), each by its weight, or by a mapping
+        of `weight` and the loss's own arguments: `{"channel_wise": 3.0, "knowledge_distillation": {"weight": 1.0,
+        "temperature": 2.0}}`. Names: `knowledge_distillation`, `hint`, `attention_transfer`, `pairwise`,
+        `channel_wise` (with `source`: `"logits"` or `"features"`), `intra_class`, `dist`. For a rival alone set
+        `adaptation_weight` and `affinity_weight` to 0.
+    distillation_schedule (`str`, *optional*, defaults to `"constant"`): How the weights of all distillation terms
+        change over training: stay as they are (paper), or fall to 0 at the last step, `"linear"`ly or along half
+        a `"cosine"`.
     adaptation_p, adaptation_q (`float`, *optional*, default to 1.0 and 2.0): Norm of the difference and norm that both
         sides are divided by.
     squared_affinity_rows (`bool`, *optional*, defaults to `False`): Square the rows' L2 norms in the affinity loss.
-    ignore_void_positions (`bool`, *optional*, defaults to `False`): Leave positions whose label is void out of both
-        distillation terms.
+    ignore_void_positions (`bool`, *optional*, defaults to `False`): Leave positions whose label is void out of all
+        distillation terms (`intra_class` always does).
     adapter_learning_rate_scale (`float`, *optional*, defaults to 1.0): Factor on `learning_rate` for the adapters.
 
     > Parameters that control what is tapped
@@ -39,6 +47,8 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
 
     > Parameters that control the autoencoder (the first stage)
 
+    use_autoencoder (`bool`, *optional*, defaults to `True`): Without it there is no first stage: the paper's terms
+        compare with the teacher's tapped map, resized to the student's grid, in as many channels as it has.
     latent_channels (`int`, *optional*, defaults to 128): Channels of the code.
     autoencoder_epochs (`float`, *optional*, defaults to 1.0): Epochs (paper), or `autoencoder_max_steps`, whichever is
         longer.
@@ -54,9 +64,12 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
 
     adaptation_weight: float = field(default=50.0, metadata={"help": "beta, weight of the adaptation loss (paper)."})
     affinity_weight: float = field(default=1.0, metadata={"help": "gamma, weight of the affinity loss (paper)."})
+    distillation_losses: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "Rival losses: {name: weight} or {name: {weight: ..., option: ...}}."}
+    )
     distillation_schedule: str = field(
         default="constant",
-        metadata={"help": "How beta and gamma change: constant (paper), or to 0 at the end: linear, cosine."},
+        metadata={"help": "How the terms' weights change: constant (paper), or to 0 at the end: linear, cosine."},
     )
     adaptation_p: float = field(default=1.0, metadata={"help": "Norm of the difference in the adaptation loss."})
     adaptation_q: float = field(default=2.0, metadata={"help": "Norm that features are divided by (adaptation)."})
@@ -69,6 +82,9 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
         default=None, metadata={"help": "Teacher's submodule to tap; the classifier's input by default."}
     )
     student_tap: int = field(default=-1, metadata={"help": "Index into the student's hidden_states."})
+    use_autoencoder: bool = field(
+        default=True, metadata={"help": "Compare with the autoencoder's code (paper), not with the teacher's own map."}
+    )
     latent_channels: int = field(default=128, metadata={"help": "Channels of the autoencoder's code."})
     autoencoder_epochs: float = field(default=1.0, metadata={"help": "Epochs of the autoencoder stage (paper)."})
     autoencoder_max_steps: int = field(
@@ -89,4 +105,5 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
             )
         if self.latent_channels < 1:
             raise ValueError(f"latent_channels must be at least 1, got {self.latent_channels}.")
+        self.distillation_losses = parse_losses(self.distillation_losses)
         super().__post_init__()

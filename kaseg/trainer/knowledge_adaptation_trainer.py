@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.nn import functional as F
 from transformers import set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import ModelOutput
 
-from kaseg.distillation.adapters import AffinityAdapter, FeatureAdapter
 from kaseg.distillation.autoencoder import FeatureAutoencoder, FeatureAutoencoderConfig, encoder_strides
 from kaseg.distillation.losses import AdaptationLoss, AffinityLoss
 from kaseg.distillation.teachers import TeacherAdapter
+from kaseg.distillation.terms import PAPER_TERMS, DistillationTerm, build_rivals, size_of_other
+from kaseg.image_processing_kaseg import KASegImageProcessor
 from kaseg.modeling_kaseg import KASegModel
 from kaseg.trainer.autoencoder_trainer import AutoencoderTrainer, autoencoder_arguments
 from kaseg.trainer.base import last_complete_checkpoint
@@ -31,57 +31,83 @@ ADAPTERS_NAME = "adapters.safetensors"
 
 @dataclass
 class StudentOutput(ModelOutput):
-    """Logits of the student and, with a teacher's code, the two distillation terms (scalars, not weighted)."""
+    """Logits of the student and, with a teacher's maps, the distillation terms by name (scalars, not weighted) and the
+    grids (height, width) on which they were taken."""
 
     logits: torch.Tensor | None = None
-    adaptation_loss: torch.Tensor | None = None
-    affinity_loss: torch.Tensor | None = None
+    terms: dict[str, torch.Tensor] | None = None
+    sizes: dict[str, tuple[int, int]] | None = None
 
 
 class StudentWithAdapters(nn.Module):
-    """The student and the adapters that exist only while it is taught: all that is trained, in one module."""
+    """The student and the adapters that exist only while it is taught: all that is trained, in one module.
+
+    Args:
+        student ([`KASegModel`]): The student.
+        terms (`dict[str, DistillationTerm]`): The distillation terms with their adapters.
+        tap (`int`): Index of the student's tapped map in its `hidden_states`.
+    """
 
     main_input_name = "pixel_values"
     accepts_loss_kwargs = False
     _keys_to_ignore_on_save = None
 
-    def __init__(self, student: KASegModel, latent_channels: int, args: KnowledgeAdaptationConfig) -> None:
+    def __init__(self, student: KASegModel, terms: dict[str, DistillationTerm], tap: int) -> None:
         super().__init__()
         self.student = student
         self.config = student.config
-        self.tap = args.student_tap
-        channels = [*student.encoder.channels, student.config.head_channels][self.tap]
-        self.feature_adapter = FeatureAdapter(channels, latent_channels) if args.adaptation_weight > 0 else None
-        self.affinity_adapter = AffinityAdapter(channels, latent_channels) if args.affinity_weight > 0 else None
-        self.adaptation_loss = AdaptationLoss(p=args.adaptation_p, q=args.adaptation_q)
-        self.affinity_loss = AffinityLoss(squared_rows=args.squared_affinity_rows)
+        self.tap = tap
+        self.terms = nn.ModuleDict(terms)
 
     def adapter_state_dict(self) -> dict[str, torch.Tensor]:
         """Tensors of the adapters alone."""
         return {k: v.contiguous() for k, v in self.state_dict().items() if not k.startswith("student.")}
 
     def forward(
-        self, pixel_values: torch.Tensor, code: torch.Tensor | None = None, mask: torch.Tensor | None = None
+        self,
+        pixel_values: torch.Tensor,
+        teacher: dict[str, torch.Tensor] | None = None,
+        labels: torch.Tensor | None = None,
     ) -> StudentOutput:
-        """Images (B, 3, H, W), teacher's code (B, c, h, w) and, if void is left out, labelled pixels (B, H, W)."""
-        if code is None:
+        """Images (B, 3, H, W); the teacher's maps by name (`code`, `features`, `logits`) as the terms read them; labels
+        (B, H, W) if a term needs them. Without maps there are logits alone."""
+        if teacher is None:
             return StudentOutput(logits=self.student(pixel_values).logits)
         outputs = self.student(pixel_values, output_hidden_states=True)
         features = outputs.hidden_states[self.tap]
-        if code.shape[-2:] != features.shape[-2:]:
-            code = F.interpolate(code, size=features.shape[-2:], mode="bilinear", align_corners=False)
-        if mask is not None:
-            mask = F.interpolate(mask[:, None].float(), size=features.shape[-2:], mode="nearest-exact")[:, 0] > 0.5
-        result = StudentOutput(logits=outputs.logits)
-        if self.feature_adapter is not None:
-            result.adaptation_loss = self.adaptation_loss(self.feature_adapter(features), code, mask)
-        if self.affinity_adapter is not None:
-            result.affinity_loss = self.affinity_loss(self.affinity_adapter(features), code, mask)
-        return result
+        terms, sizes = {}, {}
+        for name, term in self.terms.items():
+            assert isinstance(term, DistillationTerm)
+            student = outputs.logits if term.source == "logits" else features
+            terms[name], sizes[name] = term(student, teacher[term.source], labels)
+        return StudentOutput(logits=outputs.logits, terms=terms, sizes=sizes)
+
+
+def build_terms(
+    args: KnowledgeAdaptationConfig, student_channels: int, teacher_channels: int, latent_channels: int
+) -> dict[str, DistillationTerm]:
+    """The terms that `args` ask for, by name; those of weight 0 are left out.
+
+    Args:
+        args ([`KnowledgeAdaptationConfig`]): The arguments.
+        student_channels, teacher_channels, latent_channels (`int`): Channels of the tapped maps and of the code.
+    """
+    paper = {
+        "adaptation": (args.adaptation_weight, AdaptationLoss(p=args.adaptation_p, q=args.adaptation_q)),
+        "affinity": (args.affinity_weight, AffinityLoss(squared_rows=args.squared_affinity_rows)),
+    }
+    source, channels = ("code", latent_channels) if args.use_autoencoder else ("features", teacher_channels)
+    ignore_void = args.ignore_void_positions
+    terms = {
+        name: DistillationTerm(name, PAPER_TERMS[name], weight, source, loss, student_channels, channels, ignore_void)
+        for name, (weight, loss) in paper.items()
+        if weight > 0
+    }
+    return terms | build_rivals(args.distillation_losses, student_channels, teacher_channels, ignore_void)
 
 
 class KnowledgeAdaptationTrainer(SegmentationTrainer):
-    """Distils a teacher into a student: `L = L_ce + beta * L_adapt + gamma * L_aff`.
+    """Distils a teacher into a student: `L = L_ce + beta * L_adapt + gamma * L_aff`, or with any rival losses.
 
     One `train()` runs both stages: the autoencoder is fitted to the frozen teacher's features in
     `output_dir/autoencoder` (unless one is given), then its encoder is frozen, its decoder dropped, and the student is
@@ -94,11 +120,12 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
             see [`TeacherAdapter`] for taps and normalisation.
         args ([`KnowledgeAdaptationConfig`]): The arguments.
         autoencoder ([`FeatureAutoencoder`], `str` or `Path`, *optional*): A fitted autoencoder, which skips the first
-            stage.
+            stage. There is no such stage, and this is not used, where no term reads the code.
         kwargs: As in [`SegmentationTrainer`].
 
     Raises:
-        ValueError: an autoencoder that does not fit the teacher's map.
+        ValueError: an autoencoder that does not fit the teacher's map, a teacher without logits or with other classes
+            where a term compares logits.
 
     Example:
 
@@ -122,32 +149,34 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         **kwargs: Any,
     ) -> None:
         fitted = FeatureAutoencoder.from_pretrained(autoencoder) if isinstance(autoencoder, str | Path) else autoencoder
-        self.autoencoder: FeatureAutoencoder | None = fitted
+        self.autoencoder: FeatureAutoencoder | None = None
+        processor = kwargs["processing_class"] = kwargs.get("processing_class") or KASegImageProcessor()
+        adapter = _build_teacher(teacher, args, processor)
+        self.teacher_channels, self.teacher_stride = adapter.describe(num_channels=model.config.num_channels)
         latent_channels = args.latent_channels if fitted is None else fitted.config.latent_channels
+        channels = [*model.encoder.channels, model.config.head_channels][args.student_tap]
         # Adapters start alike whatever was drawn before.
         set_seed(args.seed)
-        super().__init__(model=StudentWithAdapters(model, latent_channels, args), args=args, **kwargs)
-        self.teacher = self._build_teacher(teacher)
+        terms = build_terms(args, channels, self.teacher_channels, latent_channels)
+        if any(term.source == "logits" for term in terms.values()):
+            _check_logits(adapter, model)
+        self._step_labels: list[torch.Tensor] = []
+        self._step_counts: dict[str, torch.Tensor] = {}
+        super().__init__(model=StudentWithAdapters(model, terms, args.student_tap), args=args, **kwargs)
         if self.model_card is not None:
             self.model_card.set_teacher(teacher)
-        self.teacher = self.accelerator.prepare_model(self.teacher, evaluation_mode=True)
-        self.teacher_channels, self.teacher_stride = self.teacher.describe(num_channels=model.config.num_channels)
-        if fitted is not None:
+        self.teacher = self.accelerator.prepare_model(adapter, evaluation_mode=True)
+        if fitted is not None and self.needs_code:
             self._use_autoencoder(fitted)
 
     @property
     def segmentation_model(self) -> KASegModel:
         return self.model.student
 
-    def _build_teacher(self, teacher: str | Path | nn.Module) -> TeacherAdapter:
-        if isinstance(teacher, TeacherAdapter):
-            return teacher
-        mean, std = self.processing_class.image_mean, self.processing_class.image_std
-        if isinstance(teacher, str | Path):
-            return TeacherAdapter.from_pretrained(
-                str(teacher), tap=self.args.teacher_tap, student_mean=mean, student_std=std
-            )
-        return TeacherAdapter(teacher, tap=self.args.teacher_tap)
+    @property
+    def needs_code(self) -> bool:
+        """Whether any term reads the autoencoder's code."""
+        return any(term.source == "code" for term in self.model.terms.values())
 
     def _use_autoencoder(self, autoencoder: FeatureAutoencoder) -> None:
         if autoencoder.config.in_channels != self.teacher_channels:
@@ -158,19 +187,22 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         self.autoencoder = autoencoder.freeze().to(self.args.device)
 
     def learning_rate_scale(self, name: str) -> float:
-        if "feature_adapter." in name or "affinity_adapter." in name:
+        if name.removeprefix("module.").startswith("terms."):
             return self.args.adapter_learning_rate_scale
         return super().learning_rate_scale(name)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """Fit the autoencoder unless there is one, then distil.
+        """Fit the autoencoder unless there is one or no term reads its code, then distil.
 
         `resume_from_checkpoint=True` resumes in whichever stage the run in `output_dir` was stopped, and starts from
         the beginning if there is nothing to resume from.
         """
-        if self.autoencoder is None:
+        if self.autoencoder is None and self.needs_code:
             self._use_autoencoder(self.fit_autoencoder(resume=bool(resume_from_checkpoint)))
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        try:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        finally:
+            self._step_labels = []
 
     def fit_autoencoder(self, resume: bool = False) -> FeatureAutoencoder:
         """The first stage; with `resume`, a finished autoencoder is read and an unfinished one continued."""
@@ -207,7 +239,7 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
 
     @property
     def distillation_factor(self) -> float:
-        """Factor on beta and gamma at the step under way, 1 at the first and, unless constant, 0 after the last."""
+        """Factor on the terms' weights at the step under way, 1 at the first and, unless constant, 0 after the last."""
         if self.args.distillation_schedule == "constant":
             return 1.0
         done = self.state.global_step / max(1, self.state.max_steps)
@@ -220,22 +252,58 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> Any:
-        assert self.autoencoder is not None  # train() has seen to it
-        with torch.no_grad(), self.accelerator.autocast():
-            code = self.autoencoder.encode(self.teacher(inputs["pixel_values"]).features).float()
-        factor = self.distillation_factor
-        mask = inputs["labels"].ne(255) if self.args.ignore_void_positions else None
-        outputs = model(pixel_values=inputs["pixel_values"], code=code, mask=mask)
+        teacher = self._teacher_maps(inputs["pixel_values"])
+        needs_labels = any(term.needs_labels for term in self.model.terms.values())
+        labels = inputs["labels"] if needs_labels else None
+        outputs = model(pixel_values=inputs["pixel_values"], teacher=teacher, labels=labels)
         loss = self.label_loss(outputs.logits, inputs["labels"], num_items_in_batch)
         self.add_term("cross_entropy", loss * self.accumulation_steps)
-        # The label loss already belongs to the whole step; the distillation terms are means of this micro-batch.
-        if outputs.adaptation_loss is not None:
-            self.add_term("adaptation", outputs.adaptation_loss)
-            loss = loss + factor * self.args.adaptation_weight * outputs.adaptation_loss / self.accumulation_steps
-        if outputs.affinity_loss is not None:
-            self.add_term("affinity", outputs.affinity_loss)
-            loss = loss + factor * self.args.affinity_weight * outputs.affinity_loss / self.accumulation_steps
+        shares = self._shares(inputs["labels"], outputs.sizes)
+        for name, term in self.model.terms.items():
+            part = shares[name] * outputs.terms[name]
+            self.add_term(name, part * self.accumulation_steps)
+            loss = loss + self.distillation_factor * term.weight * part
         return (loss, outputs) if return_outputs else loss
+
+    @torch.no_grad()
+    def _teacher_maps(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What the terms read of the teacher, and nothing else."""
+        sources = {term.source for term in self.model.terms.values()}
+        if not sources:
+            return {}
+        with self.accelerator.autocast():
+            output = self.teacher(pixel_values)
+            maps = {"features": output.features, "logits": output.logits}
+            if "code" in sources:
+                assert self.autoencoder is not None  # train() has seen to it
+                maps["code"] = self.autoencoder.encode(output.features).float()
+        return {name: maps[name] for name in sources}
+
+    def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
+        # All that the terms' denominators need; they are counted once the grids are known.
+        self._step_labels, self._step_counts = [batch["labels"] for batch in batch_samples], {}
+        return super()._get_num_items_in_batch(batch_samples, device)
+
+    def _shares(self, labels: torch.Tensor, sizes: dict[str, tuple[int, int]]) -> dict[str, torch.Tensor]:
+        """This micro-batch's part in each term's mean over the step, such that micro-batches add up and processes
+        average to that mean, whatever the number of positions that count in each.
+
+        Outside of a training step, the step is this micro-batch.
+        """
+        terms = self.model.terms
+        counts = {name: term.count(labels, sizes[name]) for name, term in terms.items()}
+        if not terms or not self._step_labels:
+            return {name: torch.ones_like(count) for name, count in counts.items()}
+        if not self._step_counts:
+            totals = []
+            for name, term in terms.items():
+                other = [size_of_other(sizes[name], labels.shape[-2:], batch.shape[-2:]) for batch in self._step_labels]
+                of_batches = (term.count(batch, size) for batch, size in zip(self._step_labels, other, strict=True))
+                totals.append(sum(count.to(labels.device) for count in of_batches))
+            reduced = self.accelerator.reduce(torch.stack(totals), reduction="sum")
+            self._step_counts = dict(zip(terms, reduced.clamp(min=1), strict=True))
+        processes = self.accelerator.num_processes
+        return {name: processes * count / self._step_counts[name] for name, count in counts.items()}
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         composite, self.model = self.model, self.model.student
@@ -265,3 +333,29 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
             super()._load_best_model()
         finally:
             self.model = composite
+
+
+def _build_teacher(
+    teacher: str | Path | nn.Module, args: KnowledgeAdaptationConfig, processor: KASegImageProcessor
+) -> TeacherAdapter:
+    if isinstance(teacher, TeacherAdapter):
+        return teacher
+    if isinstance(teacher, str | Path):
+        mean, std = processor.image_mean, processor.image_std
+        return TeacherAdapter.from_pretrained(str(teacher), tap=args.teacher_tap, student_mean=mean, student_std=std)
+    return TeacherAdapter(teacher, tap=args.teacher_tap)
+
+
+def _check_logits(teacher: TeacherAdapter, student: KASegModel) -> None:
+    device = next(teacher.parameters()).device
+    logits = teacher(torch.zeros(1, student.config.num_channels, 128, 128, device=device)).logits
+    if logits is None or logits.ndim != 4:
+        found = "none" if logits is None else f"a tensor of shape {tuple(logits.shape)}"
+        raise ValueError(
+            f"Terms on logits need the teacher's logits (batch, classes, height, width); it gives {found}."
+        )
+    if logits.shape[1] != student.config.num_labels:
+        raise ValueError(
+            f"Terms on logits need a teacher of the student's classes: it has {logits.shape[1]}, the student "
+            f"{student.config.num_labels}. Choose losses on features, such as hint or attention_transfer."
+        )

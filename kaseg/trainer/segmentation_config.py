@@ -26,6 +26,11 @@ class SegmentationConfig(TrainingArguments):
 
     backbone_learning_rate_scale (`float`, *optional*, defaults to 1.0): Factor on `learning_rate` for the encoder.
 
+    > Parameters that control training on several GPUs
+
+    sync_batch_norm (`bool`, *optional*, defaults to `False`): Take the statistics of BatchNorm over the images of all
+        processes instead of each process's own. Changes nothing with one process; an error with several on the CPU.
+
     > Parameters that control augmentation (applied jointly to image and mask; see [`~kaseg.data.TrainTransform`])
 
     crop_size (`list[int]`, *optional*, defaults to `[513, 513]`): Height and width of the training crop in pixels.
@@ -97,6 +102,9 @@ class SegmentationConfig(TrainingArguments):
     class_weights: list[float] | None = field(default=None, metadata={"help": "One weight per class."})
     backbone_learning_rate_scale: float = field(
         default=1.0, metadata={"help": "Factor on learning_rate for the encoder."}
+    )
+    sync_batch_norm: bool = field(
+        default=False, metadata={"help": "Statistics of BatchNorm over all processes (GPUs only)."}
     )
     crop_size: list[int] = field(
         default_factory=lambda: [513, 513], metadata={"help": "Height and width of the training crop in pixels."}

@@ -10,6 +10,7 @@ weights:
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
 
@@ -28,6 +29,7 @@ def main() -> None:
     parser.add_argument("--teacher", required=True)
     parser.add_argument("--dataset", default="camvid")
     parser.add_argument("--data-dir", required=True)
+    parser.add_argument("--distillation-losses", type=json.loads, default={}, help="rivals to add, as JSON")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--crop-size", type=int, nargs=2, default=[336, 448], metavar=("HEIGHT", "WIDTH"))
     options = parser.parse_args()
@@ -41,6 +43,7 @@ def main() -> None:
                 use_cpu=True,
                 per_device_train_batch_size=options.batch_size,
                 crop_size=options.crop_size,
+                distillation_losses=options.distillation_losses,
                 report_to="none",
             ),
             autoencoder=options.run / "autoencoder",
@@ -52,25 +55,21 @@ def main() -> None:
 
 
 def report(trainer: KnowledgeAdaptationTrainer) -> None:
-    """Print value and gradient norms (encoder, head) of cross-entropy, 50 x adaptation and 1 x affinity."""
+    """Print value and gradient norms (encoder, head) of the cross-entropy and of every term with its weight."""
     trainer.model.train()
     batch = next(iter(trainer.get_train_dataloader()))
-    with torch.no_grad():
-        code = trainer.autoencoder.encode(trainer.teacher(batch["pixel_values"]).features)
-    outputs = trainer.model(pixel_values=batch["pixel_values"], code=code)
-    terms = {
-        "cross-entropy": trainer.label_loss(outputs.logits, batch["labels"], None),
-        "50 x adaptation": 50.0 * outputs.adaptation_loss,
-        "1 x affinity": outputs.affinity_loss,
-    }
+    _, outputs = trainer.compute_loss(trainer.model, batch, return_outputs=True)
+    terms = {"cross-entropy": trainer.label_loss(outputs.logits, batch["labels"], None)}
+    for name, term in trainer.model.terms.items():
+        terms[f"{term.weight:g} x {name}"] = term.weight * outputs.terms[name]
     parts = {"encoder": trainer.segmentation_model.encoder, "head": trainer.segmentation_model.head}
-    print(f"{'term':16} {'value':>8} " + " ".join(f"{'|grad| ' + part:>16}" for part in parts))
+    print(f"{'term':28} {'value':>8} " + " ".join(f"{'|grad| ' + part:>16}" for part in parts))
     for name, loss in terms.items():
         norms = []
         for part in parts.values():
             gradients = torch.autograd.grad(loss, list(part.parameters()), retain_graph=True, allow_unused=True)
             norms.append(torch.stack([g.norm() for g in gradients if g is not None]).norm().item())
-        print(f"{name:16} {loss.item():8.3f} " + " ".join(f"{norm:16.3f}" for norm in norms))
+        print(f"{name:28} {loss.item():8.3f} " + " ".join(f"{norm:16.3f}" for norm in norms))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,11 @@ import pytest
 import typer
 
 from kaseg.cli.compare import read_comparison
+from kaseg.distillation.terms import RIVAL_TERMS
+from kaseg.experiments.comparison import _arguments
+from kaseg.model_card.settings import loss_weights
+
+HUB_CONFIGS = Path(__file__).resolve().parents[2] / "hub_configs"
 
 FILE = """
 recipe:
@@ -41,6 +46,17 @@ def test_sections_become_typed_fields(tmp_path) -> None:
 def test_what_is_left_out_has_defaults(tmp_path) -> None:
     comparison = read_comparison(_write(tmp_path, "recipe: {}\nobjectives: {plain: }\n"))
     assert list(comparison.students) == ["student"] and comparison.seeds == (1,) and comparison.teacher is None
+
+
+@pytest.mark.parametrize("file", sorted(HUB_CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
+def test_families_that_we_ship_can_be_run(file: Path, tmp_path) -> None:
+    runs = read_comparison(file).runs(tmp_path)
+    for run in runs:
+        _, _, *rest = _arguments(run, tmp_path, {"use_cpu": True})
+        terms = {name: weight for name, weight in loss_weights(vars(rest[-1])).items() if name != "cross_entropy"}
+        assert bool(terms) == run.distils, run.name
+    if file.stem == "camvid_ablation":
+        assert {name for run in runs for name in run.fields.get("distillation_losses", {})} == set(RIVAL_TERMS)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from transformers import TrainingArguments
 from typer.testing import CliRunner
 
@@ -73,8 +74,6 @@ def test_flags_override_the_recipe(tmp_path: Path) -> None:
 
 
 def test_a_written_recipe_gives_the_same_run(tmp_path: Path) -> None:
-    import yaml
-
     args = SegmentationConfig(
         output_dir=str(tmp_path),
         eval_strategy="steps",
@@ -112,3 +111,14 @@ def test_usage_errors(flags: list[str], message: str) -> None:
 def test_arguments_keep_their_defaults() -> None:
     (model_args,) = build_arguments([ModelArguments], {"backbone": "resnet18", "dataset": "elsewhere"})
     assert model_args == ModelArguments(backbone="resnet18")
+
+
+def test_losses_with_options_survive_flags_and_recipes(tmp_path: Path) -> None:
+    flag = '{"channel_wise": 3, "knowledge_distillation": {"weight": 1e0, "temperature": 2}}'
+    expected = {"channel_wise": {"weight": 3.0}, "knowledge_distillation": {"weight": 1.0, "temperature": 2.0}}
+    parts, _ = collect("--output-dir", str(tmp_path), "--distillation-losses", flag)
+    assert parts[-1].distillation_losses == expected
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(recipe_of(*parts)))
+    again, _ = collect("--config", str(recipe))
+    assert again[-1].distillation_losses == expected and recipe_of(*again) == recipe_of(*parts)

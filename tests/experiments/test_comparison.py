@@ -73,6 +73,10 @@ class TestRuns:
         ({"students": {"a": {"backbon": "x"}}}, "students: a: unknown field 'backbon'"),
         ({"recipe": {**RECIPE, "seed": 3}}, "recipe: seed cannot be set here; they are listed under seeds"),
         ({"objectives": {"plain": None, "x": {"output_dir": "o"}}}, "objectives: x: output_dir cannot"),
+        (
+            {"objectives": {"plain": None, "x": {"distillation_losses": {"hnt": 1.0}}}},
+            "objectives: x: distillation_losses: unknown loss 'hnt' .*hint",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(change: dict, message: str) -> None:

@@ -37,6 +37,10 @@ def test_comparing_with_the_defaults_leaves_accelerate_alone(tmp_path) -> None:
     [
         ({}, {"cross_entropy": 1.0, "adaptation": 50.0, "affinity": 1.0}),
         ({"affinity_weight": 0.0, "loss": "dice"}, {"dice": 1.0, "adaptation": 50.0}),
+        (
+            {"adaptation_weight": 0.0, "affinity_weight": 0.0, "distillation_losses": {"hint": 2, "dist": 0}},
+            {"cross_entropy": 1.0, "hint": 2.0},
+        ),
     ],
 )
 def test_loss_weights(tmp_path, fields, expected) -> None:

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from toy import arguments, copy_state, make_dataset, make_model, make_teacher, states_equal
 
 from kaseg import KASegModel, KnowledgeAdaptationConfig, KnowledgeAdaptationTrainer
 from kaseg.distillation import FeatureAutoencoder, FeatureAutoencoderConfig, TeacherAdapter
 from kaseg.distillation.losses import AdaptationLoss, AffinityLoss
+from kaseg.distillation.terms import RIVAL_TERMS
 from kaseg.trainer.autoencoder_trainer import AutoencoderTrainer, autoencoder_arguments
 
 
@@ -93,8 +95,8 @@ def test_step_equals_the_formula_by_hand(tmp_path) -> None:
     mapped = outputs.hidden_states[-1]
     expected = (
         outputs.loss
-        + 3.0 * AdaptationLoss()(trainer.model.feature_adapter(mapped), code)
-        + 0.5 * AffinityLoss()(trainer.model.affinity_adapter(mapped), code)
+        + 3.0 * AdaptationLoss()(trainer.model.terms["adaptation"].adapter(mapped), code)
+        + 0.5 * AffinityLoss()(trainer.model.terms["affinity"].adapter(mapped), code)
     )
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     expected.backward()
@@ -116,7 +118,7 @@ def test_accumulation_divides_the_distillation_terms(tmp_path) -> None:
             max_steps=2,
         )
         # The adapter's own BatchNorm would see other statistics in smaller batches.
-        trainer.model.feature_adapter[1] = torch.nn.Identity()
+        trainer.model.terms["adaptation"].adapter[1] = torch.nn.Identity()
         trainer.train()
         sink += [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert whole == pytest.approx(parts, rel=2e-3)
@@ -140,6 +142,112 @@ def test_best_model_at_the_end_is_the_best_checkpoints_student(tmp_path) -> None
     assert states_equal(trainer.segmentation_model.state_dict(), best.state_dict())
     evaluated = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
     assert trainer.evaluate()["eval_loss"] == pytest.approx(min(evaluated), rel=1e-5)
+
+
+ALONE = {"adaptation_weight": 0.0, "affinity_weight": 0.0}
+
+
+class TestRivals:
+    def test_every_loss_at_once_teaches_the_student_and_never_the_teacher(self, tmp_path) -> None:
+        losses = {name: 1.0 + index for index, name in enumerate(RIVAL_TERMS)}
+        teacher = make_teacher()
+        trainer = _trainer(
+            tmp_path, teacher=teacher, autoencoder=_autoencoder(), max_steps=2, distillation_losses=losses
+        )
+        before, teacher_before = copy_state(trainer.model), copy_state(teacher)
+        trainer.train()
+        assert states_equal(teacher_before, teacher.state_dict())
+        assert all(p.grad is None for p in teacher.parameters())
+        assert [n for n, p in trainer.model.named_parameters() if torch.equal(p, before[n])] == []
+        logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+        assert len(logged) == 2
+        for entry in logged:
+            total = entry["distillation/cross_entropy"] + 50.0 * entry["distillation/adaptation"]
+            total += entry["distillation/affinity"] + sum(w * entry[f"distillation/{n}"] for n, w in losses.items())
+            assert entry["loss"] == pytest.approx(total, rel=1e-3)
+
+    @pytest.mark.parametrize("name", RIVAL_TERMS)
+    def test_alone_it_needs_no_autoencoder_and_its_gradient_reaches_the_student(self, tmp_path, name: str) -> None:
+        trainer = _trainer(tmp_path, **ALONE, distillation_losses={name: 1.0})
+        batch = next(iter(trainer.get_train_dataloader()))
+        trainer.model.train()
+        _, outputs = trainer.compute_loss(trainer.model, batch, return_outputs=True)
+        outputs.terms[name].backward()
+        assert list(trainer.model.terms) == [name] and not trainer.needs_code
+        reached = {n for n, p in trainer.model.named_parameters() if p.grad is not None and p.grad.any()}
+        assert {n for n, _ in trainer.model.named_parameters() if n.startswith("terms.")} <= reached
+        assert any(n.startswith("student.encoder.") for n in reached)
+        assert all(p.grad is None for p in trainer.teacher.parameters())
+
+    def test_without_a_term_on_the_code_there_is_no_first_stage(self, tmp_path) -> None:
+        trainer = _trainer(tmp_path, **ALONE, distillation_losses={"dist": 1.0}, max_steps=1)
+        trainer.train()
+        assert trainer.autoencoder is None and not (tmp_path / "autoencoder").exists()
+
+    def test_the_papers_terms_without_autoencoder(self, tmp_path) -> None:
+        trainer = _trainer(tmp_path, use_autoencoder=False, max_steps=2)
+        assert trainer.model.terms["adaptation"].adapter[0].out_channels == trainer.teacher_channels == 32
+        trainer.train()
+        assert trainer.autoencoder is None and not (tmp_path / "autoencoder").exists()
+        logged = next(entry for entry in trainer.state.log_history if "loss" in entry)
+        assert logged["distillation/adaptation"] > 0 and logged["distillation/affinity"] > 0
+
+    def test_adapters_are_saved_and_resumed(self, tmp_path) -> None:
+        kwargs = {**ALONE, "distillation_losses": {"hint": 1.0}, "save_strategy": "steps", "save_steps": 2}
+        whole = _trainer(tmp_path / "whole", **kwargs)
+        whole.train()
+        saved = load_file(tmp_path / "whole/checkpoint-2/adapters.safetensors")
+        assert set(saved) == {"terms.hint.adapter.weight", "terms.hint.adapter.bias"}
+        (tmp_path / "whole/checkpoint-4").rename(tmp_path / "end")
+        resumed = _trainer(tmp_path / "whole", **kwargs)
+        resumed.train(resume_from_checkpoint=True)
+        assert states_equal(whole.model.state_dict(), resumed.model.state_dict())
+        other = _trainer(tmp_path / "whole", **{**kwargs, "distillation_losses": {"dist": 1.0}})
+        with pytest.raises(ValueError, match=r"adapters.safetensors does not fit this run.*terms\.hint"):
+            other.train(resume_from_checkpoint=True)
+
+    def test_projectors_learn_at_the_adapters_rate(self, tmp_path) -> None:
+        kwargs = {"adapter_learning_rate_scale": 3.0, "distillation_losses": {"hint": 1.0}}
+        trainer = _trainer(tmp_path, **ALONE, **kwargs)
+        groups = trainer.create_optimizer().param_groups
+        rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+        assert rates[id(trainer.model.terms["hint"].adapter.weight)] == pytest.approx(0.03)
+        assert rates[id(trainer.segmentation_model.classifier.weight)] == pytest.approx(0.01)
+
+    def test_teachers_of_other_classes_are_refused_where_logits_are_compared(self, tmp_path) -> None:
+        teacher = make_model(3, num_labels=5)
+        with pytest.raises(ValueError, match="has 5, the student 2.*hint"):
+            _trainer(tmp_path, teacher=teacher, **ALONE, distillation_losses={"channel_wise": 1.0})
+        _trainer(tmp_path, teacher=teacher, **ALONE, distillation_losses={"hint": 1.0})
+
+    def test_unknown_losses_are_refused(self, tmp_path) -> None:
+        with pytest.raises(ValueError, match="unknown loss 'hints' .*hint"):
+            KnowledgeAdaptationConfig(output_dir=str(tmp_path), distillation_losses={"hints": 1.0})
+
+    def test_unevenly_spread_void_counts_alike_in_micro_batches(self, tmp_path) -> None:
+        """One step on the same 4 images; `dist` is left out, which is not a mean over positions."""
+        gradients, logs = [], []
+        for batch, accumulation in ((4, 1), (1, 4)):
+            trainer = _trainer(
+                tmp_path / str(batch),
+                model=make_model(freeze_batch_norm=True, classifier_dropout_prob=0.0),
+                use_autoencoder=False,
+                ignore_void_positions=True,
+                distillation_losses={name: 1.0 for name in RIVAL_TERMS if name != "dist"},
+                per_device_train_batch_size=batch,
+                gradient_accumulation_steps=accumulation,
+                max_steps=1,
+                max_grad_norm=1e9,
+            )
+            trainer.model.terms["adaptation"].adapter[1] = torch.nn.Identity()
+            trainer.train()
+            logs.append(next(entry for entry in trainer.state.log_history if "loss" in entry))
+            gradients.append(trainer.model.state_dict())
+        for key in logs[0]:
+            if key in ("loss", "grad_norm") or key.startswith("distillation/"):
+                assert logs[0][key] == pytest.approx(logs[1][key], rel=1e-3, abs=2e-6), key
+        for name, value in gradients[0].items():
+            torch.testing.assert_close(value, gradients[1][name], rtol=1e-3, atol=1e-5)
 
 
 class TestOptions:

@@ -1,8 +1,25 @@
-"""Losses of knowledge adaptation, one file each."""
+"""Losses of knowledge adaptation and of rival methods, one file each."""
 
 from __future__ import annotations
 
 from kaseg.distillation.losses.adaptation import AdaptationLoss
 from kaseg.distillation.losses.affinity import AffinityLoss
+from kaseg.distillation.losses.attention_transfer import AttentionTransferLoss
+from kaseg.distillation.losses.channel_wise import ChannelWiseLoss
+from kaseg.distillation.losses.dist import DistLoss
+from kaseg.distillation.losses.hint import HintLoss
+from kaseg.distillation.losses.intra_class import IntraClassLoss
+from kaseg.distillation.losses.knowledge_distillation import KnowledgeDistillationLoss
+from kaseg.distillation.losses.pairwise import PairwiseLoss
 
-__all__ = ["AdaptationLoss", "AffinityLoss"]
+__all__ = [
+    "AdaptationLoss",
+    "AffinityLoss",
+    "AttentionTransferLoss",
+    "ChannelWiseLoss",
+    "DistLoss",
+    "HintLoss",
+    "IntraClassLoss",
+    "KnowledgeDistillationLoss",
+    "PairwiseLoss",
+]

@@ -100,16 +100,26 @@ def inverse_norms(features: Tensor, q: float, eps: float) -> Tensor:
     return (features.abs().pow(q).sum(1, keepdim=True) + eps**q).pow(-1 / q)
 
 
-def check_pair(student: Tensor, teacher: Tensor, mask: Tensor | None) -> None:
-    """Raises `ValueError` unless both maps are `(B, c, h, w)` of one shape and the mask is `(B, h, w)` of bool."""
-    if student.ndim != 4 or student.shape != teacher.shape:
+def check_pair(student: Tensor, teacher: Tensor, mask: Tensor | None, same_channels: bool = True) -> None:
+    """Raises `ValueError` unless both maps are `(B, c, h, w)` of one shape and the mask is `(B, h, w)` of bool.
+
+    Without `same_channels` the two may differ in `c`.
+    """
+    start = 1 if same_channels else 2
+    fit = student.ndim == teacher.ndim == 4 and len(student) == len(teacher)
+    if not fit or student.shape[start:] != teacher.shape[start:]:
         raise ValueError(
-            "student and teacher must have the same shape (B, c, h, w), "
+            f"student and teacher must have the same shape (B, c, h, w){'' if same_channels else ' but for c'}, "
             f"got student {tuple(student.shape)} and teacher {tuple(teacher.shape)}"
         )
-    batch, _, height, width = student.shape
+    check_mask(student, mask)
+
+
+def check_mask(features: Tensor, mask: Tensor | None) -> None:
+    """Raises `ValueError` unless the mask is of bool and `(B, h, w)` for features `(B, c, h, w)`."""
+    batch, _, height, width = features.shape
     if mask is not None and (mask.shape != (batch, height, width) or mask.dtype != torch.bool):
         raise ValueError(
-            f"mask must be of bool and shape {(batch, height, width)} for features of shape {tuple(student.shape)}, "
+            f"mask must be of bool and shape {(batch, height, width)} for features of shape {tuple(features.shape)}, "
             f"got {mask.dtype} of shape {tuple(mask.shape)}"
         )

@@ -1,0 +1,81 @@
+"""Intra-class feature variation: how far pixels lie from their class's mean must agree with the teacher."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from kaseg.distillation.losses.adaptation import check_pair, inverse_norms, working_precision
+
+
+class IntraClassLoss(nn.Module):
+    r"""Squared difference of the pixels' similarities to their class centres (IFVD, Wang et al., ECCV 2020).
+
+    With `x_bi` the vector of channels and `y_bi` the label at position `i` of image `b`,
+
+        mu(x)_bk = mean of x_bj over the positions j of image b with y_bj = k
+        M(x)_bi  = cos(x_bi, mu(x)_b,y_bi)
+        L_ifv    = 1/N  sum over labelled (b, i) of (M(s)_bi - M(t)_bi)^2           N = number of labelled positions
+
+    Class centres, cosines and squares are the paper's; one centre per class and image and the weight of 200 are its
+    code's. That code counts void positions in N, where they contribute 0; here they are left out, so that N is what is
+    summed. Centres are differentiated too.
+
+    Invariances: the scale of either map and rotations of its channels change nothing; neither does renaming classes; a
+    class of a single position contributes nothing. Student and teacher may have different numbers of channels.
+
+    Args:
+        ignore_index (`int`, defaults to 255): Void. Labels lie in 0 to 255.
+        eps (`float`, defaults to 1e-4): length below which a vector counts as zero, in units of the features.
+
+    Shapes: student `(B, c_s, h, w)`, teacher `(B, c_t, h, w)`, labels `(B, h, w)` int64, result `()` in float32
+    (float64 for float64).
+
+    Example:
+        >>> import torch
+        >>> from kaseg.distillation.losses import IntraClassLoss
+        >>> student, teacher = torch.randn(2, 8, 9, 9), torch.randn(2, 16, 9, 9)
+        >>> labels = torch.randint(0, 3, (2, 9, 9))
+        >>> loss = IntraClassLoss()
+        >>> bool(loss(student, teacher, labels) > 0), float(loss(student, 3 * student, labels)) < 1e-6
+        (True, True)
+    """
+
+    def __init__(self, ignore_index: int = 255, eps: float = 1e-4) -> None:
+        super().__init__()
+        if eps <= 0:
+            raise ValueError(f"eps must be positive, got {eps}")
+        self.ignore_index, self.eps = ignore_index, eps
+
+    def forward(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        """Computes the loss in float32 whatever the input type or autocast (float64 in, float64 out).
+
+        Args:
+            student (`Tensor` of shape `(B, c_s, h, w)`): the student's map.
+            teacher (`Tensor` of shape `(B, c_t, h, w)`): the teacher's map.
+            labels (`Tensor` of shape `(B, h, w)` and type int64): classes and void at the maps' grid. With void alone
+                the loss is 0.
+
+        Raises:
+            ValueError: if the shapes do not fit, naming them.
+        """
+        mask = labels.ne(self.ignore_index)
+        check_pair(student, teacher, mask, same_channels=False)
+        with torch.amp.autocast(student.device.type, enabled=False):
+            image = torch.arange(len(labels), device=labels.device).view(-1, 1, 1)
+            group = (256 * image + labels).flatten()
+            student, teacher = (self._similarities(working_precision(x, mask), group) for x in (student, teacher))
+            squares = (student - teacher).square().masked_fill(~mask.flatten(), 0.0)
+            return squares.sum() / mask.sum().clamp(min=1)
+
+    def _similarities(self, features: Tensor, group: Tensor) -> Tensor:
+        """Cosine `(B*h*w)` of each position's vector to the mean over the positions of its group."""
+        vectors = features.permute(0, 2, 3, 1).flatten(0, 2)
+        centres = vectors.new_zeros(256 * len(features), vectors.shape[1]).index_add(0, group, vectors)
+        counts = vectors.new_zeros(len(centres)).index_add(0, group, vectors.new_ones(len(group)))
+        centres = centres / counts.clamp(min=1).unsqueeze(1)
+        centres = centres * inverse_norms(centres, 2, self.eps)
+        return (vectors * inverse_norms(vectors, 2, self.eps) * centres[group]).sum(1)
+
+    def extra_repr(self) -> str:
+        return f"ignore_index={self.ignore_index}, eps={self.eps}"

@@ -1,0 +1,284 @@
+"""Named losses as trainable terms: what each one reads of the teacher, on which grid, and through which adapter."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kaseg.distillation import losses
+from kaseg.distillation.adapters import AffinityAdapter, FeatureAdapter
+
+VOID = 255
+
+
+def regressor(in_channels: int, out_channels: int) -> nn.Module:
+    """Convolution 1x1 with bias: FitNets' regressor, and what brings maps of different channels together in CWD."""
+    return nn.Conv2d(in_channels, out_channels, kernel_size=1)
+
+
+@dataclass(frozen=True)
+class TermKind:
+    """How a loss is fed.
+
+    Attributes:
+        loss: The loss.
+        sources: What it can read: the teacher's `"code"` (through the autoencoder), tapped `"features"`, or `"logits"`.
+            The first is the default.
+        grid: `"student"`: the teacher's map is resized to the student's; `"teacher"`: the other way round; `"own"`:
+            both stay as they are.
+        adapter: Makes the module that carries the student's features to the teacher's channels; `None` where channels
+            need not agree.
+        always_adapted: Whether there is an adapter even where channels agree.
+        per_image: Whether it is a mean over images, each with its own denominator, and not over positions.
+        takes_labels: Whether it reads labels; it then leaves out void on its own.
+    """
+
+    loss: Callable[..., nn.Module]
+    sources: tuple[str, ...]
+    grid: str
+    adapter: Callable[[int, int], nn.Module] | None = None
+    always_adapted: bool = True
+    per_image: bool = False
+    takes_labels: bool = False
+
+
+PAPER_TERMS = {
+    "adaptation": TermKind(losses.AdaptationLoss, ("code", "features"), "student", FeatureAdapter),
+    "affinity": TermKind(losses.AffinityLoss, ("code", "features"), "student", AffinityAdapter, per_image=True),
+}
+# Grids: He et al. 2019 upsample the student's logits and features to the teacher's size for KD and FitNets; in CWD,
+# DIST, IFVD and AT maps have one size, and the choice is ours. Pairwise pools both to its nodes.
+RIVAL_TERMS = {
+    "knowledge_distillation": TermKind(losses.KnowledgeDistillationLoss, ("logits",), "teacher"),
+    "hint": TermKind(losses.HintLoss, ("features",), "teacher", regressor),
+    "attention_transfer": TermKind(losses.AttentionTransferLoss, ("features",), "student", per_image=True),
+    "pairwise": TermKind(losses.PairwiseLoss, ("features",), "own", per_image=True),
+    "channel_wise": TermKind(
+        losses.ChannelWiseLoss, ("logits", "features"), "teacher", regressor, always_adapted=False, per_image=True
+    ),
+    "intra_class": TermKind(losses.IntraClassLoss, ("features",), "student", takes_labels=True),
+    "dist": TermKind(losses.DistLoss, ("logits",), "teacher"),
+}
+
+
+class DistillationTerm(nn.Module):
+    """One weighted loss with its adapter.
+
+    Args:
+        name (`str`): Its name in logs and settings.
+        kind ([`TermKind`]): How the loss is fed.
+        weight (`float`): Its weight in the total loss.
+        source (`str`): Which of `kind.sources` it reads.
+        loss (`nn.Module`): The loss.
+        student_channels, teacher_channels (`int`): Channels of the student's tapped map and of the teacher's map
+            or code.
+        ignore_void (`bool`): Leave out positions whose label is void.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        kind: TermKind,
+        weight: float,
+        source: str,
+        loss: nn.Module,
+        student_channels: int,
+        teacher_channels: int,
+        ignore_void: bool = False,
+    ) -> None:
+        super().__init__()
+        self.name, self.kind, self.weight, self.source, self.loss = name, kind, weight, source, loss
+        self.ignore_void = ignore_void
+        adapts = kind.adapter is not None and source != "logits"
+        self.adapter: nn.Module | None = None
+        if adapts and (kind.always_adapted or student_channels != teacher_channels):
+            assert kind.adapter is not None
+            self.adapter = kind.adapter(student_channels, teacher_channels)
+
+    @property
+    def needs_labels(self) -> bool:
+        return self.kind.takes_labels or self.ignore_void
+
+    def forward(self, student: Tensor, teacher: Tensor, labels: Tensor | None = None) -> tuple[Tensor, tuple[int, int]]:
+        """The loss, a scalar that is not weighted, and height and width of the grid on which it was taken.
+
+        Args:
+            student (`Tensor` of shape `(B, c_s, h_s, w_s)`): The student's logits where the source is logits, its
+                tapped features elsewhere.
+            teacher (`Tensor` of shape `(B, c_t, h_t, w_t)`): The teacher's logits, features or code, as `source` says.
+            labels (`Tensor` of shape `(B, H, W)`, *optional*): Labels; needed where `needs_labels` says so.
+        """
+        if self.adapter is not None:
+            student = self.adapter(student)
+        if self.kind.grid == "student":
+            teacher = _resize(teacher, student)
+        elif self.kind.grid == "teacher":
+            student = _resize(student, teacher)
+        size = (student.shape[-2], student.shape[-1])
+        if labels is None or not self.needs_labels:
+            return self.loss(student, teacher), size
+        at_grid = labels_at(labels, size)
+        if self.kind.takes_labels:
+            return self.loss(student, teacher, at_grid), size
+        mask = at_grid.ne(VOID)
+        if self.kind.grid == "own":
+            return self.loss(student, teacher, mask, labels_at(labels, teacher.shape[-2:]).ne(VOID)), size
+        return self.loss(student, teacher, mask), size
+
+    def count(self, labels: Tensor, size: tuple[int, int]) -> Tensor:
+        """What the mean over a batch with these labels is taken over: its number of images or of positions.
+
+        Means weighted by these numbers and divided by their sum are the mean over all.
+
+        Args:
+            labels (`Tensor` of shape `(B, H, W)`): Labels of the batch.
+            size (`tuple[int, int]`): The grid on which the term is taken.
+        """
+        if self.kind.per_image:
+            return torch.tensor(len(labels), device=labels.device)
+        if self.needs_labels:
+            return labels_at(labels, size).ne(VOID).sum()
+        return torch.tensor(len(labels) * size[0] * size[1], device=labels.device)
+
+    def extra_repr(self) -> str:
+        return f"{self.name}, weight={self.weight}, source={self.source}"
+
+
+def labels_at(labels: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """Labels `(B, H, W)` at the nearest pixel of each position of a coarser grid."""
+    return F.interpolate(labels[:, None].float(), size=tuple(size), mode="nearest-exact")[:, 0].to(labels.dtype)
+
+
+def size_of_other(size: tuple[int, int], pixels: Sequence[int], other: Sequence[int]) -> tuple[int, int]:
+    """Grid of images of `other` pixels if those of `pixels` have the grid `size`.
+
+    Images of a step are usually of one size. Where they are not, a network's stride is a power of 2 that rounds up, and
+    what is no such grid (logits that were resized) is taken to be in proportion.
+    """
+    if tuple(pixels) == tuple(other):
+        return size
+    sides = []
+    for side, before, after in zip(size, pixels, other, strict=True):
+        strides = (2**exponent for exponent in range(before.bit_length()))
+        stride = next((stride for stride in strides if math.ceil(before / stride) == side), before / side)
+        sides.append(math.ceil(after / stride))
+    return sides[0], sides[1]
+
+
+def parse_losses(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Rival losses by name with their weight and options, checked and in one form.
+
+    Args:
+        settings (`Mapping`): Name -> weight, or name -> `{"weight": 3.0, option: value}`; the names are those of
+            `RIVAL_TERMS`, the options the arguments of the loss and, where it can read several, `source`.
+
+    Returns:
+        Name -> `{"weight": ..., option: ...}` with numbers as numbers.
+
+    Raises:
+        ValueError: an unknown name or option (the message names close ones), a missing or negative weight, or a value
+            that the loss does not take.
+    """
+    if not isinstance(settings, Mapping):
+        raise ValueError(f"distillation_losses must map names to weights or options, got {settings!r}.")
+    parsed = {}
+    for name, given in settings.items():
+        where = f"distillation_losses: {name}"
+        if name in PAPER_TERMS:
+            raise ValueError(f"{where} is one of the paper's own terms: set {name}_weight instead.")
+        if name not in RIVAL_TERMS:
+            raise ValueError(f"distillation_losses: unknown loss {name!r}{_close(name, RIVAL_TERMS)}")
+        options = dict(given) if isinstance(given, Mapping) else {"weight": given}
+        known = {"weight": 1.0, **_options(RIVAL_TERMS[name])}
+        for option in options:
+            if option not in known:
+                raise ValueError(f"{where}: unknown option {option!r}{_close(option, known)}")
+        if "weight" not in options:
+            raise ValueError(f"{where}: no weight is given; write {{weight: 1.0, ...}}.")
+        typed = {option: _typed(value, known[option], f"{where}: {option}") for option, value in options.items()}
+        if typed["weight"] < 0:
+            raise ValueError(f"{where}: weight must not be negative, got {typed['weight']}.")
+        _build_loss(name, typed)
+        parsed[name] = typed
+    return parsed
+
+
+def build_rivals(
+    settings: Mapping[str, Mapping[str, Any]], student_channels: int, teacher_channels: int, ignore_void: bool
+) -> dict[str, DistillationTerm]:
+    """Terms for what [`parse_losses`] returns; those of weight 0 are left out.
+
+    Args:
+        settings (`Mapping`): Name -> weight and options.
+        student_channels, teacher_channels (`int`): Channels of the tapped maps.
+        ignore_void (`bool`): Leave out positions whose label is void.
+    """
+    terms = {}
+    for name, options in settings.items():
+        if options["weight"] > 0:
+            kind = RIVAL_TERMS[name]
+            source = options.get("source", kind.sources[0])
+            loss = _build_loss(name, options)
+            terms[name] = DistillationTerm(
+                name, kind, options["weight"], source, loss, student_channels, teacher_channels, ignore_void
+            )
+    return terms
+
+
+def _options(kind: TermKind) -> dict[str, Any]:
+    """Options of a kind of term and their defaults."""
+    parameters = inspect.signature(kind.loss).parameters.values()
+    # A loss without an __init__ of its own shows that of nn.Module, whose arguments have no default.
+    options = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+    return options | ({"source": kind.sources[0]} if len(kind.sources) > 1 else {})
+
+
+def _build_loss(name: str, options: Mapping[str, Any]) -> nn.Module:
+    kind = RIVAL_TERMS[name]
+    source = options.get("source", kind.sources[0])
+    if source not in kind.sources:
+        raise ValueError(f"distillation_losses: {name}: source must be one of {kind.sources}, got {source!r}.")
+    try:
+        return kind.loss(**{option: value for option, value in options.items() if option not in ("weight", "source")})
+    except ValueError as error:
+        raise ValueError(f"distillation_losses: {name}: {error}") from None
+
+
+def _typed(value: Any, default: Any, where: str) -> Any:
+    """`value` as the type of `default`; YAML takes 1e-3 for text."""
+    try:
+        if isinstance(value, bool) or value is None:
+            raise ValueError
+        number = type(default)(value)
+        if isinstance(default, int) and number != float(value):
+            raise ValueError
+    except (TypeError, ValueError):
+        raise ValueError(f"{where} must be a {type(default).__name__}, got {value!r}.") from None
+    return number
+
+
+def _close(name: str, known: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f" (close: {', '.join(close)})." if close else f"; there are {', '.join(known)}."
+
+
+def _resize(features: Tensor, like: Tensor) -> Tensor:
+    """`features` at the size of `like`, in float32 where sizes differ.
+
+    Bilinear; but where there are at least twice as many positions along each side, means over areas, so that every one
+    of them counts.
+    """
+    size = like.shape[-2:]
+    if features.shape[-2:] == size:
+        return features
+    if features.shape[-2] >= 2 * size[0] and features.shape[-1] >= 2 * size[1]:
+        return F.interpolate(features.float(), size=size, mode="area")
+    return F.interpolate(features.float(), size=size, mode="bilinear", align_corners=False)

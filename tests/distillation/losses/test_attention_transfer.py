@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from kaseg.distillation.losses import AttentionTransferLoss
+
+
+def reference(student, teacher, mask):
+    per_image = []
+    for b in range(len(student)):
+        maps = []
+        for features in (student, teacher):
+            vectors = features[b].double().numpy()[:, mask[b].numpy()]
+            squares = np.sum(vectors**2, axis=0)
+            maps.append(squares / np.sqrt(np.sum(squares**2)))
+        per_image.append(np.mean((maps[0] - maps[1]) ** 2))
+    return np.mean(per_image)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_matches_the_formula(pair, masked):
+    student, teacher = pair(2, 5, 3, 4)[0], pair(2, 7, 3, 4)[1]
+    mask = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(1)) > (0.4 if masked else -1)
+    expected = reference(student, teacher, mask)
+    loss = AttentionTransferLoss()(student, teacher, mask if masked else None)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_scale_of_each_image_and_rotation_change_nothing(pair, rotation):
+    student, teacher = pair(2, 5, 3, 4)
+    scale = torch.tensor([0.3, 7.0]).view(2, 1, 1, 1)
+    changed = AttentionTransferLoss()(rotation(5, student * scale), teacher / scale)
+    assert changed.item() == pytest.approx(AttentionTransferLoss()(student, teacher).item(), rel=1e-4)
+
+
+def test_an_image_of_void_contributes_nothing(pair):
+    student, teacher = pair(2, 5, 3, 4)
+    mask = torch.ones(2, 3, 4, dtype=torch.bool)
+    mask[1] = False
+    only = AttentionTransferLoss()(student[:1], teacher[:1])
+    assert AttentionTransferLoss()(student, teacher, mask).item() == pytest.approx(only.item() / 2, rel=1e-5)

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from kaseg.distillation.losses import ChannelWiseLoss
+
+
+def reference(student, teacher, temperature, mask):
+    batch, channels = student.shape[:2]
+    total = 0.0
+    for b in range(batch):
+        inside = mask[b].numpy()
+        for k in range(channels):
+            p = [np.exp(x[b, k].double().numpy()[inside] / temperature) for x in (teacher, student)]
+            p_teacher, p_student = p[0] / p[0].sum(), p[1] / p[1].sum()
+            total += np.sum(p_teacher * np.log(p_teacher / p_student))
+    return temperature**2 / (batch * channels) * total
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+@pytest.mark.parametrize("masked", [False, True])
+def test_matches_the_formula(pair, temperature, masked):
+    student, teacher = pair(2, 5, 3, 4)
+    mask = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(1)) > (0.4 if masked else -1)
+    expected = reference(student, teacher, temperature, mask)
+    loss = ChannelWiseLoss(temperature)
+    assert loss(student, teacher, mask if masked else None).item() == pytest.approx(expected, rel=1e-4)
+    in_double = loss(student.double(), teacher.double(), mask if masked else None)
+    assert in_double.item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_a_number_added_to_a_channel_changes_nothing(pair):
+    student, teacher = pair(2, 5, 3, 4)
+    shift = 10 * pair(2, 5, 1, 1)[1]
+    loss = ChannelWiseLoss()
+    assert loss(student + shift, teacher - shift).item() == pytest.approx(loss(student, teacher).item(), rel=1e-3)
+
+
+def test_an_image_of_void_contributes_nothing(pair):
+    student, teacher = pair(2, 5, 3, 4)
+    mask = torch.ones(2, 3, 4, dtype=torch.bool)
+    mask[1] = False
+    only = ChannelWiseLoss()(student[:1], teacher[:1])
+    assert ChannelWiseLoss()(student, teacher, mask).item() == pytest.approx(only.item() / 2, rel=1e-5)
+
+
+def test_temperature_must_be_positive():
+    with pytest.raises(ValueError, match="temperature"):
+        ChannelWiseLoss(-1.0)

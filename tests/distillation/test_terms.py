@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kaseg.distillation.losses import HintLoss
+from kaseg.distillation.terms import (
+    PAPER_TERMS,
+    RIVAL_TERMS,
+    DistillationTerm,
+    build_rivals,
+    labels_at,
+    parse_losses,
+    size_of_other,
+)
+
+
+def _term(name: str, student: int = 6, teacher: int = 10, **options) -> DistillationTerm:
+    ignore_void = options.pop("ignore_void", False)
+    return build_rivals(parse_losses({name: {"weight": 1.0, **options}}), student, teacher, ignore_void)[name]
+
+
+class TestParsing:
+    def test_weights_and_options_become_one_form(self) -> None:
+        settings = {"hint": 2, "pairwise": {"weight": "1e1", "nodes": 4.0}, "channel_wise": {"weight": 3}}
+        expected = {"hint": {"weight": 2.0}, "pairwise": {"weight": 10.0, "nodes": 4}, "channel_wise": {"weight": 3.0}}
+        assert parse_losses(settings) == expected
+        assert parse_losses(expected) == expected and isinstance(parse_losses(settings)["pairwise"]["nodes"], int)
+
+    @pytest.mark.parametrize(
+        "settings, message",
+        [
+            ({"chanel_wise": 1.0}, "unknown loss 'chanel_wise' .*channel_wise"),
+            ({"nothing like it": 1.0}, "there are knowledge_distillation, hint"),
+            ({"adaptation": 1.0}, "set adaptation_weight instead"),
+            ({"dist": {"weight": 1.0, "gama": 2.0}}, "dist: unknown option 'gama' .*gamma"),
+            ({"hint": {"weight": 1.0, "temperature": 2.0}}, "hint: unknown option 'temperature'"),
+            ({"dist": {"beta": 1.0}}, "dist: no weight is given"),
+            ({"hint": -1.0}, "hint: weight must not be negative"),
+            ({"hint": "much"}, "hint: weight must be a float, got 'much'"),
+            ({"hint": True}, "hint: weight must be a float, got True"),
+            ({"pairwise": {"weight": 1.0, "nodes": 2.5}}, "nodes must be a int"),
+            ({"pairwise": {"weight": 1.0, "nodes": 1}}, "pairwise: nodes must be at least 2"),
+            ({"channel_wise": {"weight": 1.0, "source": "code"}}, "channel_wise: source must be one of"),
+            ([1.0], "must map names to weights"),
+        ],
+    )
+    def test_mistakes_are_named(self, settings, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            parse_losses(settings)
+
+    def test_a_weight_of_zero_leaves_the_term_out(self) -> None:
+        assert build_rivals(parse_losses({"hint": 0.0}), 6, 10, False) == {}
+
+
+class TestAdapters:
+    @pytest.mark.parametrize(
+        "name", ["knowledge_distillation", "attention_transfer", "pairwise", "intra_class", "dist"]
+    )
+    def test_where_channels_need_not_agree_there_is_none(self, name: str) -> None:
+        assert _term(name).adapter is None
+
+    def test_a_hint_always_has_its_regressor(self) -> None:
+        assert _term("hint", 6, 6).adapter.weight.shape == (6, 6, 1, 1)
+
+    def test_channel_wise_only_where_features_differ(self) -> None:
+        assert _term("channel_wise").adapter is None
+        assert _term("channel_wise", 6, 6, source="features").adapter is None
+        assert _term("channel_wise", 6, 10, source="features").adapter.weight.shape == (10, 6, 1, 1)
+
+
+class TestGrids:
+    def _run(self, name: str, **options):
+        term = _term(name, 5, 5, **options)
+        student = torch.randn(2, 5, 4, 6, requires_grad=True)
+        teacher = torch.randn(2, 5, 16, 24)
+        labels = torch.randint(0, 3, (2, 64, 96))
+        value, size = term(student, teacher, labels)
+        value.backward()
+        assert student.grad.any()
+        return size
+
+    @pytest.mark.parametrize("ignore_void", [False, True])
+    @pytest.mark.parametrize("name", RIVAL_TERMS)
+    def test_maps_meet(self, name: str, ignore_void: bool) -> None:
+        student_grid, teacher_grid = (4, 6), (16, 24)
+        expected = {"student": student_grid, "teacher": teacher_grid, "own": student_grid}[RIVAL_TERMS[name].grid]
+        assert self._run(name, ignore_void=ignore_void) == expected
+
+    def test_every_position_of_a_much_finer_teacher_counts(self) -> None:
+        term = DistillationTerm("adaptation", PAPER_TERMS["adaptation"], 1.0, "features", HintLoss(), 5, 5)
+        term.adapter = None
+        teacher = torch.randn(1, 5, 16, 16)
+        value, size = term(torch.zeros(1, 5, 4, 4), teacher)
+        means = teacher.unflatten(3, (4, 4)).unflatten(2, (4, 4)).mean((3, 5))
+        assert size == (4, 4) and value.item() == pytest.approx(means.square().mean().item(), rel=1e-5)
+
+    def test_void_is_left_out_at_the_grid_of_the_loss(self) -> None:
+        labels = torch.full((1, 16, 16), 255)
+        labels[:, :8] = 0
+        student, teacher = torch.randn(1, 5, 4, 4), torch.randn(1, 5, 16, 16)
+        term = _term("knowledge_distillation", ignore_void=True)
+        expected = term(student, teacher.clone(), labels)[0]
+        teacher[:, :, 8:] = 100 * torch.rand(1, 5, 8, 16)
+        assert torch.equal(term(student, teacher, labels)[0], expected)
+        assert term.count(labels, (16, 16)) == 128 and term.count(labels, (4, 4)) == 8
+
+
+class TestCounts:
+    """Values weighted by counts are the value of the whole, however unevenly void is spread."""
+
+    @pytest.mark.parametrize("name", [name for name in RIVAL_TERMS if name != "dist"])
+    @pytest.mark.parametrize("ignore_void", [False, True])
+    def test_parts_make_the_whole(self, name: str, ignore_void: bool) -> None:
+        torch.manual_seed(0)
+        term = _term(name, 5, 5, ignore_void=ignore_void)
+        student, teacher = torch.randn(3, 5, 4, 6), torch.randn(3, 5, 4, 6)
+        labels = torch.randint(0, 3, (3, 16, 24))
+        labels[0, :11], labels[1, 5:], labels[2, :, :3] = 255, 255, 255
+        whole, size = term(student, teacher, labels)
+        total, number = 0.0, 0
+        for part in (slice(0, 1), slice(1, 3)):
+            count = term.count(labels[part], size)
+            total, number = total + count * term(student[part], teacher[part], labels[part])[0], number + count
+        assert (total / number).item() == pytest.approx(whole.item(), rel=1e-5)
+        assert number == term.count(labels, size)
+
+
+def test_labels_are_those_of_the_middle_of_a_position() -> None:
+    labels = torch.arange(64).view(1, 8, 8)
+    assert torch.equal(labels_at(labels, (2, 2)), torch.tensor([[[18, 22], [50, 54]]]))
+
+
+def test_grid_of_images_of_another_size() -> None:
+    assert size_of_other((3, 2), (33, 32), (33, 32)) == (3, 2)
+    assert size_of_other((3, 2), (33, 32), (48, 65)) == (3, 5)
+    assert size_of_other((12, 20), (30, 50), (60, 100)) == (24, 40)

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+from toy import make_model
+
+from kaseg.trainer.base import synchronize_batch_norm
+
+
+def _arguments(world_size: int, device: str) -> SimpleNamespace:
+    return SimpleNamespace(world_size=world_size, device=torch.device(device))
+
+
+def test_every_batch_norm_is_converted_with_its_weights() -> None:
+    model = make_model()
+    names = list(model.state_dict())
+    converted = synchronize_batch_norm(model, _arguments(2, "cuda"))
+    norms = [m for m in converted.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert norms and all(isinstance(m, nn.SyncBatchNorm) for m in norms)
+    assert list(converted.state_dict()) == names
+
+
+def test_a_fixed_batch_norm_stays_fixed() -> None:
+    model = synchronize_batch_norm(make_model(freeze_batch_norm=True), _arguments(2, "cuda")).train()
+    assert not any(m.training for m in model.modules() if isinstance(m, nn.SyncBatchNorm))
+
+
+def test_one_process_needs_none() -> None:
+    model = synchronize_batch_norm(make_model(), _arguments(1, "cpu"))
+    assert not any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
+
+
+def test_several_processes_on_the_cpu_are_refused() -> None:
+    with pytest.raises(ValueError, match="sync_batch_norm needs GPUs.*freeze_batch_norm"):
+        synchronize_batch_norm(make_model(), _arguments(2, "cpu"))

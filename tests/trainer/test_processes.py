@@ -1,0 +1,137 @@
+"""The same global batch on one and on two processes, by real processes on the CPU (gloo)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from toy import arguments, make_dataset, make_model, make_teacher, states_equal
+from transformers import TrainerCallback
+
+from kaseg import KnowledgeAdaptationConfig, KnowledgeAdaptationTrainer
+from kaseg.distillation.terms import RIVAL_TERMS
+
+GLOBAL_BATCH, STEPS = 4, 4
+WEIGHTS = ("model.safetensors", "adapters.safetensors", "autoencoder/model.safetensors")
+
+
+class Recorder(TrainerCallback):
+    """Writes every step's gradients; with `stop`, ends its process after that step as if it had been killed."""
+
+    def __init__(self, folder: Path, stop: int) -> None:
+        self.folder, self.stop = folder, stop
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs) -> None:
+        if state.is_world_process_zero:
+            gradients = {n.removeprefix("module."): p.grad.contiguous() for n, p in model.named_parameters()}
+            save_file(gradients, self.folder / f"gradients-{state.global_step}.safetensors")
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        if state.global_step == self.stop:
+            os._exit(1)
+
+
+def main(output_dir: str, stop: int) -> None:
+    """One process of a run of both stages, with every loss that is a mean over positions or images."""
+    # Statistics of BatchNorm would be each process's own.
+    nn.modules.batchnorm._BatchNorm.train = lambda self, mode=True: nn.Module.train(self, False)
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    fields = arguments(
+        output_dir,
+        per_device_train_batch_size=GLOBAL_BATCH // processes,
+        max_steps=STEPS,
+        save_strategy="steps",
+        save_steps=2,
+        ddp_backend="gloo" if processes > 1 else None,
+        latent_channels=8,
+        autoencoder_epochs=0,
+        autoencoder_max_steps=3,
+        autoencoder_learning_rate=0.01,
+        ignore_void_positions=True,
+        distillation_losses={name: 1.0 for name in RIVAL_TERMS if name != "dist"},
+    )
+    trainer = KnowledgeAdaptationTrainer(
+        make_model(classifier_dropout_prob=0.0),
+        make_teacher(),
+        KnowledgeAdaptationConfig(**fields),
+        train_dataset=make_dataset(),
+    )
+    assert trainer.accelerator.num_processes == processes
+    trainer.add_callback(Recorder(Path(output_dir), stop))
+    trainer.train(resume_from_checkpoint=True)
+    trainer.save_model()
+    trainer.save_state()
+
+
+def _launch(processes: int, output_dir: Path, stop: int = 0) -> int:
+    output_dir.mkdir(exist_ok=True)
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command = [sys.executable, *(launcher if processes > 1 else []), __file__, str(output_dir), str(stop)]
+    root = str(Path(__file__).resolve().parents[2])
+    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    process = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0 or stop, process.stderr
+    return process.returncode
+
+
+def _logs(folder: Path) -> list[dict[str, float]]:
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return [entry for entry in history if "loss" in entry]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> dict[int, Path]:
+    """A finished run by its number of processes."""
+    folder = tmp_path_factory.mktemp("processes")
+    for processes in (1, 2):
+        _launch(processes, folder / str(processes))
+    return {processes: folder / str(processes) for processes in (1, 2)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["autoencoder", "."])
+def test_losses_are_those_of_one_process(runs, stage: str) -> None:
+    one, two = (_logs(runs[processes] / stage) for processes in (1, 2))
+    assert len(one) == len(two) == (3 if stage == "autoencoder" else STEPS)
+    terms = {key for key in one[0] if "/" in key}
+    assert len(terms) == (2 if stage == "autoencoder" else 2 + len(RIVAL_TERMS))
+    for first, second in zip(one, two, strict=True):
+        for key in ("loss", *terms):
+            assert second[key] == pytest.approx(first[key], rel=2e-4, abs=1e-5), key
+
+
+@pytest.mark.slow
+def test_gradients_are_those_of_one_process(runs) -> None:
+    for step in range(STEPS):
+        one, two = (load_file(runs[processes] / f"gradients-{step}.safetensors") for processes in (1, 2))
+        assert one.keys() == two.keys() and any(name.startswith("terms.hint") for name in one)
+        for name, gradient in one.items():
+            assert (two[name] - gradient).norm() <= 2e-3 * gradient.norm() + 1e-6, (step, name)
+
+
+@pytest.mark.slow
+def test_weights_are_those_of_one_process(runs) -> None:
+    for name in WEIGHTS:
+        one, two = (load_file(runs[processes] / name) for processes in (1, 2))
+        for key, value in one.items():
+            torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_killed_run_of_two_processes_goes_on_exactly(runs, tmp_path) -> None:
+    assert _launch(2, tmp_path, stop=3) != 0
+    assert not (tmp_path / "model.safetensors").exists() and (tmp_path / "checkpoint-2").is_dir()
+    _launch(2, tmp_path)
+    for name in WEIGHTS:
+        assert states_equal(load_file(runs[2] / name), load_file(tmp_path / name)), name
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
