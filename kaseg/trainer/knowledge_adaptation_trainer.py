@@ -140,14 +140,21 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         return self.model.student
 
     def _build_teacher(self, teacher: str | Path | nn.Module) -> TeacherAdapter:
+        labels, label_map = self.segmentation_model.config.id2label, self.args.teacher_label_map
         if isinstance(teacher, TeacherAdapter):
+            if teacher.label_match is None:
+                teacher.match(labels, label_map)
             return teacher
-        mean, std = self.processing_class.image_mean, self.processing_class.image_std
+        options: dict[str, Any] = {
+            "tap": self.args.teacher_tap,
+            "student_mean": self.processing_class.image_mean,
+            "student_std": self.processing_class.image_std,
+            "student_labels": labels,
+            "label_map": label_map,
+        }
         if isinstance(teacher, str | Path):
-            return TeacherAdapter.from_pretrained(
-                str(teacher), tap=self.args.teacher_tap, student_mean=mean, student_std=std
-            )
-        return TeacherAdapter(teacher, tap=self.args.teacher_tap)
+            return TeacherAdapter.from_pretrained(str(teacher), **options)
+        return TeacherAdapter(teacher, **options)
 
     def _use_autoencoder(self, autoencoder: FeatureAutoencoder) -> None:
         if autoencoder.config.in_channels != self.teacher_channels:

@@ -73,11 +73,13 @@ class TestTaps:
         assert TeacherAdapter(Network(), num_labels=2).describe() == (6, 2)
 
     def test_errors_say_what_there_is(self) -> None:
-        with pytest.raises(ValueError, match="no submodule 'decoder'.*encoder, head, dropout, classifier"):
+        with pytest.raises(ValueError, match=r"no submodule 'decoder'.*head.conv \(32, 8, 8\)"):
             TeacherAdapter(_kaseg(), tap="decoder")
-        with pytest.raises(ValueError, match=r"num_labels=None.*tap="):
-            TeacherAdapter(nn.Sequential(nn.Conv2d(3, 3, 1)))
         pooled = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        with pytest.raises(ValueError, match=r"num_labels=None.*tap=.*0 \(4, 128, 128\), 1 \(4, 1, 1\)\."):
+            TeacherAdapter(pooled)
+        with pytest.raises(ValueError, match=r"'head.conf'.*Did you mean head.conv"):
+            TeacherAdapter(_kaseg(), tap="head.conf")
         with pytest.raises(ValueError, match=r"shape \(2, 4\)"):
             TeacherAdapter(pooled, tap="2")(IMAGE)
 
@@ -91,6 +93,11 @@ class TestFrozen:
         assert outer.training and not any(module.training for module in teacher.modules())
         assert not features.requires_grad and not any(p.requires_grad for p in teacher.parameters())
         assert all(torch.equal(before[name], tensor) for name, tensor in teacher.state_dict().items())
+
+    def test_the_network_keeps_no_hook(self) -> None:
+        model = _kaseg()
+        TeacherAdapter(model, tap="head.conv")(IMAGE)
+        assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
     def test_features_may_be_used_in_a_training_graph(self) -> None:
         """Tensors made under inference mode could not be saved for backward."""
