@@ -90,8 +90,8 @@ class TeacherAdapter(nn.Module):
         self.input_size = InputSize.of(model) if input_size is None else input_size
         if getattr(getattr(model, "config", None), "model_type", None) == "oneformer" and not model_inputs:
             raise ValueError(
-                "OneFormer is told its task with every image: pass model_inputs={'task_inputs': tokens}, with the tokens "
-                "that its OneFormerProcessor makes of task_inputs=['semantic'], or give its Hub id or folder as teacher."
+                "OneFormer is told its task with every image: pass model_inputs={'task_inputs': tokens}, the tokens "
+                "that its OneFormerProcessor makes of task_inputs=['semantic'], or give its Hub id or folder."
             )
         self._input_names = tuple(model_inputs or ())
         for name, value in (model_inputs or {}).items():

@@ -102,9 +102,7 @@ def match_labels(student: Sequence[str], teacher: Sequence[str], label_map: Labe
     return LabelMatch(student, teacher, groups)
 
 
-def _check_used_once(
-    groups: Mapping[int, tuple[int, ...]], student: tuple[str, ...], teacher: tuple[str, ...]
-) -> None:
+def _check_used_once(groups: Mapping[int, tuple[int, ...]], student: tuple[str, ...], teacher: tuple[str, ...]) -> None:
     users: dict[int, int] = {}
     for index, group in groups.items():
         for theirs in group:

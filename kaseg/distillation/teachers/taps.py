@@ -151,8 +151,8 @@ def find_tap(
     candidates = {n: m for n, m in layers.items() if _outputs(m) == num_labels}
     if not candidates:
         raise ValueError(
-            f"Found no convolution or linear layer with num_labels={num_labels} outputs in {type(model).__name__}; name "
-            f"the submodule whose output is to be distilled with tap=. {_described(available_taps(model, run))}"
+            f"Found no convolution or linear layer with num_labels={num_labels} outputs in {type(model).__name__}; "
+            f"name the submodule whose output is to be distilled with tap=. {_described(available_taps(model, run))}"
         )
     if len(candidates) == 1:
         return Tap(next(iter(candidates)), reads_input=True)
@@ -191,9 +191,7 @@ def named_tap(model: nn.Module, name: str, run: Callable[[], Any]) -> Tap:
         return Tap(name)
     close = difflib.get_close_matches(name, names, n=3)
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
-    raise ValueError(
-        f"The teacher has no submodule {name!r} to tap.{hint} {_described(available_taps(model, run))}"
-    )
+    raise ValueError(f"The teacher has no submodule {name!r} to tap.{hint} {_described(available_taps(model, run))}")
 
 
 def available_taps(model: nn.Module, run: Callable[[], Any]) -> dict[str, tuple[int, ...]]:
@@ -211,7 +209,8 @@ def _described(taps: Mapping[str, tuple[int, ...]]) -> str:
     by_depth = sorted(taps, key=lambda name: name.count("."))[:_SHOWN_TAPS]
     listed = ", ".join(f"{name} {shape}" for name, shape in taps.items() if name in by_depth)
     left = len(taps) - len(by_depth)
-    return f"Maps (channels, height, width) come from: {listed}" + (f" and {left} others; see list_taps." if left else ".")
+    rest = f" and {left} others, see kaseg.distillation.list_taps." if left else "."
+    return f"Maps (channels, height, width) come from: {listed}{rest}"
 
 
 def patch_size_of(model: nn.Module) -> int | None:

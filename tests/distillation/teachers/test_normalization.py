@@ -49,7 +49,9 @@ class TestFound:
     def test_beside_a_transformers_checkpoint(self, tmp_path) -> None:
         config = transformers.MobileNetV2Config(depth_multiplier=0.25)
         transformers.MobileNetV2ForSemanticSegmentation(config).save_pretrained(tmp_path)
-        transformers.MobileNetV2ImageProcessor(image_mean=[0.5, 0.4, 0.3], image_std=[0.5] * 3).save_pretrained(tmp_path)
+        transformers.MobileNetV2ImageProcessor(image_mean=[0.5, 0.4, 0.3], image_std=[0.5] * 3).save_pretrained(
+            tmp_path
+        )
         model = transformers.MobileNetV2ForSemanticSegmentation.from_pretrained(tmp_path)
         assert Normalization.of(model).mean == pytest.approx((0.5, 0.4, 0.3))
 

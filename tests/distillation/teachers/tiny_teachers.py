@@ -198,9 +198,7 @@ FAMILIES = {
     "mobilenet-v2": Family(mobilenet_v2, "<segmentation_head.classifier.convolution", 256, 8),
     "mask2former": Family(mask2former, "model.pixel_level_module.decoder.mask_projection", 12, 4),
     "maskformer": Family(maskformer, "model.pixel_level_module.decoder.mask_projection", 12, 4),
-    "oneformer": Family(
-        oneformer, "model.pixel_level_module.decoder.mask_projection", 32, 4, {"model_inputs": TASK}
-    ),
+    "oneformer": Family(oneformer, "model.pixel_level_module.decoder.mask_projection", 32, 4, {"model_inputs": TASK}),
     "eomt": Family(eomt, "upscale_block", 16, 4),
     "smp-unet": Family(of_smp("Unet", decoder_channels=(16, 16, 8, 8, 8)), "<segmentation_head.0", 8, 1),
     "smp-fpn": Family(
