@@ -207,3 +207,11 @@ class TestOptions:
     def test_teacher_adapter_is_taken_as_it_is(self, tmp_path) -> None:
         adapter = TeacherAdapter(make_teacher(), tap="head.aspp_project")
         assert _trainer(tmp_path, teacher=adapter).teacher is adapter
+
+    def test_classes_are_matched_by_name_and_by_map(self, tmp_path) -> None:
+        student = make_model(id2label={0: "road", 1: "plant"})
+        teacher = make_teacher(num_labels=3, id2label={0: "tree", 1: "Road", 2: "sky"})
+        trainer = _trainer(tmp_path, student, teacher, _autoencoder(), teacher_label_map={"plant": "tree"})
+        assert trainer.teacher.label_match.groups == {0: (1,), 1: (0,)}
+        adapter = TeacherAdapter(teacher)
+        assert _trainer(tmp_path, student, adapter, _autoencoder()).teacher.label_match.groups == {0: (1,)}

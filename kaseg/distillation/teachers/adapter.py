@@ -101,6 +101,7 @@ class TeacherAdapter(nn.Module):
             # Not every `config` is one of transformers.
             num_labels = getattr(getattr(model, "config", None), "num_labels", None)
         self.tap = named_tap(model, tap, self._dry_run) if tap else find_tap(model, num_labels, self._dry_run, _logits)
+        logger.info("Teacher %s: %s is distilled; %s.", type(model).__name__, self.tap, self.input_size)
         self.class_names = _class_names(model) if class_names is None else tuple(class_names)
         self.label_match: LabelMatch | None = None
         self.register_buffer("known_classes", None, persistent=False)
@@ -158,7 +159,8 @@ class TeacherAdapter(nn.Module):
         if self.flip_channels:
             pixel_values = pixel_values.flip(1)
         images = self.input_size.fit(pixel_values)
-        given, fitted = tuple(pixel_values.shape[-2:]), tuple(images.shape[-2:])
+        given: tuple[int, int] = (pixel_values.shape[-2], pixel_values.shape[-1])
+        fitted: tuple[int, int] = (images.shape[-2], images.shape[-1])
         with recorded({self.tap: self.model.get_submodule(self.tap.name)}) as seen:
             output = self._run(images)
         if self.tap not in seen:

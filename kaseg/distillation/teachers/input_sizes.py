@@ -35,20 +35,20 @@ class InputSize:
     @classmethod
     def of(cls, model: nn.Module) -> InputSize:
         """What is known of transformers, segmentation_models.pytorch and timm models; any size for all others."""
-        config = getattr(model, "config", None)
+        config: Any = getattr(model, "config", None)
         kind = getattr(config, "model_type", None)
         if kind in _FIXED:
             return cls(fixed=_pair(config.image_size))
         if kind in _WHOLE_PATCHES:
             return cls(multiple=max(_pair(config.patch_size)))
-        if getattr(model, "requires_divisible_input_shape", False):  # segmentation_models.pytorch
-            return cls(multiple=model.encoder.output_stride)
-        for module in model.modules():
-            if isinstance(module, PatchEmbed) and module.img_size is not None and module.strict_img_size:
+        embeddings = [module for module in model.modules() if isinstance(module, PatchEmbed)]
+        for module in embeddings:
+            if module.img_size is not None and module.strict_img_size:
                 return cls(fixed=_pair(module.img_size))
-            if isinstance(module, PatchEmbed) and not module.dynamic_img_pad:
-                return cls(multiple=max(module.patch_size))
-        return cls()
+        if getattr(model, "requires_divisible_input_shape", False):  # segmentation_models.pytorch
+            encoder: Any = model.encoder
+            return cls(multiple=encoder.output_stride)
+        return cls(multiple=max([1, *(max(m.patch_size) for m in embeddings if not m.dynamic_img_pad)]))
 
     def fit(self, images: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) as the teacher takes it; the same tensor if it is so already."""

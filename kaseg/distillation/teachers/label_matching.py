@@ -39,7 +39,15 @@ class LabelMatch:
         Where several of the teacher's classes make up one, the log of the sum of their exponentials is taken: under a
         softmax their probabilities add up (our choice). The teacher's other classes are left out, so that a softmax
         gives the teacher's belief on condition that the pixel is of a known class.
+
+        Raises:
+            ValueError: the logits are of another number of classes.
         """
+        if logits.shape[1] != len(self.teacher):
+            raise ValueError(
+                f"The teacher gives logits of {logits.shape[1]} classes, but {len(self.teacher)} class names were "
+                "given for it. Correct class_names (or id2label of its config)."
+            )
         groups = list(self.groups.values())
         if all(len(group) == 1 for group in groups):
             order = [group[0] for group in groups]

@@ -90,10 +90,10 @@ class Normalization:
 
     def from_student(self, mean: Sequence[float], std: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
         """Scale and shift (1, C, 1, 1) that turn pixels normalised with the student's `mean` and `std` into these."""
-        own_mean, own_std, mean, std = (
+        own_mean, own_std, from_mean, from_std = (
             torch.tensor(_per_channel(v), dtype=torch.float64) for v in (self.mean, self.std, mean, std)
         )
-        scale, shift = std / own_std, (mean - own_mean) / own_std
+        scale, shift = from_std / own_std, (from_mean - own_mean) / own_std
         return scale.float().view(1, -1, 1, 1), shift.float().view(1, -1, 1, 1)
 
 

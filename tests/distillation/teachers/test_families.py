@@ -16,7 +16,7 @@ from kaseg.distillation import TeacherAdapter
 from kaseg.distillation.teachers.query_maps import class_scores_from_queries
 
 SIZE = (97, 65)
-DISTILLED = ("segformer", "data2vec", "mask2former", "eomt", "smp-unet", "torchvision-lraspp", "timm")
+DISTILLED = ("segformer", "data2vec", "mask2former", "smp-unet", "timm")
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -78,8 +78,8 @@ def test_queries_become_the_familys_own_masks(name: str) -> None:
     logits = TeacherAdapter(model, **FAMILIES[name].options)(images).logits
     torch.testing.assert_close(logits, class_scores_from_queries(*queries))
 
-    # The queries of random weights all but agree: spread them, so that masks of several classes come out.
-    classes, masks = (2 * (query - query.mean()) / query.std() for query in queries)
+    # The queries of random weights all but agree: others in their place, so that masks of several classes come out.
+    classes, masks = (3 * torch.randn_like(query) for query in queries)
     output.class_queries_logits, output.masks_queries_logits = classes, masks
     kind = {"mask2former": "Mask2Former", "maskformer": "MaskFormer", "oneformer": "OneFormer", "eomt": "Eomt"}[name]
     processor, options = getattr(transformers, f"{kind}ImageProcessor")(), {}

@@ -71,3 +71,7 @@ class TestLogits:
              probabilities[:, 4] + probabilities[:, 5]], dim=1
         )  # fmt: skip
         torch.testing.assert_close(match.student_logits(logits).softmax(1), expected)
+
+    def test_another_number_of_classes_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="logits of 5 classes, but 6 class names.*class_names"):
+            match_labels(STUDENT, TEACHER).student_logits(torch.randn(2, 5, 3, 3))
