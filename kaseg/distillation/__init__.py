@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kaseg.distillation.adapters import AffinityAdapter, FeatureAdapter
 from kaseg.distillation.autoencoder import FeatureAutoencoder, FeatureAutoencoderConfig, FeatureAutoencoderOutput
-from kaseg.distillation.teachers import TeacherAdapter, TeacherOutput
+from kaseg.distillation.teachers import TeacherAdapter, TeacherOutput, list_taps
 
 __all__ = [
     "AffinityAdapter",
@@ -14,4 +14,5 @@ __all__ = [
     "FeatureAutoencoderOutput",
     "TeacherAdapter",
     "TeacherOutput",
+    "list_taps",
 ]

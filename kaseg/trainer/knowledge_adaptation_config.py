@@ -42,6 +42,9 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
 
     teacher_tap (`str`, *optional*): Name of the teacher's submodule whose output is distilled; by default the map that
         its classifier reads.
+    teacher_label_map (`dict`, *optional*): Student's class -> teacher's class, a list of those that make it up, or null
+        for one that the teacher is not asked about; by name or id. Classes that it leaves out are matched by name. See
+        [`~kaseg.distillation.teachers.match_labels`].
     student_tap (`int`, *optional*, defaults to -1): Index into the student's `hidden_states`; -1 is the map before
         dropout and classifier.
 
@@ -80,6 +83,9 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
     )
     teacher_tap: str | None = field(
         default=None, metadata={"help": "Teacher's submodule to tap; the classifier's input by default."}
+    )
+    teacher_label_map: dict | None = field(
+        default=None, metadata={"help": "Student's class: teacher's class or classes; by name where it is silent."}
     )
     student_tap: int = field(default=-1, metadata={"help": "Index into the student's hidden_states."})
     use_autoencoder: bool = field(

@@ -46,17 +46,21 @@ class StudentWithAdapters(nn.Module):
         student ([`KASegModel`]): The student.
         terms (`dict[str, DistillationTerm]`): The distillation terms with their adapters.
         tap (`int`): Index of the student's tapped map in its `hidden_states`.
+        known_classes (`list[int]`, *optional*): The student's classes that the teacher's logits are of; all by default.
     """
 
     main_input_name = "pixel_values"
     accepts_loss_kwargs = False
     _keys_to_ignore_on_save = None
 
-    def __init__(self, student: KASegModel, terms: dict[str, DistillationTerm], tap: int) -> None:
+    def __init__(
+        self, student: KASegModel, terms: dict[str, DistillationTerm], tap: int, known_classes: list[int] | None = None
+    ) -> None:
         super().__init__()
         self.student = student
         self.config = student.config
         self.tap = tap
+        self.known_classes = known_classes
         self.terms = nn.ModuleDict(terms)
 
     def adapter_state_dict(self) -> dict[str, torch.Tensor]:
@@ -78,7 +82,10 @@ class StudentWithAdapters(nn.Module):
         terms, sizes = {}, {}
         for name, term in self.terms.items():
             assert isinstance(term, DistillationTerm)
-            student = outputs.logits if term.source == "logits" else features
+            student = features
+            if term.source == "logits":
+                known = self.known_classes
+                student = outputs.logits if known is None else outputs.logits[:, known]
             terms[name], sizes[name] = term(student, teacher[term.source], labels)
         return StudentOutput(logits=outputs.logits, terms=terms, sizes=sizes)
 
@@ -124,8 +131,8 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         kwargs: As in [`SegmentationTrainer`].
 
     Raises:
-        ValueError: an autoencoder that does not fit the teacher's map, a teacher without logits or with other classes
-            where a term compares logits.
+        ValueError: an autoencoder that does not fit the teacher's map, or a teacher that gives no logits or shares no
+            classes with the student where a term compares logits.
 
     Example:
 
@@ -151,18 +158,22 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         fitted = FeatureAutoencoder.from_pretrained(autoencoder) if isinstance(autoencoder, str | Path) else autoencoder
         self.autoencoder: FeatureAutoencoder | None = None
         processor = kwargs["processing_class"] = kwargs.get("processing_class") or KASegImageProcessor()
-        adapter = _build_teacher(teacher, args, processor)
+        adapter = _build_teacher(teacher, model, args, processor)
         self.teacher_channels, self.teacher_stride = adapter.describe(num_channels=model.config.num_channels)
         latent_channels = args.latent_channels if fitted is None else fitted.config.latent_channels
         channels = [*model.encoder.channels, model.config.head_channels][args.student_tap]
         # Adapters start alike whatever was drawn before.
         set_seed(args.seed)
         terms = build_terms(args, channels, self.teacher_channels, latent_channels)
+        known_classes = None
         if any(term.source == "logits" for term in terms.values()):
-            _check_logits(adapter, model)
+            known_classes = adapter.require_logits().tolist()
+            # Indexing by all of them would only copy.
+            known_classes = None if known_classes == list(range(model.config.num_labels)) else known_classes
         self._step_labels: list[torch.Tensor] = []
         self._step_counts: dict[str, torch.Tensor] = {}
-        super().__init__(model=StudentWithAdapters(model, terms, args.student_tap), args=args, **kwargs)
+        composite = StudentWithAdapters(model, terms, args.student_tap, known_classes)
+        super().__init__(model=composite, args=args, **kwargs)
         if self.model_card is not None:
             self.model_card.set_teacher(teacher)
         self.teacher = self.accelerator.prepare_model(adapter, evaluation_mode=True)
@@ -336,26 +347,23 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
 
 
 def _build_teacher(
-    teacher: str | Path | nn.Module, args: KnowledgeAdaptationConfig, processor: KASegImageProcessor
+    teacher: str | Path | nn.Module,
+    student: KASegModel,
+    args: KnowledgeAdaptationConfig,
+    processor: KASegImageProcessor,
 ) -> TeacherAdapter:
+    labels, label_map = student.config.id2label, args.teacher_label_map
     if isinstance(teacher, TeacherAdapter):
+        if teacher.label_match is None:
+            teacher.match(labels, label_map)
         return teacher
+    options: dict[str, Any] = {
+        "tap": args.teacher_tap,
+        "student_mean": processor.image_mean,
+        "student_std": processor.image_std,
+        "student_labels": labels,
+        "label_map": label_map,
+    }
     if isinstance(teacher, str | Path):
-        mean, std = processor.image_mean, processor.image_std
-        return TeacherAdapter.from_pretrained(str(teacher), tap=args.teacher_tap, student_mean=mean, student_std=std)
-    return TeacherAdapter(teacher, tap=args.teacher_tap)
-
-
-def _check_logits(teacher: TeacherAdapter, student: KASegModel) -> None:
-    device = next(teacher.parameters()).device
-    logits = teacher(torch.zeros(1, student.config.num_channels, 128, 128, device=device)).logits
-    if logits is None or logits.ndim != 4:
-        found = "none" if logits is None else f"a tensor of shape {tuple(logits.shape)}"
-        raise ValueError(
-            f"Terms on logits need the teacher's logits (batch, classes, height, width); it gives {found}."
-        )
-    if logits.shape[1] != student.config.num_labels:
-        raise ValueError(
-            f"Terms on logits need a teacher of the student's classes: it has {logits.shape[1]}, the student "
-            f"{student.config.num_labels}. Choose losses on features, such as hint or attention_transfer."
-        )
+        return TeacherAdapter.from_pretrained(str(teacher), **options)
+    return TeacherAdapter(teacher, **options)

@@ -7,7 +7,7 @@ from toy import arguments, copy_state, make_dataset, make_model, make_teacher, s
 
 from kaseg import KASegModel, KnowledgeAdaptationConfig, KnowledgeAdaptationTrainer
 from kaseg.distillation import FeatureAutoencoder, FeatureAutoencoderConfig, TeacherAdapter
-from kaseg.distillation.losses import AdaptationLoss, AffinityLoss
+from kaseg.distillation.losses import AdaptationLoss, AffinityLoss, KnowledgeDistillationLoss
 from kaseg.distillation.terms import RIVAL_TERMS
 from kaseg.trainer.autoencoder_trainer import AutoencoderTrainer, autoencoder_arguments
 
@@ -215,10 +215,25 @@ class TestRivals:
         assert rates[id(trainer.segmentation_model.classifier.weight)] == pytest.approx(0.01)
 
     def test_teachers_of_other_classes_are_refused_where_logits_are_compared(self, tmp_path) -> None:
-        teacher = make_model(3, num_labels=5)
-        with pytest.raises(ValueError, match="has 5, the student 2.*hint"):
+        teacher = make_model(3, num_labels=5, id2label={index: f"other {index}" for index in range(5)})
+        with pytest.raises(ValueError, match="knows 0 of the student's 2.*teacher_label_map"):
             _trainer(tmp_path, teacher=teacher, **ALONE, distillation_losses={"channel_wise": 1.0})
         _trainer(tmp_path, teacher=teacher, **ALONE, distillation_losses={"hint": 1.0})
+
+    def test_logits_are_compared_over_the_classes_that_the_teacher_knows(self, tmp_path) -> None:
+        student = make_model(num_labels=3, id2label={0: "sky", 1: "road", 2: "car"}, classifier_dropout_prob=0.0)
+        teacher = make_teacher(num_labels=3, id2label={0: "car", 1: "tree", 2: "sky"})
+        trainer = _trainer(tmp_path, student, teacher, **ALONE, distillation_losses={"knowledge_distillation": 1.0})
+        images = torch.randn(2, 3, 32, 32)
+        theirs = trainer.teacher(images).logits
+        trainer.model.eval()
+        with torch.no_grad():
+            own = student(images).logits
+            terms = trainer.model(images, {"logits": theirs}).terms
+            raw = teacher(images).logits
+        own = torch.nn.functional.interpolate(own[:, [0, 2]], raw.shape[-2:], mode="bilinear")
+        expected = KnowledgeDistillationLoss()(own, raw[:, [2, 0]])
+        torch.testing.assert_close(terms["knowledge_distillation"], expected)
 
     def test_unknown_losses_are_refused(self, tmp_path) -> None:
         with pytest.raises(ValueError, match="unknown loss 'hints' .*hint"):
@@ -316,6 +331,14 @@ class TestOptions:
     def test_teacher_adapter_is_taken_as_it_is(self, tmp_path) -> None:
         adapter = TeacherAdapter(make_teacher(), tap="head.aspp_project")
         assert _trainer(tmp_path, teacher=adapter).teacher is adapter
+
+    def test_classes_are_matched_by_name_and_by_map(self, tmp_path) -> None:
+        student = make_model(id2label={0: "road", 1: "plant"})
+        teacher = make_teacher(num_labels=3, id2label={0: "tree", 1: "Road", 2: "sky"})
+        trainer = _trainer(tmp_path, student, teacher, _autoencoder(), teacher_label_map={"plant": "tree"})
+        assert trainer.teacher.label_match.groups == {0: (1,), 1: (0,)}
+        adapter = TeacherAdapter(teacher)
+        assert _trainer(tmp_path, student, adapter, _autoencoder()).teacher.label_match.groups == {0: (1,)}
 
 
 @pytest.mark.parametrize(("optim", "kind"), [("sgd", torch.optim.SGD), ("adamw_torch", torch.optim.AdamW)])

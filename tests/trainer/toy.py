@@ -34,9 +34,9 @@ def make_model(seed: int = 0, **kwargs) -> KASegModel:
     return KASegModel(KASegConfig(**fields))
 
 
-def make_teacher(seed: int = 7) -> KASegModel:
+def make_teacher(seed: int = 7, **kwargs) -> KASegModel:
     """A stride-4 teacher with statistics that are not the initial ones."""
-    teacher = make_model(seed, head="deeplabv3plus", skip_channels=8)
+    teacher = make_model(seed, head="deeplabv3plus", skip_channels=8, **kwargs)
     for module in teacher.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(std=0.1)

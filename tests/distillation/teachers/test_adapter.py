@@ -12,6 +12,7 @@ from transformers import (
 
 from kaseg import KASegConfig, KASegModel
 from kaseg.distillation import TeacherAdapter
+from kaseg.distillation.teachers import InputSize
 
 IMAGE = torch.linspace(-2, 2, 2 * 3 * 64 * 64).reshape(2, 3, 64, 64)
 
@@ -73,11 +74,13 @@ class TestTaps:
         assert TeacherAdapter(Network(), num_labels=2).describe() == (6, 2)
 
     def test_errors_say_what_there_is(self) -> None:
-        with pytest.raises(ValueError, match="no submodule 'decoder'.*encoder, head, dropout, classifier"):
+        with pytest.raises(ValueError, match=r"no submodule 'decoder'.*head.conv \(32, 8, 8\)"):
             TeacherAdapter(_kaseg(), tap="decoder")
-        with pytest.raises(ValueError, match=r"num_labels=None.*tap="):
-            TeacherAdapter(nn.Sequential(nn.Conv2d(3, 3, 1)))
         pooled = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        with pytest.raises(ValueError, match=r"num_labels=None.*tap=.*0 \(4, 128, 128\), 1 \(4, 1, 1\)\."):
+            TeacherAdapter(pooled)
+        with pytest.raises(ValueError, match=r"'head.conf'.*Did you mean head.conv"):
+            TeacherAdapter(_kaseg(), tap="head.conf")
         with pytest.raises(ValueError, match=r"shape \(2, 4\)"):
             TeacherAdapter(pooled, tap="2")(IMAGE)
 
@@ -91,6 +94,11 @@ class TestFrozen:
         assert outer.training and not any(module.training for module in teacher.modules())
         assert not features.requires_grad and not any(p.requires_grad for p in teacher.parameters())
         assert all(torch.equal(before[name], tensor) for name, tensor in teacher.state_dict().items())
+
+    def test_the_network_keeps_no_hook(self) -> None:
+        model = _kaseg()
+        TeacherAdapter(model, tap="head.conv")(IMAGE)
+        assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
     def test_features_may_be_used_in_a_training_graph(self) -> None:
         """Tensors made under inference mode could not be saved for backward."""
@@ -115,3 +123,60 @@ def test_images_are_normalised_anew_for_the_teacher() -> None:
     with torch.no_grad():
         expected = model(normalise(own_mean, own_std)).logits
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+
+class TestLabels:
+    """Of a teacher of five classes and a student of three."""
+
+    NAMES = ("Sky", "road", "car", "bus", "tree")
+    STUDENT = {0: "vehicle", 1: "kite", 2: "sky"}
+
+    def _teacher(self, **kwargs) -> TeacherAdapter:
+        return TeacherAdapter(_kaseg(), class_names=self.NAMES, student_labels=self.STUDENT, **kwargs)
+
+    def test_logits_are_those_of_the_known_classes_in_the_students_order(self) -> None:
+        teacher = self._teacher(label_map={"vehicle": ["car", "bus"]})
+        with torch.no_grad():
+            own = teacher.model(IMAGE).logits
+        assert teacher.require_logits().tolist() == teacher.known_classes.tolist() == [0, 2]
+        expected = torch.stack([own[:, 2:4].logsumexp(1), own[:, 0]], dim=1)
+        torch.testing.assert_close(teacher(IMAGE).logits, expected)
+
+    def test_without_common_classes_there_are_features_alone(self, caplog) -> None:
+        teacher = TeacherAdapter(_kaseg(), class_names=self.NAMES, student_labels={0: "cat", 1: "dog"})
+        output = teacher(IMAGE)
+        assert output.logits is None and output.features.shape[1] == 32
+        assert "knows 0 of the student's 2; it does not know cat, dog" in caplog.text
+        with pytest.raises(ValueError, match="at least two classes.*knows 0 of the student's 2.*teacher_label_map"):
+            teacher.require_logits()
+
+    def test_one_common_class_is_too_few(self) -> None:
+        with pytest.raises(ValueError, match="at least two classes"):
+            self._teacher().require_logits()
+
+    def test_classes_of_the_student_must_be_known(self) -> None:
+        teacher = TeacherAdapter(_kaseg())
+        assert teacher.known_classes is None and teacher(IMAGE).logits.shape[1] == 5
+        with pytest.raises(ValueError, match="teacher.match"):
+            teacher.require_logits()
+
+    def test_summary_says_it_all(self) -> None:
+        assert self._teacher().summary() == (
+            "the input of classifier, 32 channels at stride 16; images of any size; the teacher (5 classes) knows 1 of "
+            "the student's 3: sky = Sky; it does not know vehicle, kite"
+        )
+
+
+def test_a_half_precision_network_gives_float32() -> None:
+    output = TeacherAdapter(_kaseg().to(torch.bfloat16))(IMAGE)
+    assert output.features.dtype == output.logits.dtype == torch.float32
+
+
+def test_a_network_that_insists_on_a_size_gets_it() -> None:
+    class Network(nn.Conv2d):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            assert images.shape[-2:] == (48, 48)
+            return super().forward(images)
+
+    teacher = TeacherAdapter(Network(3, 5, 4, stride=4), input_size=InputSize(fixed=(48, 48)))
+    assert teacher(IMAGE).logits.shape == (2, 5, 16, 16)

@@ -1,0 +1,303 @@
+"""The adapter that makes a frozen teacher of any segmentation network."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from kaseg.distillation.teachers.input_sizes import InputSize
+from kaseg.distillation.teachers.label_matching import LabelMap, LabelMatch, match_labels
+from kaseg.distillation.teachers.loading import load_teacher
+from kaseg.distillation.teachers.normalization import Normalization
+from kaseg.distillation.teachers.query_maps import class_scores_from_queries
+from kaseg.distillation.teachers.taps import as_map, example_image, find_tap, named_tap, patch_size_of, recorded
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class TeacherOutput:
+    """`features` (B, c_t, h_t, w_t): the tapped map. `logits` (B, K, h, w): of the teacher's own classes, or once its
+    labels were matched, of the classes `known_classes` of the student; `None` if there are none."""
+
+    features: torch.Tensor
+    logits: torch.Tensor | None
+
+
+class TeacherAdapter(nn.Module):
+    """Wraps a segmentation network so that it can only ever be read from.
+
+    It stays in eval mode whatever `train()` is called, has no trainable parameter and computes no gradient. The
+    student's normalised images are normalised anew with the teacher's own mean and standard deviation, and brought to
+    a size that the teacher takes (see [`~kaseg.distillation.teachers.input_sizes.InputSize`]).
+
+    Args:
+        model (`nn.Module`): The network; called with the image batch. A `transformers` model for semantic segmentation,
+            Mask2Former, MaskFormer, OneFormer or EoMT, a model of segmentation_models.pytorch or torchvision, or any
+            other module that returns logits (B, C, h, w), a dict with `"logits"` or `"out"`, an object with `.logits`,
+            or a tuple that starts with logits.
+        tap (`str`, *optional*): Name of the submodule whose *output* is distilled; see
+            [`~kaseg.distillation.list_taps`]. By default the *input* of the classifier, or the map that a universal
+            model's mask queries are multiplied with; see [`~kaseg.distillation.teachers.taps.find_tap`].
+        num_labels (`int`, *optional*): Classes of the model; by default as its `config` says, or as its logits have.
+        image_mean, image_std (`Sequence[float]`, *optional*): The teacher's own normalisation of pixels in 0..1; by
+            default what [`~kaseg.distillation.teachers.normalization.Normalization.of`] finds, else the student's.
+        student_mean, student_std (`Sequence[float]`, *optional*): The normalisation of the images it will be given.
+            Without it they are taken to be normalised for the teacher already.
+        flip_channels (`bool`, *optional*, defaults to `False`): The teacher reads BGR.
+        class_names (`Sequence[str]`, *optional*): Names of the teacher's classes by id, read from its `config` when
+            it has one.
+        student_labels (`Mapping[int, str]`, *optional*): `id2label` of the student, see [`~TeacherAdapter.match`].
+        label_map (`Mapping`, *optional*): Student's class -> teacher's class or classes, see [`~TeacherAdapter.match`].
+        model_inputs (`Mapping[str, Tensor]`, *optional*): Further arguments of the forward pass, the same for every
+            image, with a first dimension of 1: OneFormer's `task_inputs`.
+        input_size ([`InputSize`], *optional*): What image sizes the network takes, if it is not known by itself.
+
+    Raises:
+        ValueError: there is no such submodule, no classifier to be found without `tap`, or `label_map` does not fit.
+
+    Attributes:
+        known_classes (`LongTensor` of shape `(K,)` or `None`): The student's ids of the channels of the logits,
+            ascending: `student_logits[:, teacher.known_classes]` and `teacher(images).logits` speak of the same
+            classes. `None` while no student's labels are known.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tap: str | None = None,
+        num_labels: int | None = None,
+        image_mean: Sequence[float] | None = None,
+        image_std: Sequence[float] | None = None,
+        student_mean: Sequence[float] | None = None,
+        student_std: Sequence[float] | None = None,
+        flip_channels: bool = False,
+        class_names: Sequence[str] | None = None,
+        student_labels: Mapping[int, str] | None = None,
+        label_map: LabelMap | None = None,
+        model_inputs: Mapping[str, torch.Tensor] | None = None,
+        input_size: InputSize | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.requires_grad_(False)
+        self.eval()
+        self.input_size = InputSize.of(model) if input_size is None else input_size
+        if getattr(getattr(model, "config", None), "model_type", None) == "oneformer" and not model_inputs:
+            raise ValueError(
+                "OneFormer is told its task with every image: pass model_inputs={'task_inputs': tokens}, the tokens "
+                "that its OneFormerProcessor makes of task_inputs=['semantic'], or give its Hub id or folder."
+            )
+        self._input_names = tuple(model_inputs or ())
+        for name, value in (model_inputs or {}).items():
+            self.register_buffer(f"input_{name}", value, persistent=False)
+        self._normalize_for(model, (image_mean, image_std), (student_mean, student_std), flip_channels)
+        if num_labels is None:
+            # Not every `config` is one of transformers.
+            num_labels = getattr(getattr(model, "config", None), "num_labels", None)
+        self.tap = named_tap(model, tap, self._dry_run) if tap else find_tap(model, num_labels, self._dry_run, _logits)
+        logger.info("Teacher %s: %s is distilled; %s.", type(model).__name__, self.tap, self.input_size)
+        self.class_names = _class_names(model) if class_names is None else tuple(class_names)
+        self.label_match: LabelMatch | None = None
+        self.register_buffer("known_classes", None, persistent=False)
+        self.known_classes: torch.Tensor | None
+        if student_labels is not None:
+            self.match(student_labels, label_map)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str,
+        tap: str | None = None,
+        student_mean: Sequence[float] | None = None,
+        student_std: Sequence[float] | None = None,
+        student_labels: Mapping[int, str] | None = None,
+        label_map: LabelMap | None = None,
+    ) -> TeacherAdapter:
+        """A teacher from a Hub id, folder or shipped name, with its own mean and std.
+
+        Any semantic or universal segmentation model of transformers will do, and models saved by
+        segmentation_models.pytorch, if their weights are safetensors. Code that comes with a repository is not run:
+        load such a model yourself and wrap it.
+
+        Raises:
+            OSError: no such model, no right to read it, no network, or damaged or no safetensors weights.
+            ValueError: a model of another kind.
+        """
+        loaded = load_teacher(name_or_path)
+        found = loaded.normalization
+        return cls(
+            loaded.model,
+            tap=tap,
+            image_mean=found.mean if found else None,
+            image_std=found.std if found else None,
+            student_mean=student_mean,
+            student_std=student_std,
+            flip_channels=found.flip_channels if found else False,
+            student_labels=student_labels,
+            label_map=label_map,
+            model_inputs=loaded.model_inputs,
+        )
+
+    def train(self, mode: bool = True) -> TeacherAdapter:
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, pixel_values: torch.Tensor) -> TeacherOutput:
+        """(B, 3, H, W) images, normalised as the student's -> tapped map and logits, in float32.
+
+        Raises:
+            ValueError: the forward pass does not reach the tap, or the tap gives no map.
+        """
+        if self.scale is not None and self.shift is not None:
+            pixel_values = pixel_values * self.scale + self.shift
+        if self.flip_channels:
+            pixel_values = pixel_values.flip(1)
+        images = self.input_size.fit(pixel_values)
+        given: tuple[int, int] = (pixel_values.shape[-2], pixel_values.shape[-1])
+        fitted: tuple[int, int] = (images.shape[-2], images.shape[-1])
+        with recorded({self.tap: self.model.get_submodule(self.tap.name)}) as seen:
+            output = self._run(images)
+        if self.tap not in seen:
+            raise ValueError(f"The teacher's forward pass never reached its tap, {self.tap}.")
+        features = as_map(seen[self.tap], fitted, patch_size_of(self.model))
+        if features is None:
+            raise ValueError(
+                f"The teacher's tap, {self.tap}, gives {_shape(seen[self.tap])}; distillation needs a map (batch, "
+                "channels, height, width), or tokens of a whole grid. Name another submodule with tap=; "
+                "kaseg.distillation.list_taps(model) lists them."
+            )
+        logits = _logits(output)
+        if logits is not None and self.label_match is not None:
+            logits = self.label_match.student_logits(logits) if self.label_match.groups else None
+        return TeacherOutput(
+            self.input_size.restore(features.float(), given, fitted),
+            None if logits is None else self.input_size.restore(logits.float(), given, fitted),
+        )
+
+    @torch.no_grad()
+    def describe(self, image_size: int = 128, num_channels: int = 3) -> tuple[int, int]:
+        """Channels and stride of the tapped map, from a dry run on a square image of `image_size` pixels; the stride
+        is rounded to a power of two."""
+        parameter = next(self.model.parameters())
+        features = self(torch.zeros(1, num_channels, image_size, image_size, device=parameter.device)).features
+        stride = 2 ** round(float(torch.log2(torch.tensor(image_size / features.shape[-1]))))
+        return features.shape[1], stride
+
+    def match(self, student_labels: Mapping[int, str], label_map: LabelMap | None = None) -> LabelMatch:
+        """Bring the teacher's logits to the classes of the student.
+
+        Args:
+            student_labels: `id2label` of the student.
+            label_map: Student's class -> the teacher's class, several that make it up together, or `None` for a class
+                that the teacher is not asked about; classes that it does not name are matched by name. See
+                [`~kaseg.distillation.teachers.label_matching.match_labels`].
+
+        Returns:
+            Who was matched with whom, which is also logged.
+
+        Raises:
+            ValueError: `label_map` names a class that does not exist, or one of the teacher's twice.
+        """
+        if self.class_names is None:
+            logits = _logits(self._dry_run())
+            count = logits.shape[1] if logits is not None else 0
+            self.class_names = tuple(f"LABEL_{index}" for index in range(count))
+        match = match_labels([student_labels[index] for index in sorted(student_labels)], self.class_names, label_map)
+        self.label_match = match
+        self.known_classes = torch.tensor(match.known_classes, device=next(self.model.parameters()).device).long()
+        complete = len(match.groups) == len(match.student)
+        logger.log(logging.INFO if complete else logging.WARNING, "Labels: %s.", match.report())
+        return match
+
+    def require_logits(self) -> torch.Tensor:
+        """`known_classes`, for losses that compare logits.
+
+        Raises:
+            ValueError: the teacher gives no logits, or knows fewer than two of the student's classes.
+        """
+        if self.label_match is None or self.known_classes is None:
+            raise ValueError("The student's classes are not known: call teacher.match(student.config.id2label) first.")
+        if len(self.label_match.groups) < 2:
+            raise ValueError(
+                "A loss between logits needs at least two classes that student and teacher share, but "
+                f"{self.label_match.report()}. Say which classes belong together with teacher_label_map, or use losses "
+                "between features alone."
+            )
+        return self.known_classes
+
+    def summary(self) -> str:
+        """In words: what is tapped, its channels and stride, which images the teacher takes and which classes it
+        knows."""
+        channels, stride = self.describe(num_channels=example_image(self.model, InputSize()).shape[1])
+        known = f"; {self.label_match.report()}" if self.label_match is not None else ""
+        return f"{self.tap}, {channels} channels at stride {stride}; {self.input_size}{known}"
+
+    def _normalize_for(
+        self,
+        model: nn.Module,
+        own: tuple[Sequence[float] | None, Sequence[float] | None],
+        student: tuple[Sequence[float] | None, Sequence[float] | None],
+        flip_channels: bool,
+    ) -> None:
+        """Keep the scale and shift (1, C, 1, 1) from the student's normalised pixels to the teacher's."""
+        wanted: Normalization | None = None
+        if own[0] is not None and own[1] is not None:
+            wanted = Normalization(tuple(own[0]), tuple(own[1]), flip_channels)
+        elif student[0] is not None:
+            wanted = Normalization.of(model)
+            if wanted is None:
+                logger.warning(
+                    "How the teacher %s normalises images is not known; it gets them as the student does. If that is "
+                    "wrong, wrap it in TeacherAdapter(..., image_mean=..., image_std=...).",
+                    type(model).__name__,
+                )
+        self.flip_channels = wanted.flip_channels if wanted is not None else flip_channels
+        scale = shift = None
+        if wanted is not None and student[0] is not None and student[1] is not None:
+            same = list(wanted.mean) == list(student[0]) and list(wanted.std) == list(student[1])
+            scale, shift = (None, None) if same else wanted.from_student(student[0], student[1])
+        self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("shift", shift, persistent=False)
+        self.scale: torch.Tensor | None
+        self.shift: torch.Tensor | None
+
+    def _run(self, images: torch.Tensor) -> Any:
+        extra = {
+            name: getattr(self, f"input_{name}").expand(len(images), *getattr(self, f"input_{name}").shape[1:])
+            for name in self._input_names
+        }
+        return self.model(images.to(next(self.model.parameters()).dtype), **extra)
+
+    @torch.no_grad()
+    def _dry_run(self) -> Any:
+        return self._run(example_image(self.model, self.input_size))
+
+
+def _class_names(model: nn.Module) -> tuple[str, ...] | None:
+    names = getattr(getattr(model, "config", None), "id2label", None)
+    return tuple(names[index] for index in sorted(names)) if names else None
+
+
+def _logits(output: Any) -> torch.Tensor | None:
+    """Logits (B, C, h, w) of what a network returns, if there are any."""
+    if isinstance(output, tuple | list) and output and not isinstance(output, Mapping):
+        output = output[0]
+    if hasattr(output, "class_queries_logits"):
+        return class_scores_from_queries(output.class_queries_logits, output.masks_queries_logits)
+    if isinstance(output, Mapping):
+        output = output.get("logits", output.get("out"))
+    elif not isinstance(output, torch.Tensor):
+        output = getattr(output, "logits", None)
+    return output if isinstance(output, torch.Tensor) and output.ndim == 4 else None
+
+
+def _shape(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return f"a {type(value).__name__} without a map"

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import timm
+import torch
+from torch.nn import functional as F
+
+from kaseg.distillation.teachers.input_sizes import InputSize
+
+
+class TestMultiple:
+    def test_pads_at_the_right_and_bottom(self) -> None:
+        images = torch.randn(1, 3, 33, 64)
+        fitted = InputSize(multiple=16).fit(images)
+        assert fitted.shape == (1, 3, 48, 64)
+        assert torch.equal(fitted[..., :33, :], images) and not fitted[..., 33:, :].any()
+
+    def test_maps_are_cut_to_the_positions_that_see_the_image(self) -> None:
+        fitted_map = torch.randn(1, 2, 12, 16)
+        restored = InputSize(multiple=16).restore(fitted_map, (33, 64), (48, 64))
+        assert torch.equal(restored, fitted_map[..., :9, :])
+
+    def test_nothing_to_do(self) -> None:
+        fitted_map = torch.randn(1, 2, 12, 16)
+        assert InputSize(multiple=16).restore(fitted_map, (48, 64), (48, 64)) is fitted_map
+
+
+class TestFixed:
+    def test_a_position_in_the_image_is_the_same_in_the_map(self) -> None:
+        """A ramp over the image, pooled by a "network" of stride 4 that takes 64x64 alone, is the ramp of the image."""
+        size = InputSize(fixed=(64, 64))
+        ramp = torch.linspace(0, 1, 97)[None, None, :, None].expand(1, 3, 97, 65)
+        fitted = size.fit(ramp)
+        assert fitted.shape == (1, 3, 64, 64)
+        restored = size.restore(F.avg_pool2d(fitted, 4), (97, 65), (64, 64))
+        assert restored.shape == (1, 3, 24, 16)
+        torch.testing.assert_close(restored, F.adaptive_avg_pool2d(ramp, (24, 16)), atol=0.03, rtol=0)
+
+    def test_nothing_to_do(self) -> None:
+        images = torch.randn(1, 3, 64, 64)
+        assert InputSize(fixed=(64, 64)).fit(images) is images
+
+
+class TestKnownNetworks:
+    def test_of_timm_transformers(self) -> None:
+        options = {"pretrained": False, "img_size": 64, "embed_dim": 16, "depth": 1, "num_heads": 2}
+        strict = timm.create_model("vit_tiny_patch16_224", **options)
+        assert InputSize.of(strict) == InputSize(fixed=(64, 64))
+        dynamic = timm.create_model("vit_tiny_patch16_224", dynamic_img_size=True, **options)
+        assert InputSize.of(dynamic) == InputSize(multiple=16)
+
+    def test_others_take_any(self) -> None:
+        assert InputSize.of(torch.nn.Conv2d(3, 3, 1)) == InputSize()
+
+    def test_in_words(self) -> None:
+        assert str(InputSize(fixed=(64, 96))) == "images are resized to 64x96, its maps back"
+        assert str(InputSize(multiple=16)) == "images are padded to multiples of 16, its maps cut back"

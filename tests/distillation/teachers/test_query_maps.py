@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from kaseg.distillation.teachers.query_maps import class_scores_from_queries
+
+
+def test_against_the_formula() -> None:
+    """S_c(x) = sum_q softmax(class_q)_c sigmoid(mask_q(x)), by hand in float64."""
+    classes, masks = torch.randn(2, 4, 6), torch.randn(2, 4, 3, 5)
+    got = class_scores_from_queries(classes, masks)
+    c, m = classes.double().numpy(), masks.double().numpy()
+    for b in range(2):
+        for label in range(5):
+            for y in range(3):
+                for x in range(5):
+                    score = sum(
+                        np.exp(c[b, q, label]) / np.exp(c[b, q]).sum() / (1 + np.exp(-m[b, q, y, x])) for q in range(4)
+                    )
+                    np.testing.assert_allclose(got[b, label, y, x].item(), np.log(score), rtol=1e-5)
+
+
+def test_softmax_is_the_share_of_the_scores() -> None:
+    classes, masks = torch.randn(1, 4, 6), torch.randn(1, 4, 3, 5)
+    got = class_scores_from_queries(classes, masks)
+    scores = got.double().exp()
+    torch.testing.assert_close(got.softmax(1).double(), scores / scores.sum(1, keepdim=True), rtol=1e-5, atol=1e-7)
+
+
+def test_a_class_that_no_query_wants_is_finite() -> None:
+    classes = torch.zeros(1, 1, 3)
+    classes[..., 0] = -1e9
+    got = class_scores_from_queries(classes, torch.zeros(1, 1, 2, 2))
+    assert got.isfinite().all() and (got[:, 0] < -80).all()
