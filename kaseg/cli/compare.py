@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from ..experiments.comparison import Comparison
 
-_SECTIONS = ("recipe", "teacher", "students", "objectives", "seeds")
+_SECTIONS = ("recipe", "teacher", "students", "objectives", "seeds", "share_autoencoder")
 
 
 def compare(
@@ -29,8 +29,9 @@ def compare(
     """Train a family of runs by one recipe and compare them: students x objectives x seeds, and their teacher.
 
     FILE has the sections recipe (fields that all runs share), objectives (name: fields of kaseg distill, or nothing to
-    learn from the labels alone), and, if wanted, students (name: fields), seeds (list) and teacher (a checkpoint, or
-    fields of one to train first). The same command goes on with what was stopped and skips what is done.
+    learn from the labels alone), and, if wanted, students (name: fields), seeds (list), teacher (a checkpoint, or
+    fields of one to train first) and share_autoencoder (true: it is fitted once for all seeds). The same command goes
+    on with what was stopped and skips what is done.
     """
     from ..experiments.comparison import run_comparison
     from ..experiments.report import write_report
@@ -73,6 +74,7 @@ def read_comparison(path: Path) -> Comparison:
         students={name: _typed(fields or {}, f"{path}: students: {name}") for name, fields in students.items()},
         seeds=tuple(sections.get("seeds") or (1,)),
         teacher=_typed(teacher, f"{path}: teacher") if isinstance(teacher, dict) else teacher,
+        share_autoencoder=bool(sections.get("share_autoencoder", False)),
     )
 
 

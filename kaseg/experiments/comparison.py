@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.trainer import TRAINER_STATE_NAME
 
 from kaseg.distillation.terms import parse_losses
 from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArguments, build_arguments
@@ -22,6 +23,8 @@ from kaseg.trainer import KnowledgeAdaptationConfig, SegmentationConfig
 
 TEACHER = "teacher"
 PLAIN_PARTS = (ModelArguments, DataArguments, SegmentationConfig)
+# What the autoencoder depends on, beside its own fields.
+_FIRST_STAGE = ("teacher", "teacher_tap", "output_stride", "latent_channels", "sparsity_weight")
 ADAPTED_PARTS = (ModelArguments, DataArguments, TeacherArguments, KnowledgeAdaptationConfig)
 
 
@@ -63,6 +66,9 @@ class Comparison:
         seeds: One run each.
         teacher: A checkpoint (Hub id, folder or shipped name), or fields that, on top of `recipe`, train one first
             (with the first seed unless they name one).
+        share_autoencoder: Fit the first stage once for all runs that would fit it with the same fields but another seed
+            or other weights of the terms, in the first of them. What the others' spread then leaves out is that of the
+            autoencoder.
 
     Raises:
         ValueError: a field or a name that is unknown, given twice or missing; the message says which and where.
@@ -73,6 +79,7 @@ class Comparison:
     students: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"student": {}})
     seeds: Sequence[int] = (1,)
     teacher: str | Mapping[str, Any] | None = None
+    share_autoencoder: bool = False
 
     def __post_init__(self) -> None:
         if not self.objectives or not self.students or not self.seeds:
@@ -116,7 +123,7 @@ class Comparison:
                     if own is not None:
                         fields.setdefault("teacher", teacher)
                     runs.append(Run(student, objective, seed, fields, distils=own is not None))
-        return runs
+        return _sharing(runs, output_dir) if self.share_autoencoder else runs
 
     def _sections(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield "recipe", self.recipe
@@ -160,6 +167,12 @@ def run_comparison(
         announce(f"{number}/{len(chosen)} {run.name}")
         # Compiled code of the run before would count against the limit of recompilations.
         torch._dynamo.reset()
+        autoencoder = run.fields.get("autoencoder")
+        if comparison.share_autoencoder and autoencoder and not (Path(autoencoder) / TRAINER_STATE_NAME).is_file():
+            raise ValueError(
+                f"{run.name} uses the autoencoder that is fitted in {autoencoder}, where there is no finished one yet. "
+                "Do that run first, or leave --only out."
+            )
         (distill if run.distils else train)(*_arguments(run, output_dir, places))
     return finished_runs(comparison, output_dir, places)
 
@@ -179,6 +192,29 @@ def finished_runs(
             check_same_recipe(folder / RECIPE_NAME, recipe_of(*_arguments(run, output_dir, places)))
             finished.append((run, json.loads((folder / RESULTS_NAME).read_text())))
     return finished
+
+
+def _reads_code(fields: Mapping[str, Any]) -> bool:
+    weights, autoencoder = (
+        [fields.get(name, getattr(KnowledgeAdaptationConfig, name)) for name in names]
+        for names in (("adaptation_weight", "affinity_weight"), ("use_autoencoder",))
+    )
+    return any(weights) and all(autoencoder)
+
+
+def _sharing(runs: Sequence[Run], output_dir: str | Path) -> list[Run]:
+    """The runs, where all but the first of those with the same first stage take that one's autoencoder."""
+    first: dict[str, Path] = {}
+    shared = []
+    for run in runs:
+        if run.distils and "autoencoder" not in run.fields and _reads_code(run.fields):
+            stage = {k: v for k, v in run.fields.items() if k in _FIRST_STAGE or k.startswith("autoencoder_")}
+            folder = Path(output_dir) / run.name / "autoencoder"
+            fitted = first.setdefault(json.dumps(stage, sort_keys=True, default=str), folder)
+            if fitted != folder:
+                run = dataclasses.replace(run, fields={**run.fields, "autoencoder": str(fitted)})
+        shared.append(run)
+    return shared
 
 
 def _arguments(run: Run, output_dir: str | Path, places: Mapping[str, Any] | None) -> list[Any]:

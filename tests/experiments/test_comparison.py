@@ -55,6 +55,37 @@ class TestRuns:
         assert _names(comparison) == ["student/plain/seed-1", "student/adapted/seed-1"]
         assert comparison.runs("out")[1].fields["teacher"] == "kaseg/some-teacher"
 
+    def test_the_first_run_fits_the_autoencoder_for_those_like_it(self) -> None:
+        objectives = {
+            "plain": None,
+            "kd": {"adaptation_weight": 0.0, "affinity_weight": 0.0, "distillation_losses": {"hint": 1.0}},
+            "resized": {"use_autoencoder": False},
+            "both": ADAPTED,
+            "affinity": {**ADAPTED, "adaptation_weight": 0.0},
+            "wide": {**ADAPTED, "latent_channels": 16},
+        }
+        comparison = _comparison(seeds=(1, 2), objectives=objectives, share_autoencoder=True)
+        found = {run.name: run.fields.get("autoencoder") for run in comparison.runs("out")}
+        both, wide = "out/student/both/seed-1/autoencoder", "out/student/wide/seed-1/autoencoder"
+        assert {name: folder for name, folder in found.items() if folder} == {
+            "student/affinity/seed-1": both,
+            "student/both/seed-2": both,
+            "student/affinity/seed-2": both,
+            "student/wide/seed-2": wide,
+        }
+
+    def test_strides_do_not_share_an_autoencoder(self) -> None:
+        students = {"os32": {}, "os16": {"output_stride": 16}}
+        comparison = _comparison(students=students, share_autoencoder=True)
+        assert all("autoencoder" not in run.fields for run in comparison.runs("out"))
+
+    def test_a_shared_autoencoder_that_is_not_there_yet_is_an_error(self, tmp_path) -> None:
+        comparison = _comparison(seeds=(1, 2), share_autoencoder=True, teacher="kaseg/some-teacher")
+        with pytest.raises(
+            ValueError, match=r"student/adapted/seed-2 uses the autoencoder .*seed-1/autoencoder.*first"
+        ):
+            run_comparison(comparison, tmp_path, only="student/adapted/seed-2")
+
     def test_an_objective_may_have_a_teacher_of_its_own(self) -> None:
         other = {**ADAPTED, "teacher": "kaseg/other"}
         comparison = _comparison(objectives={"plain": None, "a": ADAPTED, "b": other}, teacher="kaseg/one")
