@@ -13,6 +13,7 @@ from .image_processing_kaseg import KASegImageProcessor
 from .modeling_kaseg import KASegModel
 
 if TYPE_CHECKING:
+    from .export import KASegOnnxModel, KASegOpenVINOModel
     from .trainer import (
         KnowledgeAdaptationConfig,
         KnowledgeAdaptationTrainer,
@@ -36,6 +37,7 @@ _TRAINER_NAMES = (
     "SegmentationConfig",
     "SegmentationTrainer",
 )
+_RUNTIME_NAMES = ("KASegOnnxModel", "KASegOpenVINOModel")
 
 
 def __getattr__(name: str) -> Any:
@@ -44,6 +46,10 @@ def __getattr__(name: str) -> Any:
         from . import trainer
 
         return getattr(trainer, name)
+    if name in _RUNTIME_NAMES:
+        from . import export
+
+        return getattr(export, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -52,6 +58,8 @@ __all__ = [
     "KASegForSemanticSegmentation",
     "KASegImageProcessor",
     "KASegModel",
+    "KASegOnnxModel",
+    "KASegOpenVINOModel",
     "KnowledgeAdaptationConfig",
     "KnowledgeAdaptationTrainer",
     "SegmentationConfig",

@@ -11,6 +11,7 @@ from .compare import compare
 from .dataset import dataset
 from .distill import distill
 from .evaluate import evaluate
+from .export import export
 from .list_models import list_models
 from .predict import predict
 from .publish import publish
@@ -49,6 +50,7 @@ app.command()(compare)
 app.command()(evaluate)
 app.command()(submit)
 app.command()(predict)
+app.command()(export)
 app.command("list")(list_models)
 app.command()(push)
 app.command()(publish)

@@ -39,11 +39,11 @@ def protocol_from(mode: Mode, crop_size: str | None, overlap: str | None, scales
     from ..evaluation import InferenceProtocol
 
     return InferenceProtocol(
-        mode.value, _pixels("--crop-size", crop_size), _pixels("--overlap", overlap), _factors(scales), flip
+        mode.value, pixels("--crop-size", crop_size), pixels("--overlap", overlap), _factors(scales), flip
     )
 
 
-def _pixels(option: str, text: str | None) -> int | tuple[int, int] | None:
+def pixels(option: str, text: str | None) -> int | tuple[int, int] | None:
     if text is None:
         return None
     try:

@@ -1,0 +1,167 @@
+"""`kaseg export`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ..export import Int8Data
+
+
+class Format(StrEnum):
+    """What is written."""
+
+    ONNX = "onnx"
+    OPENVINO = "openvino"
+    TORCH_EXPORT = "torch-export"
+    EXECUTORCH = "executorch"
+
+
+class Dtype(StrEnum):
+    """What the export computes in."""
+
+    FLOAT32 = "float32"
+    BF16 = "bf16"
+    INT8 = "int8"
+
+
+class Output(StrEnum):
+    """What the graph gives."""
+
+    LOGITS = "logits"
+    MASK = "mask"
+
+
+class ImageDtype(StrEnum):
+    """What the images of a mask graph are made of."""
+
+    UINT8 = "uint8"
+    FLOAT32 = "float32"
+
+
+class Calibration(StrEnum):
+    """How the ranges of activations are found."""
+
+    AUTO = "auto"
+    MINMAX = "minmax"
+    PERCENTILE = "percentile"
+    ENTROPY = "entropy"
+
+
+_INT8 = "int8 (static post-training quantisation)"
+
+
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, folder or shipped checkpoint.")],
+    output_dir: Annotated[Path, typer.Option(help="Folder of the export; made, and must not hold anything yet.")],
+    format: Annotated[Format, typer.Option(help="What to write.")] = Format.ONNX,
+    dtype: Annotated[Dtype, typer.Option(help="bf16: OpenVINO and torch-export; int8: ONNX and OpenVINO.")] = (
+        Dtype.FLOAT32
+    ),
+    output: Annotated[
+        Output, typer.Option(help="logits: the model alone; mask: images in, masks out, all in the graph.")
+    ] = Output.LOGITS,
+    image_dtype: Annotated[
+        ImageDtype, typer.Option(help="Images that a mask graph takes; values are 0..255 either way.")
+    ] = ImageDtype.UINT8,
+    size: Annotated[
+        str | None, typer.Option(metavar="HEIGHT,WIDTH", help="Fix the input size, in pixels; any size by default.")
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="Dataset to calibrate and to score on: name or folder.", rich_help_panel=_INT8),
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of a named dataset.", rich_help_panel=_INT8)] = None,
+    label_space: Annotated[
+        str | None, typer.Option(help="File of class names or a known dataset.", rich_help_panel=_INT8)
+    ] = None,
+    calibration_split: Annotated[str, typer.Option(help="Images to calibrate on.", rich_help_panel=_INT8)] = "train",
+    validation_split: Annotated[
+        str, typer.Option(help="Where the mean IoU before and after is taken.", rich_help_panel=_INT8)
+    ] = "validation",
+    calibration_samples: Annotated[
+        int, typer.Option(min=1, help="How many images to calibrate on.", rich_help_panel=_INT8)
+    ] = 64,
+    calibration: Annotated[
+        Calibration,
+        typer.Option(help="ONNX: how ranges are found; auto tries all three.", rich_help_panel=_INT8),
+    ] = Calibration.AUTO,
+    max_samples: Annotated[
+        int | None, typer.Option(min=1, help="Score on the first so many images only.", rich_help_panel=_INT8)
+    ] = None,
+    max_loss: Annotated[
+        float, typer.Option(help="Refuse above this loss of mean IoU, in points.", rich_help_panel=_INT8)
+    ] = 1.0,
+) -> None:
+    """Export a model and check that the export computes what the model computes; if not, nothing is kept."""
+    from ..export import ExportOptions, export_model
+    from .models import load_model
+    from .output import console
+    from .protocol_options import pixels
+
+    sides = pixels("--size", size)
+    options = ExportOptions(
+        format.value,
+        dtype.value,
+        output.value,
+        image_dtype.value,
+        (sides, sides) if isinstance(sides, int) else sides,
+    )
+    network, processor = load_model(model, "cpu")
+    data = None
+    if dtype is Dtype.INT8:
+        if dataset is None:
+            raise ValueError("int8 is calibrated and scored on a dataset: give --dataset (and --data-dir).")
+        where = (dataset, data_dir, label_space, calibration_split, validation_split, max_samples)
+        data = _int8_data(network, where, calibration_samples, calibration, max_loss)
+    facts = export_model(network, processor, output_dir, options, data, source=model)
+    _print(facts)
+    console.print(f"Export: {output_dir.resolve()}", soft_wrap=True, highlight=False)
+
+
+def _int8_data(network: Any, where: Any, samples: int, calibration: Calibration, max_loss: float) -> Int8Data:
+    from ..data import get_label_space
+    from ..export import Int8Data
+    from ..export.quantize_onnx import METHODS
+    from .evaluate import check_classes, load_split
+
+    dataset, data_dir, label_space, calibration_split, validation_split, max_samples = where
+    space = get_label_space(dataset, data_dir, label_space)
+    check_classes(network, space)
+    return Int8Data(
+        load_split(dataset, calibration_split, data_dir, space, None),
+        load_split(dataset, validation_split, data_dir, space, max_samples),
+        samples,
+        METHODS if calibration is Calibration.AUTO else tuple(m for m in METHODS if m == calibration.value),
+        max_loss,
+        (f"{dataset}, {calibration_split}", f"{dataset}, {validation_split}"),
+    )
+
+
+def _print(facts: dict[str, Any]) -> None:
+    """The figures of the parity check and of quantisation."""
+    from rich.table import Table
+
+    from .output import console, percent
+
+    table = Table(title="Compared with the float32 model")
+    for title in ("Images", "Largest error", "Relative error", "Same class %"):
+        table.add_column(title, justify="right")
+    for parity in facts["parity"]:
+        errors = ("–" if parity[key] is None else f"{parity[key]:.1e}" for key in ("max_error", "relative_error"))
+        height, width = parity["size"]
+        table.add_row(f"{parity['batch']} x {height}x{width}", *errors, percent(parity["mask_agreement"]))
+    console.print(table)
+    quantization = facts.get("quantization")
+    if quantization is not None:
+        console.print(
+            f"Mean IoU on {quantization['validation']} ({quantization['validation_samples']} images): "
+            f"{percent(quantization['mean_iou_before'])} % before, {percent(quantization['mean_iou_after'])} % after; "
+            f"calibrated on {quantization['calibration_samples']} images of {quantization['calibration']} "
+            f"({quantization['calibration_method']})",
+            highlight=False,
+        )

@@ -1,0 +1,69 @@
+"""The card of an exported model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from kaseg.checkpoints import resolve
+
+_CLASSES = {"onnx": "KASegOnnxModel", "openvino": "KASegOpenVINOModel"}
+
+
+def write_card(folder: Path, facts: dict[str, Any], source: str | Path | None) -> None:
+    """Write `README.md`: what this is an export of, its figures, how it is used; the licence is the model's.
+
+    Args:
+        folder: Folder of the export.
+        facts: What `export.json` holds.
+        source: Name or folder of the model; its card, if it lies here, tells the licence.
+    """
+    name = facts["model"]
+    card_data = ModelCardData(
+        library_name="kaseg",
+        pipeline_tag="image-segmentation",
+        license=_licence(source),
+        base_model=name if name and "/" in name else None,
+        tags=["kaseg", facts["format"], facts["dtype"]],
+    )
+    text = f"# {name or 'KASegModel'}: {facts['format']}, {facts['dtype']}\n\n" + "\n\n".join(_paragraphs(facts)) + "\n"
+    ModelCard(f"---\n{card_data.to_yaml()}\n---\n\n{text}").save(folder / "README.md")
+
+
+def _licence(source: str | Path | None) -> str | None:
+    card = None if source is None else Path(resolve(source)) / "README.md"
+    return ModelCard.load(card).data.license if card is not None and card.is_file() else None
+
+
+def _paragraphs(facts: dict[str, Any]) -> list[str]:
+    size = "any size, in batches" if facts["size"] is None else f"{facts['size'][0]}x{facts['size'][1]}, one at a time"
+    given = (
+        "normalised `pixel_values` in, `logits` at the model's stride out"
+        if facts["output"] == "logits"
+        else f"`image` (batch, height, width, channels; {facts['image_dtype']}, 0..255) in, `mask` of class ids out"
+    )
+    paragraphs = [f"Exported by kaseg {facts['versions']['kaseg']}. Images: {size}. {given[0].upper()}{given[1:]}."]
+    rows = [_row(parity) for parity in facts["parity"]]
+    table = "| images | relative error of the logits | same class |\n|---|---|---|\n" + "\n".join(rows)
+    paragraphs.append(f"Compared with the float32 model:\n\n{table}")
+    if (quantization := facts.get("quantization")) is not None:
+        on = f" on {quantization['validation']}" if quantization["validation"] else ""
+        paragraphs.append(
+            f"Mean IoU{on}: {100 * quantization['mean_iou_before']:.2f} before and "
+            f"{100 * quantization['mean_iou_after']:.2f} after quantisation (calibrated on "
+            f"{quantization['calibration_samples']} images, {quantization['calibration_method']})."
+        )
+    if facts["format"] in _CLASSES:
+        cls = _CLASSES[facts["format"]]
+        paragraphs.append(
+            f'```python\nfrom kaseg import {cls}\n\nmodel = {cls}.from_pretrained("FOLDER_OR_HUB_ID")\n```'
+        )
+    return paragraphs
+
+
+def _row(parity: dict[str, Any]) -> str:
+    (height, width), error = parity["size"], parity["relative_error"]
+    shown = "–" if error is None else f"{error:.1e}"
+    return f"| {parity['batch']} x {height}x{width} | {shown} | {100 * parity['mask_agreement']:.2f} % |"

@@ -1,0 +1,275 @@
+"""From a model to a folder with its export: written, compared with the model, and only then put in place."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from kaseg.data.scenes import render_scene
+from kaseg.export.calibration import CalibrationInputs, mean_iou
+from kaseg.export.card import write_card
+from kaseg.export.graph import build_graph, export_program
+from kaseg.export.options import ExportOptions
+from kaseg.export.packages import require
+from kaseg.export.parity import DEFAULT_SIZES, check_parity, parity_batches
+from kaseg.export.quantize_onnx import METHODS, CalibrationMethod, choose_method
+from kaseg.export.quantize_openvino import quantize_openvino
+from kaseg.export.record import write_record
+from kaseg.export.runtimes import KASegOnnxModel, KASegOpenVINOModel
+from kaseg.export.runtimes.base import ExportedModel
+from kaseg.export.runtimes.onnx import ONNX_NAME
+from kaseg.export.runtimes.openvino import OPENVINO_NAME
+from kaseg.export.to_executorch import load_executorch, write_executorch
+from kaseg.export.to_onnx import OPSET, write_onnx
+from kaseg.export.to_openvino import write_openvino
+from kaseg.modeling_kaseg import KASegModel
+
+TORCH_EXPORT_NAME = "model.pt2"
+EXECUTORCH_NAME = "model.pte"
+_NEEDS = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("onnx", "onnxscript", "openvino"),
+    "torch-export": (),
+    "executorch": ("executorch.exir",),
+}
+_RUNTIMES: dict[str, type[ExportedModel]] = {"onnx": KASegOnnxModel, "openvino": KASegOpenVINOModel}
+
+
+class QuantizationLossError(ValueError):
+    """Quantisation costs more mean IoU than was allowed; nothing was kept."""
+
+
+@dataclass(frozen=True)
+class Int8Data:
+    """What static quantisation needs.
+
+    Args:
+        calibration: Dataset whose images (labels are not read) give the ranges of the activations: training images.
+        validation: Labelled dataset on which the mean IoU before and after is taken.
+        samples: How many images to calibrate on, evenly spread over the dataset.
+        methods: Calibration methods to try (ONNX); the one that changes the classes of the calibration images least is
+            kept. OpenVINO's quantiser has its own.
+        max_loss: Largest loss of mean IoU, in points (hundredths), that is let through. Our choice.
+        names: What the two datasets are called in `export.json`, for calibration and validation.
+
+    Raises:
+        ValueError: a number is out of range or a method is unknown.
+    """
+
+    calibration: Any
+    validation: Any
+    samples: int = 64
+    methods: tuple[CalibrationMethod, ...] = METHODS
+    max_loss: float = 1.0
+    names: tuple[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ValueError(f"samples must be at least 1, got {self.samples}.")
+        unknown = [method for method in self.methods if method not in METHODS]
+        if unknown or not self.methods:
+            raise ValueError(f"methods must be among {', '.join(METHODS)}, got {list(self.methods)}.")
+
+
+def export_model(
+    model: KASegModel,
+    image_processor: Any,
+    output_dir: str | Path,
+    options: ExportOptions | None = None,
+    int8_data: Int8Data | None = None,
+    pictures: Sequence[Image.Image] = (),
+    parity_sizes: Sequence[tuple[int, int]] = DEFAULT_SIZES,
+    source: str | Path | None = None,
+) -> dict[str, Any]:
+    """Export a model into a folder of its own and check that the export computes what the model computes.
+
+    The folder appears whole or not at all: it is written under another name beside its place, loaded from there,
+    compared with the model on images of two sizes, and then renamed. It holds the model file, `config.json`,
+    `preprocessor_config.json`, `export.json` (what was exported, versions, figures) and a card.
+
+    Args:
+        model: The model; it stays as it is.
+        image_processor: Its image processor.
+        output_dir: The folder; it must not exist or be empty.
+        options: What to export; by default ONNX in float32, any size, logits.
+        int8_data: What `dtype="int8"` needs.
+        pictures: Two RGB pictures to compare on. Default: calibration images, or synthetic street scenes.
+        parity_sizes: (height, width) to compare at; a fixed size is compared there, on two images.
+        source: Name or folder of the model, for the card and its licence.
+
+    Returns:
+        What `export.json` holds.
+
+    Raises:
+        MissingPackageError (an `ImportError`): the format needs a package that is not installed.
+        ParityError: the export does not compute what the model computes.
+        QuantizationLossError: int8 costs more mean IoU than `int8_data.max_loss`.
+        FileExistsError: the folder is there and not empty.
+        ValueError: the model cannot be exported so, or int8 without data.
+    """
+    options = options or ExportOptions()
+    if (options.dtype == "int8") != (int8_data is not None):
+        raise ValueError("int8 needs a dataset to calibrate on and one to score (int8_data), other types take none.")
+    if not isinstance(model, KASegModel):
+        raise ValueError(
+            f"{type(model).__name__} is not exported by kaseg, a KASegModel is. KASegModel.from_transformers makes one "
+            "of a MobileNetV2ForSemanticSegmentation."
+        )
+    for package in _NEEDS[options.format]:
+        require(package, f"for exports to {options.format}")
+    model = copy.deepcopy(model).cpu().float().eval()
+    facts = _facts(model, options, source)
+    calibration = None
+    if int8_data is not None:
+        calibration = CalibrationInputs(int8_data.calibration, image_processor, options, int8_data.samples)
+        pictures = pictures or [calibration.picture(0), calibration.picture(len(calibration) - 1)]
+    with _in_place_of(Path(output_dir)) as folder:
+        graph = build_graph(model, image_processor, options)
+        program = export_program(graph, model.config.num_channels, options)
+        files, how = _write_model(program, folder, options, calibration, int8_data)
+        model.config.save_pretrained(folder)
+        image_processor.save_pretrained(folder)
+        write_record(folder, files, facts)
+        exported, run = _load(folder, options)
+        reference = build_graph(model, image_processor, ExportOptions(output=options.output, size=options.size))
+        batches = parity_batches(pictures or _scenes(), image_processor, options, parity_sizes)
+        facts["parity"] = [parity.as_dict() for parity in check_parity(reference, run, batches, options)]
+        if int8_data is not None:
+            assert exported is not None
+            facts["quantization"] = how | _loss(model, exported, image_processor, options, int8_data)
+        write_record(folder, files, facts)
+        write_card(folder, facts, source)
+    return facts
+
+
+def _facts(model: KASegModel, options: ExportOptions, source: str | Path | None) -> dict[str, Any]:
+    from kaseg import __version__
+
+    name = None if source is None else (Path(source).resolve().name if Path(source).is_dir() else str(source))
+    packages = ("torch", *(need.partition(".")[0] for need in _NEEDS[options.format]))
+    return {
+        "model": name,
+        "format": options.format,
+        "dtype": options.dtype,
+        "output": options.output,
+        "image_dtype": options.image_dtype if options.output == "mask" else None,
+        "size": list(options.size) if options.size else None,
+        "opset": OPSET if options.format == "onnx" else None,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "versions": {"kaseg": __version__, **{package: metadata.version(package) for package in packages}},
+    }
+
+
+def _write_model(
+    program: torch.export.ExportedProgram,
+    folder: Path,
+    options: ExportOptions,
+    calibration: CalibrationInputs | None,
+    data: Int8Data | None,
+) -> tuple[list[str], dict[str, Any]]:
+    """Write the model's files; returns their names and how it was quantised."""
+    if options.format == "torch-export":
+        torch.export.save(program, folder / TORCH_EXPORT_NAME)
+        return [TORCH_EXPORT_NAME], {}
+    if options.format == "executorch":
+        write_executorch(program, folder / EXECUTORCH_NAME)
+        return [EXECUTORCH_NAME], {}
+    onnx_file, float_file = folder / ONNX_NAME, folder / "float32.onnx"
+    write_onnx(program, float_file, options)
+    how: dict[str, Any] = {}
+    if options.format == "onnx":
+        if calibration is None or data is None:
+            float_file.rename(onnx_file)
+        else:
+            method, agreement = choose_method(float_file, onnx_file, calibration, data.methods)
+            how = {"calibration_method": method, "class_agreement_of_methods": agreement}
+            float_file.unlink()
+        return [ONNX_NAME], how
+    file = folder / OPENVINO_NAME
+    if calibration is None:
+        write_openvino(float_file, file, compress_to_fp16=options.dtype == "bf16")
+    else:
+        float_xml = folder / "float32.xml"
+        write_openvino(float_file, float_xml, compress_to_fp16=False)
+        quantize_openvino(float_xml, file, calibration)
+        how = {"calibration_method": "nncf mixed"}
+        for rest in (float_xml, float_xml.with_suffix(".bin")):
+            rest.unlink()
+    float_file.unlink()
+    return [OPENVINO_NAME, Path(OPENVINO_NAME).with_suffix(".bin").name], how
+
+
+def _load(folder: Path, options: ExportOptions) -> tuple[ExportedModel | None, Callable[[np.ndarray], np.ndarray]]:
+    """The export as it lies in the folder: as a model, where there is a runtime, and as a function of arrays."""
+    if options.format in _RUNTIMES:
+        exported = _RUNTIMES[options.format].from_pretrained(folder)
+        return exported, exported.run
+    if options.format == "torch-export":
+        module: Any = torch.export.load(folder / TORCH_EXPORT_NAME).module()
+    else:
+        module = load_executorch(folder / EXECUTORCH_NAME)
+
+    def run(inputs: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return module(torch.from_numpy(inputs)).numpy()
+
+    return None, run
+
+
+def _loss(
+    model: KASegModel, exported: ExportedModel, image_processor: Any, options: ExportOptions, data: Int8Data
+) -> dict[str, Any]:
+    """Mean IoU before and after, and what it was taken on."""
+    before = mean_iou(model, data.validation, image_processor, options)
+    after = mean_iou(exported, data.validation, image_processor, options)
+    loss = 100 * (before - after)
+    if not loss <= data.max_loss:
+        raise QuantizationLossError(
+            f"int8 costs {loss:.2f} points of mean IoU ({100 * before:.2f} before, {100 * after:.2f} after), allowed "
+            f"are {data.max_loss:g}. Nothing was kept. Calibrate on more or other images (--calibration-samples, "
+            "--calibration-split), or let more through (--max-loss)."
+        )
+    calibration_name, validation_name = data.names or (None, None)
+    return {
+        "mean_iou_before": before,
+        "mean_iou_after": after,
+        "loss_in_points": loss,
+        "validation": validation_name,
+        "validation_samples": len(data.validation),
+        "calibration": calibration_name,
+        "calibration_samples": min(data.samples, len(data.calibration)),
+    }
+
+
+def _scenes() -> list[Image.Image]:
+    return [Image.fromarray(render_scene(seed=0, index=index)[0]) for index in range(2)]
+
+
+@contextmanager
+def _in_place_of(target: Path) -> Iterator[Path]:
+    """A folder to write into that takes the target's place if all goes well and vanishes if not."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(f"{target} is there already and not empty. Choose another folder, or remove it.")
+    target = Path(os.path.abspath(target))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        if target.is_dir():
+            target.rmdir()
+        temporary.rename(target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

@@ -1,0 +1,108 @@
+"""What is exported: the model alone, or image in, mask out; and its `torch.export` program."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from kaseg.export.options import ExportOptions
+from kaseg.modeling_kaseg import KASegModel
+
+
+class LogitsGraph(nn.Module):
+    """`pixel_values`, float32 (B, C, H, W) -> float32 logits (B, num_labels, h, w), whatever the model computes in."""
+
+    def __init__(self, model: KASegModel) -> None:
+        super().__init__()
+        self.model = model
+        self.compute_dtype = model.dtype
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return self.model(pixel_values=pixel_values.to(self.compute_dtype)).logits.float()
+
+
+class MaskGraph(nn.Module):
+    """`image`, (B, H, W, C), values in 0..255 -> class ids (B, H, W), uint8 (int32 above 256 classes).
+
+    Rescaling and normalising as the image processor does them, bilinear resizing (`align_corners=False`) of the logits
+    to the image's size and argmax as its `post_process_semantic_segmentation` does them.
+    """
+
+    scale: torch.Tensor
+    shift: torch.Tensor
+
+    def __init__(self, model: KASegModel, image_processor: Any) -> None:
+        super().__init__()
+        self.logits = LogitsGraph(model)
+        scale, shift = normalisation(image_processor, model.config.num_channels)
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
+        self.mask_dtype = torch.uint8 if model.config.num_labels <= 256 else torch.int32
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        pixel_values = image.permute(0, 3, 1, 2).float() * self.scale - self.shift
+        logits = self.logits(pixel_values)
+        logits = F.interpolate(logits, size=image.shape[1:3], mode="bilinear", align_corners=False)
+        return logits.argmax(dim=1).to(self.mask_dtype)
+
+
+def normalisation(image_processor: Any, num_channels: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the image processor does to values as one multiplication and one subtraction, each (1, C, 1, 1).
+
+    Raises:
+        ValueError: it resizes or pads, which is not part of an exported graph.
+    """
+    for what in ("do_resize", "do_center_crop", "do_pad"):
+        if getattr(image_processor, what, False):
+            raise ValueError(
+                f"The image processor has {what}=True, which is not part of an exported graph: export logits instead "
+                f"and let the processor prepare the images, or save it with {what}=False."
+            )
+    rescale = float(image_processor.rescale_factor) if image_processor.do_rescale else 1.0
+    mean, std = torch.zeros(num_channels), torch.ones(num_channels)
+    if image_processor.do_normalize:
+        mean = torch.as_tensor(image_processor.image_mean, dtype=torch.float64).expand(num_channels)
+        std = torch.as_tensor(image_processor.image_std, dtype=torch.float64).expand(num_channels)
+    scale, shift = rescale / std, mean / std
+    return scale.float().view(1, -1, 1, 1), shift.float().view(1, -1, 1, 1)
+
+
+def build_graph(model: KASegModel, image_processor: Any, options: ExportOptions) -> nn.Module:
+    """The module to export, in eval mode and on the CPU; the model itself stays as it is."""
+    model = copy.deepcopy(model).cpu().float().eval()
+    if hasattr(model, "fuse"):
+        model.fuse()
+    if options.dtype == "bf16" and options.format == "torch-export":
+        model = model.to(torch.bfloat16)
+    graph = LogitsGraph(model) if options.output == "logits" else MaskGraph(model, image_processor)
+    return graph.eval().requires_grad_(False)
+
+
+def export_program(graph: nn.Module, num_channels: int, options: ExportOptions) -> torch.export.ExportedProgram:
+    """The graph traced by `torch.export`, with free batch, height and width unless `options.size` fixes them.
+
+    Raises:
+        ValueError: the model cannot be traced.
+    """
+    height, width = options.size or (128, 160)
+    batch = 1 if options.size else 2
+    if options.output == "logits":
+        shape, free, dtype = (batch, num_channels, height, width), (0, 2, 3), torch.float32
+    else:
+        shape, free, dtype = (batch, height, width, num_channels), (0, 1, 2), getattr(torch, options.image_dtype)
+    dynamic = None
+    if options.size is None:
+        dynamic = {options.input_name: {axis: torch.export.Dim.DYNAMIC for axis in free}}
+    try:
+        with torch.no_grad():
+            return torch.export.export(graph, (torch.zeros(shape, dtype=dtype),), dynamic_shapes=dynamic, strict=False)
+    except Exception as error:
+        raise ValueError(
+            f"The model cannot be traced by torch.export with {'a fixed' if options.size else 'any'} input size: "
+            f"{str(error).strip().partition(chr(10))[0]} "
+            + ("" if options.size else "Try a fixed size (--size HEIGHT,WIDTH).")
+        ) from error

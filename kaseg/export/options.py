@@ -1,0 +1,71 @@
+"""What to export: the choices of [`~kaseg.export.export_model`]."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Format = Literal["onnx", "openvino", "torch-export", "executorch"]
+Dtype = Literal["float32", "bf16", "int8"]
+Output = Literal["logits", "mask"]
+ImageDtype = Literal["uint8", "float32"]
+
+# Which number types can be checked in which format. ONNX Runtime has no bfloat16 convolution for CPUs.
+_DTYPES: dict[str, tuple[Dtype, ...]] = {
+    "onnx": ("float32", "int8"),
+    "openvino": ("float32", "bf16", "int8"),
+    "torch-export": ("float32", "bf16"),
+    "executorch": ("float32",),
+}
+_ELSEWHERE = {
+    "bf16": "bf16 is exported with --format openvino or torch-export",
+    "int8": "int8 is exported with --format onnx or openvino",
+}
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to export.
+
+    Args:
+        format: `"onnx"`, `"openvino"`, `"torch-export"` (a `.pt2` of `torch.export`) or `"executorch"`
+            (a `.pte` for XNNPACK).
+        dtype: `"float32"`, `"bf16"` (OpenVINO, torch-export) or `"int8"` (ONNX, OpenVINO): static post-training
+            quantisation.
+        output: `"logits"`: the model itself, normalised `pixel_values` (B, C, H, W) in, `logits` at the model's stride
+            out. `"mask"`: `image` (B, H, W, C) as it was decoded in, `mask` (B, H, W) of class ids out; normalising,
+            resizing and argmax are part of the graph.
+        image_dtype: With `output="mask"`, the type of `image`; float32 values lie in 0..255, too.
+        size: (height, width) of a fixed input; its batch is 1. By default batch, height and width are free.
+
+    Raises:
+        ValueError: a choice that is unknown or does not exist for this format; the message says which do.
+    """
+
+    format: Format = "onnx"
+    dtype: Dtype = "float32"
+    output: Output = "logits"
+    image_dtype: ImageDtype = "uint8"
+    size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        for name, kind in (("format", Format), ("dtype", Dtype), ("output", Output), ("image_dtype", ImageDtype)):
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}.")
+        if self.dtype not in _DTYPES[self.format]:
+            reason = " (ONNX Runtime has no bfloat16 convolution for CPUs)" if self.format == "onnx" else ""
+            raise ValueError(
+                f"{self.dtype} cannot be exported as {self.format}{reason}; {self.format} takes "
+                f"{' and '.join(_DTYPES[self.format])}, and {_ELSEWHERE[self.dtype]}."
+            )
+        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
+            raise ValueError(f"size must be (height, width) in pixels, got {self.size}.")
+        if self.format == "executorch" and self.size is None:
+            raise ValueError(
+                "ExecuTorch plans its memory beforehand and needs a fixed input: give size (--size 512,512)."
+            )
+
+    @property
+    def input_name(self) -> str:
+        """What the graph's input is called."""
+        return "pixel_values" if self.output == "logits" else "image"

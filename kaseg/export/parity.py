@@ -1,0 +1,148 @@
+"""Whether an exported file computes what the model computes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from kaseg.export.options import ExportOptions
+
+# Ours. Largest relative error of the logits (root of the mean square), least agreement of the masks. Rounding is all
+# that may differ in float32; int8 is judged by its mean IoU as well.
+TOLERANCES = {"float32": (1e-3, 0.999), "bf16": (0.05, 0.95), "int8": (0.5, 0.7)}
+# The first is a multiple of every stride, the second of none.
+DEFAULT_SIZES = ((256, 320), (257, 319))
+
+
+class ParityError(ValueError):
+    """An exported file does not compute what the model computes; nothing was kept of it."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How well outputs agree for one batch.
+
+    Attributes:
+        size: (height, width) of the images.
+        batch: How many.
+        max_error: Largest absolute difference of logits; `None` where the graph gives masks.
+        relative_error: Root mean square of the differences over that of the logits; `None` for masks.
+        mask_agreement: Share of the pixels (logits, where there are some) with the same class, 0..1.
+    """
+
+    size: tuple[int, int]
+    batch: int
+    max_error: float | None
+    relative_error: float | None
+    mask_agreement: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures for `export.json`."""
+        return dataclasses.asdict(self)
+
+
+def check_parity(
+    reference: nn.Module,
+    run: Callable[[np.ndarray], np.ndarray],
+    batches: Iterator[np.ndarray] | Sequence[np.ndarray],
+    options: ExportOptions,
+) -> list[Parity]:
+    """Compare an exported file with the float32 model.
+
+    Args:
+        reference: The graph that was exported, in float32.
+        run: The exported file.
+        batches: Inputs of the graph.
+        options: What was exported.
+
+    Returns:
+        One [`Parity`] per batch.
+
+    Raises:
+        ParityError: the outputs differ in shape or type or by more than [`TOLERANCES`] allow.
+    """
+    results = []
+    for inputs in batches:
+        with torch.inference_mode():
+            expected = reference(torch.from_numpy(inputs)).numpy()
+        parity = _compare(expected, run(inputs), inputs.shape, options)
+        _judge(parity, options.dtype)
+        results.append(parity)
+    return results
+
+
+def parity_batches(
+    pictures: Sequence[Image.Image],
+    image_processor: Any,
+    options: ExportOptions,
+    sizes: Sequence[tuple[int, int]] = DEFAULT_SIZES,
+) -> Iterator[np.ndarray]:
+    """Inputs to compare with: batches of two and of one at different sizes; a fixed input is given two images in turn.
+
+    Args:
+        pictures: Two RGB pictures, resized to what is needed.
+        image_processor: Makes `pixel_values` of them.
+        options: What was exported.
+        sizes: (height, width) of the batches, where the export takes any.
+    """
+    if options.size is None:
+        groups = [(size, pictures[: 2 - place % 2]) for place, size in enumerate(sizes)]
+    else:
+        groups = [(options.size, [picture]) for picture in pictures]
+    for (height, width), group in groups:
+        resized = [picture.resize((width, height), Image.Resampling.BILINEAR) for picture in group]
+        yield graph_inputs(resized, image_processor, options)
+
+
+def graph_inputs(images: Sequence[Image.Image], image_processor: Any, options: ExportOptions) -> np.ndarray:
+    """RGB pictures of one size as the graph takes them: `pixel_values` or `image`."""
+    if options.output == "mask":
+        return np.stack([np.asarray(image) for image in images]).astype(options.image_dtype)
+    prepared = image_processor(list(images), do_resize=False, do_pad=False, do_center_crop=False, return_tensors="pt")
+    return prepared["pixel_values"].numpy()
+
+
+def _compare(expected: np.ndarray, found: np.ndarray, shape: tuple[int, ...], options: ExportOptions) -> Parity:
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        raise ParityError(
+            f"For an input of shape {shape} the exported file gives {found.dtype} of shape {found.shape}, the model "
+            f"{expected.dtype} of shape {expected.shape}. Nothing was kept."
+        )
+    if options.output == "mask":
+        size = (shape[1], shape[2])
+        return Parity(size, shape[0], None, None, float((expected == found).mean()))
+    size = (shape[2], shape[3])
+    difference = found.astype(np.float64) - expected
+    scale = max(float(np.sqrt(np.square(expected, dtype=np.float64).mean())), 1e-30)
+    return Parity(
+        size,
+        shape[0],
+        max_error=float(np.abs(difference).max()),
+        relative_error=float(np.sqrt(np.square(difference).mean())) / scale,
+        mask_agreement=float((expected.argmax(1) == found.argmax(1)).mean()),
+    )
+
+
+def _judge(parity: Parity, dtype: str) -> None:
+    most, least = TOLERANCES[dtype]
+    where = f"{parity.batch} image{'s' if parity.batch > 1 else ''} of {parity.size[0]}x{parity.size[1]}"
+    # "not <=", so that NaN fails
+    if parity.relative_error is not None and not parity.relative_error <= most:
+        raise ParityError(
+            f"The exported file does not compute what the model computes: on {where} the logits differ by "
+            f"{parity.relative_error:.2g} of their size (root mean square), allowed are {most:g} for {dtype}. Nothing "
+            "was kept."
+        )
+    if parity.relative_error is None and not parity.mask_agreement >= least:
+        raise ParityError(
+            f"The exported file does not compute what the model computes: on {where} only "
+            f"{100 * parity.mask_agreement:.2f} % of the pixels have the model's class, required are {100 * least:g} % "
+            f"for {dtype}. Nothing was kept."
+        )

@@ -1,0 +1,153 @@
+"""Static int8 quantisation of ONNX files by ONNX Runtime."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from kaseg.export.packages import require
+from kaseg.export.runtimes.onnx import open_session
+
+CalibrationMethod = Literal["minmax", "percentile", "entropy"]
+METHODS: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
+
+# Our choice. ONNX Runtime's own default, 99.999, cuts next to nothing.
+_PERCENTILE = 99.99
+# The shapes of tensors, which some of these compute, are not to be rounded.
+_NEVER = {"Shape", "Gather", "Div", "Squeeze", "Unsqueeze", "Reshape", "Expand", "Range", "Cast", "Slice"}
+
+
+def quantize_onnx(float_file: Path, file: Path, calibration: Sequence[np.ndarray], method: CalibrationMethod) -> None:
+    """Write an int8 version: QDQ format, uint8 activations, int8 weights per channel.
+
+    What comes before the first convolution and after the last one (normalising, resizing, argmax of a mask graph) stays
+    in float32.
+
+    Args:
+        float_file: The float32 model.
+        file: Where to.
+        calibration: Inputs from which the ranges of the activations are taken, run one at a time.
+        method: `"minmax"`, `"percentile"` (99.99) or `"entropy"`.
+
+    Raises:
+        MissingPackageError (an `ImportError`): onnx or ONNX Runtime is not installed.
+    """
+    onnx = require("onnx", "to quantise ONNX models")
+    quantization = require("onnxruntime.quantization", "to quantise ONNX models")
+    methods = {
+        "minmax": quantization.CalibrationMethod.MinMax,
+        "percentile": quantization.CalibrationMethod.Percentile,
+        "entropy": quantization.CalibrationMethod.Entropy,
+    }
+    graph = onnx.load(str(float_file)).graph
+    types = sorted({node.op_type for node in graph.node} - _NEVER)
+    prepared = file.with_name("prepared.onnx")
+    with _quiet():
+        preprocess = require("onnxruntime.quantization.shape_inference", "to quantise ONNX models").quant_pre_process
+        # Folding and fusing is done already, and symbolic shapes make sympy wait.
+        preprocess(str(float_file), str(prepared), skip_optimization=True, skip_symbolic_shape=True)
+        quantization.quantize_static(
+            str(prepared),
+            str(file),
+            _reader(quantization.CalibrationDataReader, graph.input[0].name, calibration),
+            quant_format=quantization.QuantFormat.QDQ,
+            op_types_to_quantize=types,
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            nodes_to_exclude=outside_convolutions(graph),
+            calibrate_method=methods[method],
+            # The activations of one image at a time are kept, not those of all.
+            extra_options={"CalibStridedMinMax": 1, "CalibPercentile": _PERCENTILE, "CalibTensorRangeSymmetric": False},
+        )
+    prepared.unlink()
+
+
+def choose_method(
+    float_file: Path, file: Path, calibration: Sequence[np.ndarray], methods: Sequence[CalibrationMethod] = METHODS
+) -> tuple[CalibrationMethod, dict[str, float]]:
+    """Quantise by every method and keep the one that changes the output least on the calibration images.
+
+    The measure is the share of positions whose class changes. Labels and the validation set play no part.
+
+    Returns:
+        The method and the agreement of each, 0..1.
+    """
+    expected = _classes(float_file, calibration)
+    agreement: dict[str, float] = {}
+    best = methods[0]
+    for method in methods:
+        candidate = file.with_name(f"{method}.onnx")
+        quantize_onnx(float_file, candidate, calibration, method)
+        found = _classes(candidate, calibration)
+        same = [float((a == b).mean()) for a, b in zip(expected, found, strict=True)]
+        agreement[method] = float(np.mean(same))
+        if method == best or agreement[method] > agreement[best]:
+            best = method
+            candidate.replace(file)
+        else:
+            candidate.unlink()
+    return best, agreement
+
+
+def outside_convolutions(graph: Any) -> list[str]:
+    """Names of the nodes with no convolution before them or none after them."""
+    after: set[str] = set()
+    before: set[str] = set()
+    for node in graph.node:
+        if node.op_type == "Conv" or any(name in after for name in node.input):
+            after.update(node.output)
+    for node in reversed(graph.node):
+        if node.op_type == "Conv" or any(name in before for name in node.output):
+            before.update(node.input)
+    return [
+        node.name
+        for node in graph.node
+        if node.op_type != "Conv"
+        and not (any(name in after for name in node.input) and any(name in before for name in node.output))
+    ]
+
+
+def _classes(file: Path, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    session = open_session(file)
+    name = session.get_inputs()[0].name
+    outputs = (session.run(None, {name: batch})[0] for batch in inputs)
+    return [output.argmax(1) if output.dtype == np.float32 else output for output in outputs]
+
+
+def _reader(base: type, input_name: str, inputs: Sequence[np.ndarray]) -> Any:
+    """A `CalibrationDataReader`, whose base class exists only where ONNX Runtime is installed."""
+
+    class Reader(base):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.rest = iter(inputs)
+
+        def __len__(self) -> int:
+            return len(inputs)
+
+        def set_range(self, start_index: int, end_index: int) -> None:
+            self.rest = iter(inputs[start_index:end_index])
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            batch = next(self.rest, None)
+            return None if batch is None else {input_name: batch}
+
+    return Reader()
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """ONNX Runtime's quantiser prints and logs to the root logger; this is not for users."""
+    level = logging.root.level
+    logging.root.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.root.setLevel(level)

@@ -1,0 +1,75 @@
+"""Exported models on OpenVINO."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kaseg.configuration_kaseg import KASegConfig
+from kaseg.export.packages import require
+from kaseg.export.runtimes.base import ExportedModel
+
+OPENVINO_NAME = "openvino_model.xml"
+
+
+class KASegOpenVINOModel(ExportedModel):
+    """An OpenVINO export, compiled for low latency.
+
+    OpenVINO computes in bfloat16 by itself where the processor can; here the type that was exported and checked is the
+    one that is used: float32 (also for what is not quantised in int8), or bfloat16 for exports of that type.
+
+    Args:
+        folder, config, record: As [`~kaseg.export.runtimes.base.ExportedModel`] has them.
+        threads: Threads of inference; by default OpenVINO's choice, one per core.
+        device: OpenVINO's name of the device, such as `"CPU"` or `"GPU"`.
+
+    Example:
+
+    ```python
+    model = KASegOpenVINOModel.from_pretrained("exported", threads=2)
+    ```
+    """
+
+    format = "openvino"
+
+    def __init__(
+        self,
+        folder: Path,
+        config: KASegConfig,
+        record: dict[str, Any],
+        threads: int | None = None,
+        device: str = "CPU",
+    ) -> None:
+        super().__init__(folder, config, record)
+        self.compiled = compile_model(folder / OPENVINO_NAME, record["dtype"], threads, device)
+
+    def run(self, inputs: np.ndarray) -> np.ndarray:
+        return self.compiled([inputs])[0].copy()
+
+
+def compile_model(file: Path, dtype: str, threads: int | None = None, device: str = "CPU") -> Any:
+    """An `openvino.CompiledModel` of a file.
+
+    Raises:
+        MissingPackageError (an `ImportError`): OpenVINO is not installed.
+        ValueError: a device that is not there, or a file that is no OpenVINO model or a damaged one.
+    """
+    ov = require("openvino", "to run OpenVINO models")
+    core = ov.Core()
+    if device.partition(".")[0] not in {name.partition(".")[0] for name in core.available_devices}:
+        raise ValueError(f"OpenVINO sees no device {device!r} here; it sees {', '.join(core.available_devices)}.")
+    settings: dict[str, Any] = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "bf16" if dtype == "bf16" else "f32",
+    }
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    try:
+        return core.compile_model(str(file), device, settings)
+    except RuntimeError as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise ValueError(
+            f"{file} is no OpenVINO model that can be run ({lines[-1].strip()}). Export it again."
+        ) from error

@@ -1,0 +1,62 @@
+"""ONNX files out of `torch.export` programs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kaseg.export.options import ExportOptions
+from kaseg.export.packages import require
+
+# The one that torch's exporter is written for; ONNX Runtime 1.18 and OpenVINO 2024.1 read it.
+OPSET = 20
+_AXES = {"logits": {0: "batch", 2: "height", 3: "width"}, "mask": {0: "batch", 1: "height", 2: "width"}}
+
+
+def write_onnx(program: torch.export.ExportedProgram, file: Path, options: ExportOptions) -> None:
+    """Write the program as ONNX, opset 20, float32; BatchNorm is folded into the convolutions by the exporter.
+
+    Raises:
+        MissingPackageError (an `ImportError`): onnx or onnxscript is not installed.
+        ValueError: an operator of the model has no ONNX form.
+    """
+    onnx = require("onnx", "to write ONNX models")
+    require("onnxscript", "to write ONNX models")
+    logging.getLogger("onnxscript").setLevel(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # the exporter prints its progress
+            exported = torch.onnx.export(
+                program,
+                (),
+                input_names=[options.input_name],
+                output_names=[options.output],
+                opset_version=OPSET,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise ValueError(f"The model has no ONNX form: {str(error).strip().partition(chr(10))[0]}") from error
+    assert exported is not None
+    model = exported.model_proto
+    _name_axes(model, _AXES[options.output])
+    onnx.checker.check_model(model)
+    onnx.save(model, str(file))
+
+
+def _name_axes(model: Any, axes: dict[int, str]) -> None:
+    """Give the free axes their names instead of those of torch's symbols, also within the shapes of other tensors."""
+    shape = model.graph.input[0].type.tensor_type.shape
+    names = {shape.dim[axis].dim_param: name for axis, name in axes.items() if shape.dim[axis].dim_param}
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in names:
+                dim.dim_param = names[dim.dim_param]
+            elif dim.dim_param and value in model.graph.output:
+                for symbol, name in names.items():
+                    dim.dim_param = dim.dim_param.replace(symbol, name)
