@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ def write_onnx(program: torch.export.ExportedProgram, file: Path, options: Expor
                 dynamo=True,
                 external_data=False,
                 verbose=False,
+                custom_translation_table={operator.floordiv: _floor_division},
             )
     except torch.onnx.OnnxExporterError as error:
         raise ValueError(f"The model has no ONNX form: {str(error).strip().partition(chr(10))[0]}") from error
@@ -47,6 +49,13 @@ def write_onnx(program: torch.export.ExportedProgram, file: Path, options: Expor
     _name_axes(model, _AXES[options.output])
     onnx.checker.check_model(model)
     onnx.save(model, str(file))
+
+
+def _floor_division(dividend, divisor):  # type: ignore[no-untyped-def]
+    """`//` of whole numbers. The exporter's own is ONNX's Div, which rounds towards zero: -319 // 4 would be -79, and
+    maps cut to ceil(319 / 4) rows a row too short. ONNX's Mod takes the divisor's sign, as Python's does."""
+    op = require("onnxscript", "to write ONNX models").opset18
+    return op.Div(op.Sub(dividend, op.Mod(dividend, divisor)), divisor)
 
 
 def _name_axes(model: Any, axes: dict[int, str]) -> None:
