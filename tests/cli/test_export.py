@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kaseg import KASegConfig, KASegImageProcessor, KASegModel
+from kaseg.data import SCENES
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint") / "student"
+    names = {"id2label": SCENES.id2label, "label2id": SCENES.label2id}
+    KASegModel(KASegConfig("test_resnet.r160_in1k", output_stride=32, head_channels=32, **names)).save_pretrained(
+        folder
+    )
+    KASegImageProcessor().save_pretrained(folder)
+    return folder
+
+
+def test_an_export_prints_its_parity(kaseg, checkpoint: Path, tmp_path: Path) -> None:
+    result = kaseg.succeed("export", checkpoint, "--output-dir", tmp_path / "out", "--format", "torch-export")
+    assert "2 x 256x320" in result.output and "1 x 257x319" in result.output and "100.00" in result.output
+    assert (tmp_path / "out" / "model.pt2").is_file()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("--dtype", "bf16"), "bf16 cannot be exported as onnx"),
+        (("--dtype", "int8"), "give --dataset"),
+        (("--size", "32,32,32"), "--size takes one number of pixels or two"),
+        (("--dtype", "int8", "--dataset", "camvid"), "The model's classes are not those of the dataset 'camvid'"),
+    ],
+)
+def test_what_cannot_be_is_an_error(kaseg, checkpoint: Path, tmp_path: Path, arguments: tuple, message: str) -> None:
+    result = kaseg("export", checkpoint, "--output-dir", tmp_path / "out", *arguments)
+    assert result.exit_code == 1 and message in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_package_is_an_error_in_words(kaseg, checkpoint: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
+    result = kaseg("export", checkpoint, "--output-dir", tmp_path / "out")
+    assert result.exit_code == 1 and 'pip install "kaseg[export]"' in result.output

@@ -1,0 +1,154 @@
+"""What both runtimes do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import kaseg
+from kaseg import KASegImageProcessor, KASegModel, KASegOnnxModel, KASegOpenVINOModel
+from kaseg.data import load_segmentation_dataset
+from kaseg.evaluation.evaluator import evaluate_model
+from kaseg.export import MissingPackageError
+from kaseg.inference import Predictor
+
+RUNTIMES = {
+    "onnx": (KASegOnnxModel, "model.onnx", "onnxruntime"),
+    "openvino": (KASegOpenVINOModel, "openvino_model.bin", "openvino"),
+}
+
+
+@pytest.fixture(params=list(RUNTIMES))
+def engine(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def folder(engine: str, exported: Callable[..., Path], tmp_path: Path) -> Path:
+    """A copy that may be damaged."""
+    return shutil.copytree(exported(format=engine), tmp_path / "copy")
+
+
+def test_same_outputs_as_the_model(engine: str, exported: Callable[..., Path], model: KASegModel) -> None:
+    runtime = RUNTIMES[engine][0].from_pretrained(exported(format=engine), threads=1)
+    assert runtime.config.id2label == model.config.id2label
+    for shape in ((1, 3, 257, 319), (3, 3, 40, 72)):
+        image = torch.randn(shape)
+        with torch.no_grad():
+            expected = model(pixel_values=image).logits
+        logits = runtime(pixel_values=image).logits
+        assert logits.dtype == torch.float32
+        torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+    assert torch.equal(runtime(image, return_dict=False)[0], logits)
+
+
+def test_it_is_scored_and_predicts_like_the_model(
+    engine: str, exported: Callable[..., Path], model: KASegModel, processor: KASegImageProcessor
+) -> None:
+    runtime = RUNTIMES[engine][0].from_pretrained(exported(format=engine))
+    scenes = load_segmentation_dataset("scenes", split="validation", num_scenes=1)
+    expected = evaluate_model(model, scenes, processor)["mean_iou"]
+    assert evaluate_model(runtime, scenes, processor)["mean_iou"] == pytest.approx(expected, abs=1e-3)
+    picture = Image.effect_noise((70, 50), 90).convert("RGB")
+    (mask,), (own,) = Predictor(runtime, processor).predict([picture]), Predictor(model, processor).predict([picture])
+    assert (mask == own).mean() > 0.999
+
+
+def test_saved_and_loaded_again(folder: Path, engine: str, tmp_path: Path) -> None:
+    runtime = RUNTIMES[engine][0].from_pretrained(folder)
+    runtime.save_pretrained(tmp_path / "saved")
+    runtime.save_pretrained(folder)  # onto itself
+    assert {p.name for p in (tmp_path / "saved").iterdir()} == {p.name for p in folder.iterdir()}
+    again = RUNTIMES[engine][0].from_pretrained(tmp_path / "saved")
+    image = torch.randn(1, 3, 64, 64)
+    assert torch.equal(runtime(image).logits, again(image).logits)
+    KASegImageProcessor.from_pretrained(tmp_path / "saved")
+
+
+class TestErrors:
+    def test_a_truncated_or_changed_file(self, engine: str, folder: Path) -> None:
+        cls, name, _ = RUNTIMES[engine]
+        content = (folder / name).read_bytes()
+        changed = bytearray(content)
+        changed[len(content) // 2] ^= 1
+        for damaged in (content[:-100], b"", bytes(changed)):
+            (folder / name).write_bytes(damaged)
+            with pytest.raises(ValueError, match=rf"{name} is damaged, cut off or another file.*export again"):
+                cls.from_pretrained(folder)
+
+    def test_a_broken_file_that_its_record_agrees_with(self, engine: str, folder: Path) -> None:
+        cls, name, _ = RUNTIMES[engine]
+        name = name.replace(".bin", ".xml")
+        (folder / name).write_bytes(b"no model")
+        record = json.loads((folder / "export.json").read_text())
+        record["files"] = {}
+        (folder / "export.json").write_text(json.dumps(record))
+        with pytest.raises(ValueError, match=rf"{name} is no .* model that .*Export it again"):
+            cls.from_pretrained(folder)
+
+    def test_a_missing_file_a_missing_record_a_damaged_record(self, engine: str, folder: Path) -> None:
+        cls, name, _ = RUNTIMES[engine]
+        (folder / name).unlink()
+        with pytest.raises(FileNotFoundError, match=rf"{name} is missing, which export.json names"):
+            cls.from_pretrained(folder)
+        (folder / "export.json").write_text('{"format": "on')
+        with pytest.raises(ValueError, match="is no record of an export"):
+            cls.from_pretrained(folder)
+        (folder / "export.json").unlink()
+        with pytest.raises(FileNotFoundError, match="holds no export of kaseg .*kaseg export"):
+            cls.from_pretrained(folder)
+
+    def test_wrong_inputs(self, engine: str, exported: Callable[..., Path]) -> None:
+        runtime = RUNTIMES[engine][0].from_pretrained(exported(format=engine))
+        with pytest.raises(ValueError, match=r"must be floating point .* got torch.uint8"):
+            runtime(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+        with pytest.raises(ValueError, match=r"shape \(batch, 3, height, width\), got \(3, 32, 32\)"):
+            runtime(torch.zeros(3, 32, 32))
+        with pytest.raises(ValueError, match="This export gives logits"):
+            runtime.masks(np.zeros((1, 32, 32, 3), np.uint8))
+
+    def test_a_missing_runtime(self, engine: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        cls, _, package = RUNTIMES[engine]
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(MissingPackageError, match=rf'{package} is needed to run .*pip install "kaseg\[export\]"'):
+            cls.from_pretrained(folder)
+
+    def test_an_export_for_another_engine(self, engine: str, folder: Path) -> None:
+        other = KASegOpenVINOModel if engine == "onnx" else KASegOnnxModel
+        with pytest.raises(ValueError, match=f"is an export for {engine}, not for {other.format}"):
+            other.from_pretrained(folder)
+
+    def test_neither_folder_nor_repository(self, engine: str) -> None:
+        with pytest.raises(OSError, match="HF_HUB_OFFLINE forbids the network"):
+            RUNTIMES[engine][0].from_pretrained("me/nothing")
+
+
+def test_wrong_images_for_a_mask_graph(exported: Callable[..., Path]) -> None:
+    runtime = KASegOnnxModel.from_pretrained(exported(output="mask", image_dtype="uint8"))
+    with pytest.raises(ValueError, match="takes uint8 images with values in 0..255, got float32"):
+        runtime.masks(np.zeros((1, 32, 32, 3), np.float32))
+    with pytest.raises(ValueError, match=r"shape \(batch, height, width, 3\), got \(1, 3, 32, 32\)"):
+        runtime.masks(np.zeros((1, 3, 32, 32), np.uint8))
+    with pytest.raises(ValueError, match="takes images and gives masks"):
+        runtime(torch.zeros(1, 3, 32, 32))
+    picture = Image.new("RGB", (40, 32))
+    assert runtime.masks([picture, picture]).shape == (2, 32, 40)
+
+
+def test_providers_and_devices_that_are_not_there(exported: Callable[..., Path]) -> None:
+    with pytest.raises(ValueError, match="lacks NoSuchProvider; it has .*CPUExecutionProvider"):
+        KASegOnnxModel.from_pretrained(exported(), providers=["NoSuchProvider"])
+    with pytest.raises(ValueError, match="sees no device 'TPU' here; it sees CPU"):
+        KASegOpenVINOModel.from_pretrained(exported(format="openvino"), device="TPU")
+
+
+def test_names_at_the_top() -> None:
+    assert kaseg.KASegOnnxModel is KASegOnnxModel and kaseg.KASegOpenVINOModel is KASegOpenVINOModel

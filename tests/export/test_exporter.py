@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from kaseg import KASegConfig, KASegImageProcessor, KASegModel, KASegOnnxModel
+from kaseg.data import load_segmentation_dataset
+from kaseg.export import ExportOptions, Int8Data, MissingPackageError, ParityError, QuantizationLossError, export_model
+from kaseg.export import exporter as exporter_file
+
+# The list of the base tester; importlib mode leaves test files off the path.
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from test_modeling_kaseg import ARCHITECTURES  # noqa: E402
+
+SIZES = ((64, 96), (65, 97))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: "-".join(str(v) for v in a.values()))
+def test_every_architecture_at_any_size_and_batch(architecture: dict, tmp_path: Path) -> None:
+    model = KASegModel(KASegConfig(num_labels=5, head_channels=32, **architecture)).eval()
+    facts = export_model(model, KASegImageProcessor(), tmp_path / "export", parity_sizes=SIZES)
+    assert [(p["batch"], *p["size"]) for p in facts["parity"]] == [(2, 64, 96), (1, 65, 97)]
+    exported = KASegOnnxModel.from_pretrained(tmp_path / "export")
+    for shape in ((3, 3, 33, 47), (1, 3, 5, 7)):
+        image = torch.randn(shape)
+        with torch.no_grad():
+            expected = model(image).logits
+        torch.testing.assert_close(exported(image).logits, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+
+
+def test_what_a_folder_holds(exported: Callable[..., Path]) -> None:
+    folder = exported()
+    names = {"README.md", "config.json", "export.json", "model.onnx", "preprocessor_config.json"}
+    assert {path.name for path in folder.iterdir()} == names
+    record = json.loads((folder / "export.json").read_text())
+    assert (record["format"], record["dtype"], record["output"], record["opset"]) == ("onnx", "float32", "logits", 20)
+    assert len(record["parity"]) == 2 and {"kaseg", "torch", "onnx", "onnxruntime"} <= record["versions"].keys()
+    graph = onnx.load(folder / "model.onnx").graph
+    assert [dim.dim_param or dim.dim_value for dim in graph.input[0].type.tensor_type.shape.dim] == [
+        "batch",
+        3,
+        "height",
+        "width",
+    ]
+    assert not any(node.op_type == "BatchNormalization" for node in graph.node)
+
+
+@pytest.mark.parametrize("image_dtype", ["uint8", "float32"])
+def test_the_mask_is_that_of_processor_and_model(
+    exported: Callable[..., Path], model: KASegModel, processor: KASegImageProcessor, image_dtype: str
+) -> None:
+    runtime = KASegOnnxModel.from_pretrained(exported(output="mask", image_dtype=image_dtype))
+    images = np.random.default_rng(0).integers(0, 256, (2, 45, 70, 3)).astype(image_dtype)
+    masks = runtime.masks(images)
+    assert masks.dtype == np.uint8
+    with torch.no_grad():
+        outputs = model(**processor(list(images.astype(np.uint8)), return_tensors="pt"))
+    expected = processor.post_process_semantic_segmentation(outputs, target_sizes=[(45, 70)] * 2)
+    assert (masks == torch.stack(expected).numpy()).mean() > 0.999
+    assert len(np.unique(masks)) > 1
+
+
+@pytest.mark.parametrize("format", ["openvino", "torch-export"])
+@pytest.mark.parametrize("dtype", ["float32", "bf16"])
+def test_other_formats(exported: Callable[..., Path], format: str, dtype: str) -> None:
+    record = json.loads((exported(format=format, dtype=dtype) / "export.json").read_text())
+    assert record["parity"][1]["size"] == [65, 97]
+    # bf16 is bf16: it is less exact than float32 can be.
+    assert (record["parity"][0]["relative_error"] > 1e-4) == (dtype == "bf16")
+
+
+def test_a_fixed_size(exported: Callable[..., Path], model: KASegModel) -> None:
+    folder = exported(size=(48, 64))
+    runtime = KASegOnnxModel.from_pretrained(folder)
+    image = torch.randn(1, 3, 48, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(runtime(image).logits, model(image).logits, rtol=1e-3, atol=1e-4)
+    for shape in ((1, 3, 64, 64), (2, 3, 48, 64)):
+        with pytest.raises(ValueError, match=r"takes one image of \(height, width\) \(48, 64\) at a time"):
+            runtime(torch.zeros(shape))
+
+
+def test_a_file_that_computes_something_else_is_not_kept(
+    model: KASegModel, processor: KASegImageProcessor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = exporter_file.write_onnx
+
+    def write_wrongly(program, file: Path, options) -> None:
+        write(program, file, options)
+        proto = onnx.load(file)
+        weight = next(tensor for tensor in proto.graph.initializer if len(tensor.dims) == 4)
+        weight.CopyFrom(numpy_helper.from_array(1.1 * numpy_helper.to_array(weight), weight.name))
+        onnx.save(proto, file)
+
+    monkeypatch.setattr(exporter_file, "write_onnx", write_wrongly)
+    with pytest.raises(ParityError, match="does not compute what the model computes"):
+        export_model(model, processor, tmp_path / "export", parity_sizes=SIZES)
+    assert list(tmp_path.iterdir()) == []
+
+
+class TestRefusals:
+    def test_a_folder_with_something_in_it(self, model, processor, tmp_path: Path) -> None:
+        (tmp_path / "notes.txt").write_text("mine")
+        with pytest.raises(FileExistsError, match="there already and not empty"):
+            export_model(model, processor, tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+    def test_int8_without_data(self, model, processor, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="int8 needs a dataset"):
+            export_model(model, processor, tmp_path / "export", ExportOptions(dtype="int8"))
+
+    def test_a_processor_that_resizes_within_a_mask_graph(self, model, tmp_path: Path) -> None:
+        resizing = KASegImageProcessor(do_resize=True, size={"height": 32, "width": 32})
+        with pytest.raises(ValueError, match="do_resize=True, which is not part of an exported graph"):
+            export_model(model, resizing, tmp_path / "export", ExportOptions(output="mask"))
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        "format, package", [("onnx", "onnx"), ("openvino", "openvino"), ("executorch", "executorch")]
+    )
+    def test_a_missing_package(self, model, processor, tmp_path: Path, monkeypatch, format: str, package: str) -> None:
+        monkeypatch.setitem(sys.modules, package, None)
+        options = ExportOptions(format=format, size=(64, 64) if format == "executorch" else None)
+        with pytest.raises(MissingPackageError, match=rf"{package} is needed for exports to {format}.*pip install"):
+            export_model(model, processor, tmp_path / "export", options)
+        assert list(tmp_path.iterdir()) == []
+
+
+class TestInt8:
+    @pytest.fixture(scope="class")
+    def data(self) -> dict:
+        scenes = load_segmentation_dataset("scenes", split="validation", num_scenes=3)
+        return {"calibration": scenes, "validation": scenes, "samples": 2, "methods": ("minmax",)}
+
+    def test_onnx(self, model, processor, data: dict, tmp_path: Path) -> None:
+        facts = export_model(
+            model,
+            processor,
+            tmp_path / "export",
+            ExportOptions(dtype="int8", output="mask"),
+            Int8Data(**data, max_loss=100),
+            parity_sizes=SIZES,
+        )
+        figures = facts["quantization"]
+        assert figures["calibration_method"] == "minmax" and figures["calibration_samples"] == 2
+        assert 0 < figures["mean_iou_before"] < 1 and 0 < figures["mean_iou_after"] < 1
+        graph = onnx.load(tmp_path / "export" / "model.onnx").graph
+        integers = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT8}
+        weights = [node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in integers]
+        assert len(weights) >= sum(node.op_type == "Conv" for node in graph.node)
+        assert not {"float32.onnx", "prepared.onnx"} & {path.name for path in (tmp_path / "export").iterdir()}
+
+    def test_too_large_a_loss_is_refused(self, model, processor, data: dict, tmp_path: Path) -> None:
+        int8 = ExportOptions(dtype="int8")
+        with pytest.raises(QuantizationLossError, match=r"int8 costs .* points of mean IoU .* allowed are -100"):
+            export_model(
+                model, processor, tmp_path / "export", int8, Int8Data(**data, max_loss=-100), parity_sizes=SIZES
+            )
+        assert list(tmp_path.iterdir()) == []
+
+    def test_openvino(self, model, processor, data: dict, tmp_path: Path) -> None:
+        pytest.importorskip("nncf")
+        facts = export_model(
+            model,
+            processor,
+            tmp_path / "export",
+            ExportOptions(format="openvino", dtype="int8"),
+            Int8Data(**data, max_loss=100),
+            parity_sizes=SIZES,
+        )
+        assert {path.suffix for path in (tmp_path / "export").iterdir()} == {".xml", ".bin", ".json", ".md"}
+        assert 0 < facts["quantization"]["mean_iou_after"] < 1

@@ -1,0 +1,39 @@
+"""Exported models, to the Hub and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hub_server import HubServer
+from toy import make_model
+
+from kaseg import KASegImageProcessor, KASegOnnxModel, KASegOpenVINOModel
+from kaseg.export import export_model
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exported") / "export"
+    export_model(make_model(), KASegImageProcessor(), folder, parity_sizes=((64, 64), (65, 97)))
+    return folder
+
+
+def test_pushed_and_loaded_by_its_id(hub: HubServer, export: Path, tmp_path: Path) -> None:
+    runtime = KASegOnnxModel.from_pretrained(export)
+    runtime.push_to_hub("me/student-onnx", private=True)
+    again = KASegOnnxModel.from_pretrained("me/student-onnx")
+    KASegImageProcessor.from_pretrained("me/student-onnx")
+    image = torch.randn(1, 3, 64, 96)
+    assert torch.equal(runtime(image).logits, again(image).logits)
+    again.save_pretrained(tmp_path / "saved")
+    assert {p.name for p in (tmp_path / "saved").iterdir()} == {p.name for p in export.iterdir()}
+
+
+def test_a_repository_without_an_export(hub: HubServer, checkpoint_files: dict[str, bytes]) -> None:
+    hub.add_repo("me/student", checkpoint_files)
+    with pytest.raises(FileNotFoundError, match="me/student holds no export of kaseg"):
+        KASegOpenVINOModel.from_pretrained("me/student")
+    with pytest.raises(OSError, match="me/nothing is neither a folder here"):
+        KASegOnnxModel.from_pretrained("me/nothing")
