@@ -13,12 +13,13 @@ from onnx import numpy_helper
 
 from kaseg import KASegConfig, KASegImageProcessor, KASegModel, KASegOnnxModel
 from kaseg.data import load_segmentation_dataset
+from kaseg.data.scenes import render_scene
 from kaseg.export import ExportOptions, Int8Data, MissingPackageError, ParityError, QuantizationLossError, export_model
 from kaseg.export import exporter as exporter_file
 
 # The list of the base tester; importlib mode leaves test files off the path.
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from test_modeling_kaseg import ARCHITECTURES  # noqa: E402
+from test_modeling_kaseg import ARCHITECTURES
 
 SIZES = ((64, 96), (65, 97))
 
@@ -54,21 +55,22 @@ def test_what_a_folder_holds(exported: Callable[..., Path]) -> None:
     assert not any(node.op_type == "BatchNormalization" for node in graph.node)
 
 
-@pytest.mark.parametrize("image_dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("image_dtype", ["uint8", pytest.param("float32", marks=pytest.mark.slow)])
 def test_the_mask_is_that_of_processor_and_model(
     exported: Callable[..., Path], model: KASegModel, processor: KASegImageProcessor, image_dtype: str
 ) -> None:
     runtime = KASegOnnxModel.from_pretrained(exported(output="mask", image_dtype=image_dtype))
-    images = np.random.default_rng(0).integers(0, 256, (2, 45, 70, 3)).astype(image_dtype)
+    images = np.stack([render_scene(0, index, 95, 130)[0] for index in range(2)]).astype(image_dtype)
     masks = runtime.masks(images)
     assert masks.dtype == np.uint8
     with torch.no_grad():
         outputs = model(**processor(list(images.astype(np.uint8)), return_tensors="pt"))
-    expected = processor.post_process_semantic_segmentation(outputs, target_sizes=[(45, 70)] * 2)
+    expected = processor.post_process_semantic_segmentation(outputs, target_sizes=[(95, 130)] * 2)
     assert (masks == torch.stack(expected).numpy()).mean() > 0.999
     assert len(np.unique(masks)) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["openvino", "torch-export"])
 @pytest.mark.parametrize("dtype", ["float32", "bf16"])
 def test_other_formats(exported: Callable[..., Path], format: str, dtype: str) -> None:
@@ -135,6 +137,7 @@ class TestRefusals:
         assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 class TestInt8:
     @pytest.fixture(scope="class")
     def data(self) -> dict:
