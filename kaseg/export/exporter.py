@@ -7,8 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib import metadata
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +141,7 @@ def export_model(
         image_processor.save_pretrained(folder)
         write_record(folder, files, facts)
         exported, run = _load(folder, options)
-        reference = build_graph(model, image_processor, ExportOptions(output=options.output, size=options.size))
+        reference = build_graph(model, image_processor, replace(options, dtype="float32"), fuse=False)
         batches = parity_batches(pictures or _scenes(), image_processor, options, parity_sizes)
         facts["parity"] = [parity.as_dict() for parity in check_parity(reference, run, batches, options)]
         if int8_data is not None:
@@ -157,7 +156,8 @@ def _facts(model: KASegModel, options: ExportOptions, source: str | Path | None)
     from kaseg import __version__
 
     name = None if source is None else (Path(source).resolve().name if Path(source).is_dir() else str(source))
-    packages = ("torch", *(need.partition(".")[0] for need in _NEEDS[options.format]))
+    packages = {need.partition(".")[0] for need in _NEEDS[options.format]}
+    versions = {package: getattr(require(package, ""), "__version__", None) for package in sorted(packages)}
     return {
         "model": name,
         "format": options.format,
@@ -167,7 +167,7 @@ def _facts(model: KASegModel, options: ExportOptions, source: str | Path | None)
         "size": list(options.size) if options.size else None,
         "opset": OPSET if options.format == "onnx" else None,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "versions": {"kaseg": __version__, **{package: metadata.version(package) for package in packages}},
+        "versions": {"kaseg": __version__, "torch": torch.__version__, **versions},
     }
 
 

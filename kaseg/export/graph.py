@@ -71,10 +71,17 @@ def normalisation(image_processor: Any, num_channels: int) -> tuple[torch.Tensor
     return scale.float().view(1, -1, 1, 1), shift.float().view(1, -1, 1, 1)
 
 
-def build_graph(model: KASegModel, image_processor: Any, options: ExportOptions) -> nn.Module:
-    """The module to export, in eval mode and on the CPU; the model itself stays as it is."""
+def build_graph(model: KASegModel, image_processor: Any, options: ExportOptions, fuse: bool = True) -> nn.Module:
+    """The module to export, in eval mode and on the CPU; the model itself stays as it is.
+
+    Args:
+        model: The model.
+        image_processor: What the normalisation of a mask graph is taken from.
+        options: What to export.
+        fuse: Fold BatchNorm into the convolutions, if the model can do that.
+    """
     model = copy.deepcopy(model).cpu().float().eval()
-    if hasattr(model, "fuse"):
+    if fuse and hasattr(model, "fuse"):
         model.fuse()
     if options.dtype == "bf16" and options.format == "torch-export":
         model = model.to(torch.bfloat16)

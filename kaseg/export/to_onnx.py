@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
 import operator
 from pathlib import Path
@@ -14,7 +12,7 @@ import torch
 from kaseg.export.options import ExportOptions
 from kaseg.export.packages import require
 
-# The one that torch's exporter is written for; ONNX Runtime 1.18 and OpenVINO 2024.1 read it.
+# The exporter's own default in torch 2.15.
 OPSET = 20
 _AXES = {"logits": {0: "batch", 2: "height", 3: "width"}, "mask": {0: "batch", 1: "height", 2: "width"}}
 
@@ -30,18 +28,17 @@ def write_onnx(program: torch.export.ExportedProgram, file: Path, options: Expor
     require("onnxscript", "to write ONNX models")
     logging.getLogger("onnxscript").setLevel(logging.WARNING)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # the exporter prints its progress
-            exported = torch.onnx.export(
-                program,
-                (),
-                input_names=[options.input_name],
-                output_names=[options.output],
-                opset_version=OPSET,
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-                custom_translation_table={operator.floordiv: _floor_division},
-            )
+        exported = torch.onnx.export(
+            program,
+            (),
+            input_names=[options.input_name],
+            output_names=[options.output],
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+            custom_translation_table={operator.floordiv: _floor_division},
+        )
     except torch.onnx.OnnxExporterError as error:
         raise ValueError(f"The model has no ONNX form: {str(error).strip().partition(chr(10))[0]}") from error
     assert exported is not None

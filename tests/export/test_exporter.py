@@ -76,8 +76,8 @@ def test_the_mask_is_that_of_processor_and_model(
 def test_other_formats(exported: Callable[..., Path], format: str, dtype: str) -> None:
     record = json.loads((exported(format=format, dtype=dtype) / "export.json").read_text())
     assert record["parity"][1]["size"] == [65, 97]
-    # bf16 is bf16: it is less exact than float32 can be.
-    assert (record["parity"][0]["relative_error"] > 1e-4) == (dtype == "bf16")
+    # It is what it says: float32 is more exact than 16 bits can be.
+    assert (record["parity"][0]["relative_error"] > 1e-5) == (dtype == "bf16")
 
 
 def test_a_fixed_size(exported: Callable[..., Path], model: KASegModel) -> None:
