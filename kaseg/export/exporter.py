@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +159,11 @@ def _facts(model: KASegModel, options: ExportOptions, source: str | Path | None)
 
     name = None if source is None else (Path(source).resolve().name if Path(source).is_dir() else str(source))
     packages = {need.partition(".")[0] for need in _NEEDS[options.format]}
-    versions = {package: getattr(require(package, ""), "__version__", None) for package in sorted(packages)}
+    # ExecuTorch has no __version__, and ONNX Runtime is installed under several names.
+    versions = {
+        package: getattr(sys.modules[package], "__version__", None) or metadata.version(package)
+        for package in sorted(packages)
+    }
     return {
         "model": name,
         "format": options.format,
