@@ -206,8 +206,9 @@ def _download(name: str, revision: str | None, token: str | bool | None, cache_d
             raise FileNotFoundError(_no_export(name)) from error
         for file in (CONFIG_NAME, *read_record(record_file)["files"]):
             fetch(file)
-        with contextlib.suppress(EntryNotFoundError):  # the processor's own from_pretrained says so
-            fetch(PROCESSOR_NAME)
+        for file in (PROCESSOR_NAME, _CARD_NAME):
+            with contextlib.suppress(EntryNotFoundError):  # the processor's own from_pretrained says so
+                fetch(file)
     return record_file.parent
 
 
