@@ -16,6 +16,8 @@ from kaseg.data import load_segmentation_dataset
 from kaseg.data.scenes import render_scene
 from kaseg.export import ExportOptions, Int8Data, MissingPackageError, ParityError, QuantizationLossError, export_model
 from kaseg.export import exporter as exporter_file
+from kaseg.export.runtimes.openvino import compile_model
+from kaseg.export.to_openvino import write_openvino
 
 # The list of the base tester; importlib mode leaves test files off the path.
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -30,12 +32,17 @@ def test_every_architecture_at_any_size_and_batch(architecture: dict, tmp_path: 
     model = KASegModel(KASegConfig(num_labels=5, head_channels=32, **architecture)).eval()
     facts = export_model(model, KASegImageProcessor(), tmp_path / "export", parity_sizes=SIZES)
     assert [(p["batch"], *p["size"]) for p in facts["parity"]] == [(2, 64, 96), (1, 65, 97)]
-    exported = KASegOnnxModel.from_pretrained(tmp_path / "export")
+    exported = KASegOnnxModel.from_pretrained(tmp_path / "export", threads=1)
+    # What kaseg export --format openvino does, without tracing the model again.
+    write_openvino(tmp_path / "export" / "model.onnx", tmp_path / "model.xml", compress_to_fp16=False)
+    compiled = compile_model(tmp_path / "model.xml", "float32", threads=1)
     for shape in ((3, 3, 33, 47), (1, 3, 5, 7)):
         image = torch.randn(shape)
         with torch.no_grad():
             expected = model(image).logits
-        torch.testing.assert_close(exported(image).logits, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+        near = {"rtol": 1e-3, "atol": 1e-4 * expected.abs().max().item()}
+        torch.testing.assert_close(exported(image).logits, expected, **near)
+        torch.testing.assert_close(torch.from_numpy(compiled([image.numpy()])[0].copy()), expected, **near)
 
 
 def test_what_a_folder_holds(exported: Callable[..., Path]) -> None:
