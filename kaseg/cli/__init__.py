@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from .app import ErrorReportingGroup, show_version
+from .benchmark import benchmark
 from .compare import compare
 from .dataset import dataset
 from .distill import distill
@@ -47,6 +48,7 @@ _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_opti
 app.command(context_settings=_PASS_ON, add_help_option=False)(train)
 app.command(context_settings=_PASS_ON, add_help_option=False)(distill)
 app.command()(compare)
+app.command()(benchmark)
 app.command()(evaluate)
 app.command()(submit)
 app.command()(predict)
