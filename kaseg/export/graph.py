@@ -81,7 +81,7 @@ def build_graph(model: KASegModel, image_processor: Any, options: ExportOptions,
         fuse: Fold BatchNorm into the convolutions, if the model can do that.
     """
     model = copy.deepcopy(model).cpu().float().eval()
-    if fuse and hasattr(model, "fuse"):
+    if fuse:
         model.fuse()
     if options.dtype == "bf16" and options.format == "torch-export":
         model = model.to(torch.bfloat16)
