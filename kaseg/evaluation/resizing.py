@@ -28,9 +28,12 @@ def resized_strips(logits: Tensor, size: tuple[int, int], max_elements: int) -> 
     """
     height, width = size
     rows_in = logits.shape[-2]
+    # With the classes of a pixel side by side, resizing and the maximum over classes take half the time on a CPU.
+    layout = torch.channels_last if logits.device.type == "cpu" else torch.contiguous_format
     rows_per_strip = max(1, max_elements // (logits.shape[0] * logits.shape[1] * width))
     if rows_per_strip >= height:
-        yield slice(0, height), F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False)
+        logits = logits.float().contiguous(memory_format=layout)
+        yield slice(0, height), F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
         return
     # Source rows of every output row: half-pixel centres, clamped at the edges as F.interpolate does.
     centres = (torch.arange(height, dtype=torch.float64) + 0.5) * rows_in / height - 0.5
@@ -41,7 +44,7 @@ def resized_strips(logits: Tensor, size: tuple[int, int], max_elements: int) -> 
     for start in range(0, height, rows_per_strip):
         strip = slice(start, start + rows_per_strip)
         above, below = logits[..., upper[strip], :].float(), logits[..., lower[strip], :].float()
-        mixed = above + (below - above) * weight[strip]
+        mixed = (above + (below - above) * weight[strip]).contiguous(memory_format=layout)
         wide = F.interpolate(mixed, size=(mixed.shape[-2], width), mode="bilinear", align_corners=False)
         yield strip, wide
 

@@ -1,8 +1,10 @@
-"""Prediction on pictures and files. Drawing lies in `kaseg.inference.overlay`, tiles in `kaseg.inference.tiling`."""
+"""Prediction on pictures, files and videos. Drawing lies in `kaseg.inference.overlay`, tiles in `kaseg.inference.tiling`,
+videos in `kaseg.inference.video`."""
 
 from __future__ import annotations
 
+from kaseg.inference.deployment import deployed
 from kaseg.inference.files import iter_images, read_image
 from kaseg.inference.predictor import Prediction, Predictor
 
-__all__ = ["Prediction", "Predictor", "iter_images", "read_image"]
+__all__ = ["Prediction", "Predictor", "deployed", "iter_images", "read_image"]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -76,17 +78,33 @@ def plan_outputs(
     return planned
 
 
-def write_png(image: Image.Image, path: Path) -> None:
-    """Writes a PNG file wholly or not at all: into a temporary file beside it, which then takes its place.
+def write_image(image: Image.Image, path: Path, **options: Any) -> None:
+    """Writes a picture wholly or not at all: into a temporary file beside it, which then takes its place.
+
+    Args:
+        image: The picture.
+        path: The file; its suffix decides the format.
+        options: What Pillow's writer of that format takes, such as `quality`.
 
     Raises:
         OSError: If it cannot be written (disk full, no permission); the message names the file.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with whole_file(path) as temporary:
+        image.save(temporary, format=Image.registered_extensions()[path.suffix], **options)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Gives the name of a temporary file to write, which takes the place of `path` at the end, or vanishes on an error.
+
+    Raises:
+        OSError: If it cannot be written (disk full, no permission); the message names `path`.
+    """
+    temporary = path.with_name(f".{os.getpid()}.tmp.{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            image.save(temporary, format="PNG")
+            yield temporary
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
@@ -143,4 +161,4 @@ def _refuse_overwriting(planned: list[tuple[Path, Path]], suffixes: Iterable[str
                 raise ValueError(f"the result {result} would overwrite a picture: choose another output folder")
 
 
-__all__ = ["IMAGE_SUFFIXES", "iter_images", "plan_outputs", "read_image", "write_png"]
+__all__ = ["IMAGE_SUFFIXES", "iter_images", "plan_outputs", "read_image", "whole_file", "write_image"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 Palette = Sequence[Sequence[int]]
@@ -81,8 +82,9 @@ def class_fractions(mask: np.ndarray) -> dict[int, float]:
     Returns:
         Class id -> share in 0..1.
     """
-    ids, counts = np.unique(np.asarray(mask), return_counts=True)
-    pixels = {int(id_): int(count) for id_, count in zip(ids, counts, strict=True) if id_ != VOID}
+    # Neither numpy.unique, which sorts, nor numpy.bincount, which makes int64 of the whole mask first.
+    counts = torch.bincount(torch.from_numpy(np.ascontiguousarray(mask)).flatten()).tolist()
+    pixels = {id_: count for id_, count in enumerate(counts) if count and id_ != VOID}
     total = sum(pixels.values())
     return {id_: count / total for id_, count in sorted(pixels.items(), key=lambda item: -item[1])}
 

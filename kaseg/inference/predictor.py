@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
-from transformers import PreTrainedModel
 
 from kaseg.data.label_spaces import palette_for
-from kaseg.evaluation.resizing import argmax_resized
-from kaseg.image_processing_kaseg import to_rgb
-from kaseg.inference.files import PathLike, plan_outputs, read_image, write_png
+from kaseg.evaluation.resizing import resized_strips
+from kaseg.image_processing_kaseg import KASegImageProcessor, to_rgb
+from kaseg.inference.files import PathLike, plan_outputs, read_image, write_image
+from kaseg.inference.ordered_map import ordered_map
 from kaseg.inference.overlay import Palette, add_legend, class_fractions, colorize, overlay
-from kaseg.inference.tiling import tiled_logits
+from kaseg.inference.tiling import PreparedOnDemand, tiled_logits
+from kaseg.modeling_kaseg import KASegModel
 
 logger = logging.getLogger(__name__)
 
 _MASK_SUFFIX = "_mask.png"
-_OVERLAY_SUFFIX = "_overlay.png"
+# A JPEG takes a sixtieth of the time that a PNG of a photograph takes; the mask is what must be lossless.
+_OVERLAY_SUFFIX = "_overlay.jpg"
+_OVERLAY_OPTIONS = {"quality": 90}
+# Overlays are there to be looked at; those of larger pictures are reduced to this long edge.
+_LONGEST_OVERLAY = 8192
+# Resized logits at a time, 4 MiB: they stay in the processor's cache.
+_STRIP = 2**20
+_MOST_WORKERS = 8
 
 
 @dataclass(frozen=True)
@@ -51,10 +63,13 @@ class Predictor:
     Pictures are neither padded nor cropped, whatever the processor's settings, and only pictures of one size share a
     batch, so that a mask covers its whole picture and does not depend on the others. Pictures whose prepared input has
     more than `max_pixels` pixels are done in overlapping tiles, see [`~kaseg.inference.tiling.tiled_logits`], which is
-    close to but not the same as one pass.
+    close to but not the same as one pass; they are also prepared tile by tile, unless the processor resizes.
+
+    Give it [`~kaseg.inference.deployed`]`(model)` for speed: the predictor itself leaves the model's weights alone.
 
     Args:
-        model: A [`KASegModel`] or any transformers semantic-segmentation model; it is put in eval mode and moved.
+        model: A [`KASegModel`], an exported one, or any transformers semantic-segmentation model; it is put in eval
+            mode and moved.
         processor: Its image processor, with `post_process_semantic_segmentation`.
         device: Where to run. Default: where the model is.
         batch_size: Pictures per batch at most.
@@ -82,7 +97,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: Any,
         processor: Any,
         device: str | torch.device | None = None,
         batch_size: int = 1,
@@ -102,6 +117,14 @@ class Predictor:
         self.tile = tile
         self.overlap = overlap
         self.alpha = alpha
+        on_cpu = next(self.model.parameters()).device.type == "cpu"
+        self._threads = torch.get_num_threads()
+        # Other models and runtimes do not say whether several threads may call them at once.
+        self._shared = isinstance(self.model, KASegModel)
+        self._turn: Any = nullcontext() if self._shared else Lock()
+        self._large_turn = Lock()
+        # Pictures side by side with one thread each use a CPU better than one picture with all threads.
+        self._divides_threads = on_cpu and self._shared
 
     @property
     def palette(self) -> Palette:
@@ -120,16 +143,17 @@ class Predictor:
             One mask (H, W) of class ids per picture, at the picture's upright size: uint8, or int32 if the model has
             more than 256 classes.
         """
-        masks: dict[int, torch.Tensor] = {}
+        masks: dict[int, np.ndarray] = {}
         waiting: dict[tuple[int, int], list[tuple[int, torch.Tensor, tuple[int, int]]]] = {}
         for index, image in enumerate(images):
             upright = to_rgb(image)
             size = (upright.height, upright.width)
-            inputs = self.processor(upright, do_pad=False, do_center_crop=False, return_tensors="pt")
-            prepared = inputs["pixel_values"]
+            if size[0] * size[1] > self.max_pixels and not getattr(self.processor, "do_resize", True):
+                masks[index] = self._predict_large(PreparedOnDemand(upright, self._prepare), size)
+                continue
+            prepared = self._prepare(upright)
             if prepared.shape[-2] * prepared.shape[-1] > self.max_pixels:
-                logits = tiled_logits(self.model, prepared, self.tile, self.overlap)
-                masks[index] = argmax_resized(logits, size)[0].cpu()
+                masks[index] = self._predict_large(prepared, size)
                 continue
             batch = waiting.setdefault(tuple(prepared.shape[-2:]), [])
             batch.append((index, prepared, size))
@@ -139,15 +163,39 @@ class Predictor:
         for batch in waiting.values():
             if batch:
                 masks.update(self._predict_batch(batch))
-        dtype = np.uint8 if self.model.config.num_labels <= 256 else np.int32
-        return [masks[index].numpy().astype(dtype) for index in range(len(images))]
+        return [masks[index] for index in range(len(images))]
 
-    def _predict_batch(self, batch: list[tuple[int, torch.Tensor, tuple[int, int]]]) -> dict[int, torch.Tensor]:
+    def _prepare(self, image: Image.Image) -> torch.Tensor:
+        return self.processor(image, do_pad=False, do_center_crop=False, return_tensors="pt")["pixel_values"]
+
+    def _predict_large(self, pixels: torch.Tensor | PreparedOnDemand, size: tuple[int, int]) -> np.ndarray:
+        with self._turn:
+            logits = tiled_logits(self.model, pixels, self.tile, self.overlap)
+        return self._mask(logits, size)
+
+    def _predict_batch(self, batch: list[tuple[int, torch.Tensor, tuple[int, int]]]) -> dict[int, np.ndarray]:
         indices, tensors, sizes = zip(*batch, strict=True)
         reference = next(self.model.parameters())
-        outputs = self.model(pixel_values=torch.cat(tensors).to(reference.device, reference.dtype))
+        pixel_values = torch.cat(tensors).to(reference.device, reference.dtype)
+        with self._turn:
+            outputs = self.model(pixel_values=pixel_values)
+        if isinstance(self.processor, KASegImageProcessor):
+            logits = outputs.logits.split(1)
+            return {index: self._mask(*item) for index, *item in zip(indices, logits, sizes, strict=True)}
         masks = self.processor.post_process_semantic_segmentation(outputs, target_sizes=list(sizes))
-        return {index: mask.cpu() for index, mask in zip(indices, masks, strict=True)}
+        return {index: mask.cpu().numpy().astype(self._dtype) for index, mask in zip(indices, masks, strict=True)}
+
+    @property
+    def _dtype(self) -> type[np.integer]:
+        return np.uint8 if self.model.config.num_labels <= 256 else np.int32
+
+    def _mask(self, logits: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
+        """What `KASegImageProcessor.post_process_semantic_segmentation` gives, strip by strip and in small integers."""
+        mask = np.empty(size, self._dtype)
+        for rows, scores in resized_strips(logits, size, _STRIP):
+            # max, because argmax over a dimension that is not the last is four times slower on a CPU.
+            mask[rows] = scores.max(dim=1).indices[0].cpu().numpy()
+        return mask
 
     def predict_files(
         self,
@@ -156,16 +204,20 @@ class Predictor:
         overlay: bool = True,
         on_error: Literal["raise", "skip"] = "raise",
     ) -> Iterator[Prediction]:
-        """Segments picture files and writes `<stem>_mask.png` and `<stem>_overlay.png` for each.
+        """Segments picture files and writes `<stem>_mask.png` and `<stem>_overlay.jpg` for each.
 
-        The work is done as the iterator is consumed. Folders below the given ones are kept in `output_dir`; see
+        The work is done as the iterator is consumed, on several pictures at once (at most eight batches, and never two
+        that are large enough for tiles), so that reading and writing do not wait for the model; memory does not grow
+        with the number of pictures. On a CPU the threads of torch are divided among the pictures. Folders below the given ones are kept in `output_dir`; see
         [`~kaseg.inference.files.plan_outputs`] for pictures of one name. Files appear whole or not at all.
 
         Args:
             paths: Files and folders, see [`~kaseg.inference.files.iter_images`].
             output_dir: Where the results go; made if missing. If it lies in an input folder it is not searched.
-            overlay: Also write the picture with the mask's colours over it and a legend of classes and their shares.
-            on_error: What to do about a picture that cannot be read: `"raise"`, after all before it are written, or
+            overlay: Also write the picture with the mask's colours over it and a legend of classes and their shares;
+                of pictures above 8192 pixels in width or height a reduced one.
+            on_error: What to do about a picture that cannot be read: `"raise"`, after all before it are written (some
+                of those after it may be, too), or
                 `"skip"`, which yields a [`Prediction`] with `error`, and warns in the end, naming the skipped files.
 
         Returns:
@@ -189,27 +241,71 @@ class Predictor:
         self, planned: list[tuple[Path, Path]], with_overlay: bool, on_error: str
     ) -> Iterator[Prediction]:
         skipped: list[str] = []
-        for start in range(0, len(planned), self.batch_size):
-            chunk = planned[start : start + self.batch_size]
-            images: dict[Path, Image.Image] = {}
-            errors: dict[Path, Exception] = {}
-            for path, _ in chunk:
-                try:
-                    images[path] = read_image(path)
-                except (OSError, ValueError) as error:
-                    errors[path] = error
-            masks = dict(zip(images, self._predict_named(images), strict=True))
-            for path, output in chunk:
-                if path in masks:
-                    yield self._write(path, output, images[path], masks[path], with_overlay)
-                elif on_error == "raise":
-                    raise errors[path]
-                else:
-                    skipped.append(f"{path}: {errors[path]}")
-                    yield Prediction(path, error=str(errors[path]))
+        chunks = [planned[start : start + self.batch_size] for start in range(0, len(planned), self.batch_size)]
+        with self.workers(len(chunks)) as (count, initializer):
+            for results in ordered_map(partial(self._finish, with_overlay), chunks, count, initializer):
+                for prediction, error in results:
+                    if error is not None and on_error == "raise":
+                        raise error
+                    if error is not None:
+                        skipped.append(f"{prediction.path}: {error}")
+                    yield prediction
         if skipped:
             names = "\n".join(skipped)
             logger.warning("%d of %d pictures could not be read, skipped:\n%s", len(skipped), len(planned), names)
+
+    @contextmanager
+    def workers(self, tasks: int) -> Iterator[tuple[int, Callable[[], None]]]:
+        """How many threads should call [`predict`] at once, and what each has to call first.
+
+        Args:
+            tasks: How many calls there will be.
+        """
+        most = self._threads if self._divides_threads else os.cpu_count() or 1
+        count = max(1, min(most, _MOST_WORKERS, tasks))
+        threads = max(1, self._threads // count) if self._divides_threads else self._threads
+        try:
+            yield count, partial(torch.set_num_threads, threads)
+        finally:
+            torch.set_num_threads(self._threads)  # what a worker sets becomes the default of new threads
+
+    def _finish(self, with_overlay: bool, chunk: list[tuple[Path, Path]]) -> list[tuple[Prediction, Exception | None]]:
+        """Reads, predicts and writes pictures, in a worker thread."""
+        if any(self._is_large(path) for path, _ in chunk):
+            # One at a time, with all threads: several would be too much for the memory.
+            with self._large_turn:
+                before = torch.get_num_threads()
+                torch.set_num_threads(self._threads)
+                try:
+                    return [self._finish_batch(with_overlay, [item])[0] for item in chunk]
+                finally:
+                    torch.set_num_threads(before)
+        return self._finish_batch(with_overlay, chunk)
+
+    def _is_large(self, path: Path) -> bool:
+        try:
+            with Image.open(path) as image:
+                return image.width * image.height > self.max_pixels
+        except Exception:  # whatever Pillow runs into; reading says it better
+            return False
+
+    def _finish_batch(
+        self, with_overlay: bool, chunk: list[tuple[Path, Path]]
+    ) -> list[tuple[Prediction, Exception | None]]:
+        images: dict[Path, Image.Image] = {}
+        errors: dict[Path, Exception] = {}
+        for path, _ in chunk:
+            try:
+                images[path] = read_image(path)
+            except (OSError, ValueError) as error:
+                errors[path] = error
+        masks = dict(zip(images, self._predict_named(images), strict=True))
+        return [
+            (Prediction(path, error=str(errors[path])), errors[path])
+            if path in errors
+            else (self._write(path, output, images[path], masks[path], with_overlay), None)
+            for path, output in chunk
+        ]
 
     def _predict_named(self, images: dict[Path, Image.Image]) -> list[np.ndarray]:
         try:
@@ -222,10 +318,22 @@ class Predictor:
         palette = self.palette
         fractions = class_fractions(mask)
         mask_path = output.with_name(output.name + _MASK_SUFFIX)
-        write_png(colorize(mask, palette), mask_path)
+        write_image(colorize(mask, palette), mask_path)
         if not with_overlay:
             return Prediction(path, mask_path, None, fractions)
         overlay_path = output.with_name(output.name + _OVERLAY_SUFFIX)
         names = self.model.config.id2label
-        write_png(add_legend(overlay(image, mask, palette, self.alpha), fractions, names, palette), overlay_path)
+        image, mask = _reduced(image, mask)
+        drawn = add_legend(overlay(image, mask, palette, self.alpha), fractions, names, palette)
+        write_image(drawn, overlay_path, **_OVERLAY_OPTIONS)
         return Prediction(path, mask_path, overlay_path, fractions)
+
+
+def _reduced(image: Image.Image, mask: np.ndarray) -> tuple[Image.Image, np.ndarray]:
+    """Picture and mask at a size to look at."""
+    scale = _LONGEST_OVERLAY / max(image.size)
+    if scale >= 1:
+        return image, mask
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    small = image.resize(size, Image.Resampling.BOX, reducing_gap=2.0)
+    return small, np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))

@@ -3,15 +3,43 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
+from PIL import Image
 from torch import nn
 
 from kaseg.evaluation.sliding import average_windows
 
 
+class PreparedOnDemand:
+    """A picture that is prepared window by window, and takes the place of its `pixel_values` in [`tiled_logits`].
+
+    So the prepared picture, 12 bytes per pixel, never exists as a whole.
+
+    Args:
+        image: An upright RGB picture.
+        prepare: Makes (1, C, h, w) of a part of it without changing its size.
+    """
+
+    def __init__(self, image: Image.Image, prepare: Callable[[Image.Image], torch.Tensor]) -> None:
+        self.image = image
+        self.prepare = prepare
+        self.shape = (1, 3, image.height, image.width)
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: tuple[Any, slice, slice]) -> torch.Tensor:
+        (top, bottom, _), (left, right, _) = index[-2].indices(self.shape[-2]), index[-1].indices(self.shape[-1])
+        return self.prepare(self.image.crop((left, top, right, bottom)))
+
+
 @torch.inference_mode()
-def tiled_logits(model: nn.Module, pixel_values: torch.Tensor, tile: int, overlap: int) -> torch.Tensor:
+def tiled_logits(
+    model: nn.Module, pixel_values: torch.Tensor | PreparedOnDemand, tile: int, overlap: int
+) -> torch.Tensor:
     """Runs the model on overlapping tiles and averages the logits where tiles overlap.
 
     The result is laid out like the untiled one: `(B, num_labels, ceil(H / s), ceil(W / s))` at the model's stride `s`,
@@ -23,7 +51,8 @@ def tiled_logits(model: nn.Module, pixel_values: torch.Tensor, tile: int, overla
 
     Args:
         model: Gives an object with `logits` for `pixel_values`; should be in eval mode.
-        pixel_values: (B, C, H, W), on any device; tiles are moved to the model's device and dtype one at a time.
+        pixel_values: (B, C, H, W), on any device; tiles are moved to the model's device and dtype one at a time. Or a
+            picture to be prepared tile by tile.
         tile: Height and width of a tile in pixels, a multiple of 32 (the largest stride in use).
         overlap: By how many pixels neighbouring tiles overlap at least, 0..tile - 1; rounded up to the stride.
 

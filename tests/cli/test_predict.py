@@ -24,9 +24,9 @@ def test_masks_and_overlays(kaseg: Any, trained: tuple[Path, str], pictures: Pat
     assert f"2 of 2 pictures segmented: {output}" in result.output
     assert sorted(path.name for path in output.iterdir()) == [
         "a_mask.png",
-        "a_overlay.png",
+        "a_overlay.jpg",
         "b_mask.png",
-        "b_overlay.png",
+        "b_overlay.jpg",
     ]
     mask = np.array(Image.open(output / "a_mask.png"))
     assert mask.shape == (47, 65)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kaseg.inference.files import iter_images, plan_outputs, read_image, write_png
+from kaseg.inference.files import iter_images, plan_outputs, read_image, write_image
 
-SUFFIXES = ("_mask.png", "_overlay.png")
+SUFFIXES = ("_mask.png", "_overlay.jpg")
 
 
 def make(folder: Path, *names: str) -> None:
@@ -90,7 +90,7 @@ def test_the_output_folder_is_not_searched_and_pictures_are_not_overwritten(tmp_
 
 def test_writing_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "new" / "x.png"
-    write_png(Image.new("L", (4, 4), 7), target)
+    write_image(Image.new("L", (4, 4), 7), target)
     assert np.asarray(Image.open(target))[0, 0] == 7
 
     def fill_the_disk(self: Image.Image, file: Path, **kwargs: object) -> None:
@@ -99,7 +99,7 @@ def test_writing_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Image.Image, "save", fill_the_disk)
     with pytest.raises(OSError, match=r"cannot write .*x\.png: No space left") as caught:
-        write_png(Image.new("L", (4, 4), 9), target)
+        write_image(Image.new("L", (4, 4), 9), target)
     assert caught.value.errno == errno.ENOSPC
     assert [path.name for path in target.parent.iterdir()] == ["x.png"]
     assert np.asarray(Image.open(target))[0, 0] == 7
@@ -108,4 +108,4 @@ def test_writing_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Monk
 def test_an_output_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("x")
     with pytest.raises(OSError, match="cannot write .*out/x.png"):
-        write_png(Image.new("L", (4, 4)), tmp_path / "out" / "x.png")
+        write_image(Image.new("L", (4, 4)), tmp_path / "out" / "x.png")

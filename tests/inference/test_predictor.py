@@ -95,7 +95,7 @@ def test_files_become_palette_masks_and_overlays(model: KASegModel, predictor: P
     results = list(predictor.predict_files([tmp_path / "a", tmp_path / "b"], tmp_path / "out"))
     assert [result.mask_path for result in results] == [tmp_path / f"out/{name}/x_mask.png" for name in "ab"]
     written = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*"))
-    assert written == ["a/x_mask.png", "a/x_overlay.png", "b/x_mask.png", "b/x_overlay.png"]
+    assert written == ["a/x_mask.png", "a/x_overlay.jpg", "b/x_mask.png", "b/x_overlay.jpg"]
     for result in results:
         assert result.mask_path and result.overlay_path and result.error is None
         stored = Image.open(result.mask_path)
