@@ -11,14 +11,16 @@ from rich.console import Console
 from ..checkpoints import checkpoint_path, is_shipped
 from ..image_processing_kaseg import KASegImageProcessor
 
+EXPORT_RECORD = "export.json"
+
 
 def load_model(name: str, device: str | None) -> tuple[Any, Any]:
     """A checkpoint's model, on `device`, and its image processor: ours, or any semantic segmentation model that
     transformers knows. Safetensors alone are read, and no code of a repository is run.
 
     Args:
-        name: Hub id, folder or shipped checkpoint.
-        device: Where to put the model; by default the GPU, if there is one.
+        name: Hub id, folder or shipped checkpoint; or the folder of an export for ONNX Runtime or OpenVINO.
+        device: Where to put the model; by default the GPU, if there is one. Exports run on the CPU.
 
     Raises:
         OSError: there is no such checkpoint.
@@ -33,6 +35,8 @@ def load_model(name: str, device: str | None) -> tuple[Any, Any]:
     source = str(checkpoint_path(name)) if is_shipped(name) else name
     if not Path(source).is_dir() and (Path(source).is_absolute() or source.startswith(".") or source.count("/") > 1):
         raise FileNotFoundError(f"{source}: no such folder. Give a folder, a Hub id or one of those of kaseg list.")
+    if (Path(source) / EXPORT_RECORD).is_file():
+        return _load_export(source), _load_processor(source)
     with explained_loading(source):
         is_ours = AutoConfig.from_pretrained(source).model_type == KASegConfig.model_type
     model: Any = KASegModel.from_pretrained(source) if is_ours else _load_others(source)
@@ -43,6 +47,17 @@ def load_model(name: str, device: str | None) -> tuple[Any, Any]:
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"The device {device!r} cannot be used: {error}") from error
     return model, _load_processor(source) if is_ours else _load_their_processor(source)
+
+
+def _load_export(source: str) -> Any:
+    from ..export import KASegOnnxModel, KASegOpenVINOModel
+    from ..export.record import read_record
+
+    runtimes = {runtime.format: runtime for runtime in (KASegOnnxModel, KASegOpenVINOModel)}
+    kind = read_record(Path(source) / EXPORT_RECORD)["format"]
+    if kind not in runtimes:
+        raise ValueError(f"{source} is an export for {kind}; those that run here are {', '.join(runtimes)}.")
+    return runtimes[kind].from_pretrained(source)
 
 
 def _load_others(source: str) -> Any:

@@ -8,8 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 console = Console()
 
@@ -56,14 +66,30 @@ def percent(fraction: float | None) -> str:
     return "–" if fraction is None or fraction != fraction else f"{100 * fraction:.2f}"
 
 
-def progress_bar(disable: bool = False) -> Progress:
-    """A bar that counts images, on standard error, so that output can be piped; `disable` shows none."""
+def progress_bar(disable: bool = False, rate: str | None = None) -> Progress:
+    """A bar that counts images, on standard error, so that output can be piped; `disable` shows none.
+
+    Args:
+        disable: Show nothing.
+        rate: Also show how many of these are done per second, such as `"frames"`.
+    """
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        *([] if rate is None else [_RateColumn(rate)]),
         console=Console(stderr=True),
         disable=disable,
     )
+
+
+class _RateColumn(ProgressColumn):
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f} {self.what}/s")

@@ -2,37 +2,87 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .on_error import OnError
 
+if TYPE_CHECKING:
+    from ..inference import Predictor
+
 
 def predict(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE_OR_FOLDER...", help="Pictures and folders of them.")],
-    model: Annotated[str, typer.Option(help="Hub id, folder or shipped checkpoint (see kaseg list).")],
+    sources: Annotated[
+        list[str], typer.Argument(metavar="SOURCE...", help="Pictures, folders of them, videos, webcam:0.")
+    ],
+    model: Annotated[str, typer.Option(help="Hub id, folder, shipped checkpoint (see kaseg list), or an export.")],
     output: Annotated[Path, typer.Option(help="Folder for masks and overlays; made if missing.")],
     overlay: Annotated[bool, typer.Option(help="Also write picture, colours and legend.")] = True,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Weight of the colours in overlays.")] = 0.5,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures of one size that share a batch.")] = 1,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; a GPU if there is one.")] = None,
     on_error: Annotated[OnError, typer.Option(help="What to do about unreadable pictures.")] = OnError.RAISE,
+    max_megapixels: Annotated[
+        int, typer.Option(min=1, help="Refuse larger pictures: a small file can hold one that fills the memory.")
+    ] = 178,
+    max_frames: Annotated[int | None, typer.Option(min=1, help="Stop a video or webcam after so many.")] = None,
 ) -> None:
-    """Segment pictures: <name>_mask.png, whose pixel values are class ids, and <name>_overlay.png for each."""
-    from ..inference import Predictor, iter_images
+    """Segment pictures: <name>_mask.png, whose pixel values are class ids, and <name>_overlay.jpg for each.
+
+    Of a video or webcam (webcam:0; Ctrl-C ends it): <name>_mask.mkv, whose pixel values are class ids, and
+    <name>_overlay.mp4.
+    """
+    from PIL import Image
+
+    from ..inference import Predictor, deployed
+    from ..inference.video import is_video
     from .models import load_model
+
+    Image.MAX_IMAGE_PIXELS = max_megapixels * 500_000  # Pillow warns above this and refuses above its double
+    network, processor = load_model(model, device)
+    predictor = Predictor(deployed(network), processor, batch_size=batch_size, alpha=alpha)
+    pictures = [source for source in sources if not is_video(source)]
+    if pictures:
+        _predict_pictures(predictor, pictures, output, overlay, on_error)
+    for source in sources:
+        if is_video(source):
+            _predict_video(predictor, source, output, overlay, max_frames)
+
+
+def _predict_pictures(predictor: Predictor, sources: list[str], output: Path, overlay: bool, on_error: OnError) -> None:
+    from ..inference import iter_images
     from .output import console, progress_bar
 
-    count = sum(1 for _ in iter_images(images, skip=output))
-    predictor = Predictor(*load_model(model, device), batch_size=batch_size, alpha=alpha)
+    count = sum(1 for _ in iter_images(sources, skip=output))
     skipped = 0
-    with progress_bar() as progress:
+    start = time.perf_counter()
+    with progress_bar(rate="pictures") as progress:
         task = progress.add_task("Segmenting", total=count)
-        for prediction in predictor.predict_files(images, output, overlay=overlay, on_error=on_error.value):
+        for prediction in predictor.predict_files(sources, output, overlay=overlay, on_error=on_error.value):
             skipped += prediction.error is not None
             progress.advance(task)
-    console.print(f"{count - skipped} of {count} pictures segmented: {output}", soft_wrap=True, highlight=False)
+    rate = f"{(count - skipped) / (time.perf_counter() - start):.1f} per second"
+    console.print(
+        f"{count - skipped} of {count} pictures segmented: {output} ({rate})", soft_wrap=True, highlight=False
+    )
     if skipped == count:
         raise typer.Exit(1)
+
+
+def _predict_video(predictor: Predictor, source: str, output: Path, overlay: bool, max_frames: int | None) -> None:
+    from ..inference.video import frame_count, predict_video
+    from .output import console, progress_bar
+
+    known = [number for number in (frame_count(source), max_frames) if number is not None]
+    done = 0
+    start = time.perf_counter()
+    with progress_bar(rate="frames") as progress:
+        task = progress.add_task(f"Segmenting {source}", total=min(known, default=None))
+        for _ in predict_video(predictor, source, output, overlay=overlay, max_frames=max_frames):
+            done += 1
+            progress.advance(task)
+    rate = f"{done / (time.perf_counter() - start):.1f} per second"
+    console.print(f"{done} frames of {source} segmented: {output} ({rate})", soft_wrap=True, highlight=False)

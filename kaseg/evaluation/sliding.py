@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ def window_starts(length: int, window: int, overlap: int, step: int = 1) -> list
 
 def average_windows(
     predict: Callable[[Tensor], Tensor],
-    pixel_values: Tensor,
+    pixel_values: Any,
     window: Size,
     overlap: Size,
     step: int = 1,
@@ -47,7 +48,7 @@ def average_windows(
 
     Args:
         predict: Takes pixels (N, C, h, w), gives logits (N, num_labels, ceil(h / step), ceil(w / step)).
-        pixel_values: (B, C, H, W).
+        pixel_values: (B, C, H, W); a tensor, or what gives windows of itself when sliced, as a tensor does.
         window: Height and width of a window in pixels.
         overlap: By how many pixels neighbouring windows overlap at least, vertically and horizontally.
         step: Pixels per logit, see [`window_starts`].

@@ -1,5 +1,7 @@
-"""Prediction on pictures, files and videos. Drawing lies in `kaseg.inference.overlay`, tiles in `kaseg.inference.tiling`,
-videos in `kaseg.inference.video`."""
+"""Prediction on pictures, files and videos.
+
+Drawing lies in `kaseg.inference.overlay`, tiles in `kaseg.inference.tiling`, videos in `kaseg.inference.video`.
+"""
 
 from __future__ import annotations
 

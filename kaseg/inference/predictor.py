@@ -155,7 +155,7 @@ class Predictor:
             if prepared.shape[-2] * prepared.shape[-1] > self.max_pixels:
                 masks[index] = self._predict_large(prepared, size)
                 continue
-            batch = waiting.setdefault(tuple(prepared.shape[-2:]), [])
+            batch = waiting.setdefault((prepared.shape[-2], prepared.shape[-1]), [])
             batch.append((index, prepared, size))
             if len(batch) == self.batch_size:
                 masks.update(self._predict_batch(batch))
@@ -208,8 +208,9 @@ class Predictor:
 
         The work is done as the iterator is consumed, on several pictures at once (at most eight batches, and never two
         that are large enough for tiles), so that reading and writing do not wait for the model; memory does not grow
-        with the number of pictures. On a CPU the threads of torch are divided among the pictures. Folders below the given ones are kept in `output_dir`; see
-        [`~kaseg.inference.files.plan_outputs`] for pictures of one name. Files appear whole or not at all.
+        with the number of pictures. On a CPU the threads of torch are divided among the pictures. Folders below the
+        given ones are kept in `output_dir`; see [`~kaseg.inference.files.plan_outputs`] for pictures of one name. Files
+        appear whole or not at all.
 
         Args:
             paths: Files and folders, see [`~kaseg.inference.files.iter_images`].

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from fractions import Fraction
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,7 +26,8 @@ OVERLAY_SUFFIX = "_overlay.mp4"
 _WEBCAM = "webcam:"
 # What FFmpeg calls the cameras of each system, and how a number becomes a name there.
 _CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}"), "win32": ("dshow", "video={}")}
-_CLOCK = Fraction(1, 90_000)  # finer than any frame rate, and what both containers can hold
+_CLOCK = Fraction(1, 60_000)  # a multiple of the usual frame rates; MPEG-4 allows no more than 65,535
+_DEFAULT_RATE = Fraction(25)
 
 
 def is_webcam(source: str) -> bool:
@@ -44,12 +45,7 @@ def frame_count(source: str) -> int | None:
     if is_webcam(source):
         return None
     with _open(source) as container:
-        stream = _video_stream(container, source)
-        if stream.frames:
-            return stream.frames
-        if container.duration is None or not stream.average_rate:
-            return None
-        return round(container.duration / _av().time_base * stream.average_rate)
+        return _video_stream(container, source).frames or None
 
 
 def predict_video(
@@ -95,20 +91,127 @@ def _predict_video(
 ) -> Iterator[np.ndarray]:
     with ExitStack() as stack:
         container = stack.enter_context(_open(source))
-        stream = _video_stream(container, source)
-        stream.thread_type = "AUTO"
-        rate = stream.average_rate or Fraction(25)
-        count, initializer = stack.enter_context(predictor.workers(max_frames or predictor_limit))
-        writers = [_Writer(stack.enter_context(whole_file(file)), file.suffix, rate) for file in files]
-        frames = islice(_frames(container, stream, source, rate), max_frames)
-        work = partial(_finish, predictor, len(files) > 1)
+        frames = islice(_frames(container, source), max_frames)
+        rate = _video_stream(container, source).average_rate or _DEFAULT_RATE
+        threads, initializer = stack.enter_context(predictor.workers(max_frames or sys.maxsize))
+        writers = [stack.enter_context(_Writer(stack.enter_context(whole_file(file)), rate)) for file in files]
+        work = partial(_segment, predictor, len(files) > 1)
         try:
-            for mask, drawn, time in ordered_map(work, frames, count, initializer):
-                for writer, pixels in zip(writers, (mask, drawn), strict=False):
-                    writer.write(pixels, time)
+            for mask, drawn, time in ordered_map(work, frames, threads, initializer):
+                writers[0].write(mask, time)
+                if drawn is not None:
+                    writers[1].write(drawn, time)
                 yield mask
-        except GeneratorExit:
+        except (GeneratorExit, KeyboardInterrupt):
             if not is_webcam(source):
                 raise
-        for writer in writers:
-            writer.close()
+        if not all(writer.started for writer in writers):
+            raise ValueError(f"{source} has no frames")
+
+
+def _segment(
+    predictor: Predictor, with_overlay: bool, frame: tuple[np.ndarray, Fraction]
+) -> tuple[np.ndarray, np.ndarray | None, Fraction]:
+    pixels, time = frame
+    image = Image.fromarray(pixels)
+    (mask,) = predictor.predict([image])
+    if not with_overlay:
+        return mask, None, time
+    return mask, np.asarray(draw_overlay(image, mask, predictor.palette, predictor.alpha)), time
+
+
+def _av() -> ModuleType:
+    try:
+        import av
+    except ImportError as error:
+        raise ImportError(f'videos are read and written with PyAV: pip install "kaseg[video]" ({error})') from error
+    return av
+
+
+def _open(source: str) -> Any:
+    av = _av()
+    file, layout = source, None
+    if is_webcam(source):
+        if sys.platform not in _CAMERAS:
+            raise ValueError(f"webcams are known on {', '.join(_CAMERAS)}, not on {sys.platform}")
+        layout, name = _CAMERAS[sys.platform]
+        file = name.format(source.removeprefix(_WEBCAM))
+    try:
+        return av.open(file, format=layout)
+    except (FileNotFoundError, PermissionError):
+        raise
+    except (av.FFmpegError, ValueError) as error:
+        raise ValueError(f"{source} cannot be opened as a video: {error}") from error
+
+
+def _video_stream(container: Any, source: str) -> Any:
+    if not container.streams.video:
+        raise ValueError(f"{source} has no video in it")
+    return container.streams.video[0]
+
+
+def _frames(container: Any, source: str) -> Iterator[tuple[np.ndarray, Fraction]]:
+    """Upright RGB frames (H, W, 3) and their times in seconds from the first."""
+    stream = _video_stream(container, source)
+    stream.thread_type = "AUTO"
+    rate = stream.average_rate or _DEFAULT_RATE
+    first, shape = None, None
+    decoded = container.decode(stream)
+    for index in count():
+        try:
+            frame = next(decoded, None)
+        except _av().FFmpegError as error:
+            raise ValueError(f"{source}: frame {index} cannot be decoded: {error}") from error
+        if frame is None:
+            return
+        time = index / Fraction(rate) if frame.pts is None else frame.pts * frame.time_base
+        first = time if first is None else first
+        pixels = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+        shape = shape or pixels.shape
+        if pixels.shape != shape:
+            raise ValueError(f"{source}: frame {index} has (height, width) {pixels.shape[:2]}, the first {shape[:2]}")
+        yield np.ascontiguousarray(pixels), time - first
+
+
+class _Writer:
+    """A video file: grey frames (H, W) without loss, or RGB frames (H, W, 3)."""
+
+    def __init__(self, file: Path, rate: Fraction) -> None:
+        self._container = _av().open(str(file), "w")
+        self._rate = rate
+        self._stream: Any = None
+        self._last = -1
+
+    @property
+    def started(self) -> bool:
+        return self._stream is not None
+
+    def write(self, pixels: np.ndarray, time: Fraction) -> None:
+        if pixels.ndim == 3:
+            # H.264 halves the colours' resolution and wants even sides.
+            pixels = np.pad(pixels, ((0, pixels.shape[0] % 2), (0, pixels.shape[1] % 2), (0, 0)), mode="edge")
+        if self._stream is None:
+            self._stream = self._start(pixels)
+        frame = _av().VideoFrame.from_ndarray(pixels, format="gray" if pixels.ndim == 2 else "rgb24")
+        self._last = max(self._last + 1, round(time / _CLOCK))
+        frame.pts, frame.time_base = self._last, _CLOCK
+        self._container.mux(self._stream.encode(frame))
+
+    def _start(self, pixels: np.ndarray) -> Any:
+        if pixels.ndim == 2:
+            codec, layout = "ffv1", "gray"
+        else:
+            codec, layout = "libx264" if "libx264" in _av().codecs_available else "mpeg4", "yuv420p"
+        stream = self._container.add_stream(codec, rate=self._rate)
+        stream.height, stream.width = pixels.shape[:2]
+        stream.pix_fmt = layout
+        stream.codec_context.time_base = _CLOCK
+        return stream
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, error: Any, *_: Any) -> None:
+        if error is None and self._stream is not None:
+            self._container.mux(self._stream.encode(None))
+        self._container.close()

@@ -1,0 +1,104 @@
+"""Videos in and out. Webcams are stood in for by FFmpeg's own test picture."""
+
+from __future__ import annotations
+
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kaseg import KASegConfig, KASegImageProcessor, KASegModel
+from kaseg.inference import Predictor, video
+from kaseg.inference.video import frame_count, is_video, predict_video
+
+av = pytest.importorskip("av")
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    model = KASegModel(KASegConfig(backbone="mobilenetv2_035", output_stride=32, num_labels=5))
+    return Predictor(model, KASegImageProcessor())
+
+
+def write_video(path: Path, height: int = 48, width: int = 64, frames: int = 7) -> list[np.ndarray]:
+    """Lossless; the frames come at uneven times."""
+    container = av.open(str(path), "w")
+    stream = container.add_stream("ffv1", rate=10)
+    stream.height, stream.width, stream.pix_fmt = height, width, "bgr0"
+    stream.codec_context.time_base = Fraction(1, 1000)
+    generator = np.random.default_rng(0)
+    written = []
+    for index in range(frames):
+        coarse = generator.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+        written.append(np.asarray(Image.fromarray(coarse).resize((width, height))))
+        frame = av.VideoFrame.from_ndarray(written[-1], format="rgb24").reformat(format="bgr0")
+        frame.pts, frame.time_base = 500 + 100 * index + 30 * (index % 2), Fraction(1, 1000)
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+    container.close()
+    return written
+
+
+def read_video(path: Path, layout: str) -> tuple[list[np.ndarray], list[float]]:
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+    return [frame.to_ndarray(format=layout) for frame in frames], [frame.time for frame in frames]
+
+
+def test_masks_are_lossless_and_keep_order_and_times(predictor: Predictor, tmp_path: Path) -> None:
+    frames = write_video(tmp_path / "street.mkv")
+    masks = list(predict_video(predictor, str(tmp_path / "street.mkv"), tmp_path / "out"))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["street_mask.mkv", "street_overlay.mp4"]
+    stored, times = read_video(tmp_path / "out/street_mask.mkv", "gray")
+    assert len(stored) == len(masks) == 7
+    for frame, mask, read in zip(frames, masks, stored, strict=True):
+        np.testing.assert_array_equal(mask, predictor.predict([Image.fromarray(frame)])[0])
+        np.testing.assert_array_equal(mask, read)
+    np.testing.assert_allclose(times, [0.1 * index + 0.03 * (index % 2) for index in range(7)], atol=2e-3)
+    overlays, times = read_video(tmp_path / "out/street_overlay.mp4", "rgb24")
+    assert frame_count(str(tmp_path / "out/street_overlay.mp4")) == 7
+    assert overlays[0].shape == (48, 64, 3) and len(overlays) == 7
+    np.testing.assert_allclose(times, [0.1 * index + 0.03 * (index % 2) for index in range(7)], atol=2e-3)
+
+
+def test_odd_sizes_and_masks_alone(predictor: Predictor, tmp_path: Path) -> None:
+    write_video(tmp_path / "odd.mkv", 47, 65, frames=2)
+    masks = list(predict_video(predictor, str(tmp_path / "odd.mkv"), tmp_path / "a"))
+    assert masks[0].shape == (47, 65)
+    assert read_video(tmp_path / "a/odd_overlay.mp4", "rgb24")[0][0].shape == (48, 66, 3)
+    assert len(list(predict_video(predictor, str(tmp_path / "odd.mkv"), tmp_path / "b", overlay=False))) == 2
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["odd_mask.mkv"]
+
+
+def test_a_webcam_ends_when_the_iterator_is_closed(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(video._CAMERAS, sys.platform, ("lavfi", "testsrc=size=64x48:rate=10,trim=start_frame={}"))
+    masks = predict_video(predictor, "webcam:0", tmp_path)
+    for _ in range(3):
+        next(masks)
+    masks.close()  # type: ignore[attr-defined]
+    assert len(read_video(tmp_path / "webcam0_mask.mkv", "gray")[0]) == 3
+    assert len(list(predict_video(predictor, "webcam:1", tmp_path, max_frames=2))) == 2
+    assert len(read_video(tmp_path / "webcam1_overlay.mp4", "rgb24")[0]) == 2
+    assert frame_count("webcam:0") is None
+
+
+def test_a_damaged_video_names_itself_and_leaves_nothing(predictor: Predictor, tmp_path: Path) -> None:
+    (tmp_path / "no.mp4").write_bytes(b"no video at all" * 99)
+    with pytest.raises(ValueError, match="no.mp4 cannot be opened"):
+        list(predict_video(predictor, str(tmp_path / "no.mp4"), tmp_path / "out"))
+    with pytest.raises(FileNotFoundError, match="missing.mp4"):
+        predict_video(predictor, str(tmp_path / "missing.mp4"), tmp_path / "out")
+    write_video(tmp_path / "x.mkv", frames=30)
+    masks = predict_video(predictor, str(tmp_path / "x.mkv"), tmp_path / "out")
+    next(masks)
+    masks.close()  # type: ignore[attr-defined]
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_what_is_a_video() -> None:
+    assert is_video("a/b.MP4") and is_video("webcam:0") and not is_video("a.png") and not is_video("folder")
