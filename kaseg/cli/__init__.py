@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from .app import ErrorReportingGroup, show_version
+from .benchmark import benchmark
 from .compare import compare
 from .dataset import dataset
 from .distill import distill
@@ -49,6 +50,7 @@ app.command()(compare)
 app.command()(evaluate)
 app.command()(submit)
 app.command()(predict)
+app.command()(benchmark)
 app.command("list")(list_models)
 app.command()(push)
 app.command()(publish)

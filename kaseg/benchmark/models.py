@@ -1,0 +1,106 @@
+"""Architectures to measure. Their weights are random: speed does not depend on them, and nothing is downloaded."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSemanticSegmentation
+
+from kaseg.checkpoints import resolve
+from kaseg.configuration_kaseg import KASegConfig
+from kaseg.loading_errors import explained_loading
+
+NUM_LABELS = 21
+
+
+class Logits(nn.Module):
+    """A model of any library as one from pixels (B, 3, H, W) to logits (B, num_labels, h, w), in eval mode."""
+
+    config = SimpleNamespace(num_channels=3)
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.eval().requires_grad_(False)
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        outputs = self.model(pixel_values)
+        if isinstance(outputs, torch.Tensor):
+            return outputs
+        return outputs["out"] if "out" in outputs else outputs["logits"]
+
+
+def build_model(spec: str, num_labels: int = NUM_LABELS) -> Logits:
+    """Builds a model with random weights, the same ones every time.
+
+    Args:
+        spec: One of
+
+            - a folder with a `config.json`, a shipped checkpoint or a Hub id, of kaseg or transformers;
+            - `kaseg:FIELD=VALUE,...`, fields of [`KASegConfig`];
+            - `transformers:MODEL_TYPE[:FIELD=VALUE,...]`, such as `transformers:segformer`;
+            - `smp:ARCHITECTURE:ENCODER`, of segmentation_models.pytorch, such as `smp:Unet:mobilenet_v2`;
+            - `torchvision:NAME`, such as `torchvision:lraspp_mobilenet_v3_large`.
+        num_labels: Classes, for all but the first form, whose config says.
+
+    Raises:
+        ValueError: The library has no such model.
+        ImportError: The library is not installed.
+        OSError: There is no such folder or Hub model.
+    """
+    library, _, rest = spec.partition(":")
+    torch.manual_seed(0)
+    if library == "torchvision":
+        return Logits(_torchvision(rest, num_labels))
+    if library == "smp":
+        return Logits(_smp(rest, num_labels))
+    if library == "transformers":
+        kind, _, fields = rest.partition(":")
+        if kind not in CONFIG_MAPPING:
+            raise ValueError(f"{spec}: transformers has no model type {kind!r}")
+        config = CONFIG_MAPPING[kind](**{"num_labels": num_labels, **_fields(fields, spec)})
+    elif library == "kaseg" and rest:
+        config = KASegConfig(**{"num_labels": num_labels, **_fields(rest, spec)})
+    else:
+        name = resolve(spec)
+        with explained_loading(name):
+            config = AutoConfig.from_pretrained(name)
+    return Logits(AutoModelForSemanticSegmentation.from_config(config))
+
+
+def _torchvision(name: str, num_labels: int) -> nn.Module:
+    from torchvision.models import get_model, list_models, segmentation
+
+    if name not in list_models(segmentation):
+        raise ValueError(
+            f"torchvision has no segmentation model {name!r}; it has {', '.join(list_models(segmentation))}"
+        )
+    return get_model(name, weights=None, weights_backbone=None, num_classes=num_labels)
+
+
+def _smp(name: str, num_labels: int) -> nn.Module:
+    try:
+        import segmentation_models_pytorch as smp
+    except ImportError as error:
+        raise ImportError(
+            f"smp models need segmentation_models.pytorch: pip install segmentation-models-pytorch ({error})"
+        )
+    architecture, _, encoder = name.partition(":")
+    try:
+        return smp.create_model(architecture, encoder or "resnet34", encoder_weights=None, classes=num_labels)
+    except KeyError as error:
+        raise ValueError(f"segmentation_models.pytorch has no {name!r}: {error}") from error
+
+
+def _fields(text: str, spec: str) -> dict[str, Any]:
+    fields = {}
+    for item in filter(None, text.split(",")):
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise ValueError(f"{spec}: expected FIELD=VALUE, got {item!r}")
+        fields[name] = yaml.safe_load(value)
+    return fields

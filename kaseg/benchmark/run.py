@@ -1,0 +1,107 @@
+"""Models x engines x sizes: what is measured, and its table."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from kaseg.benchmark.engines import ENGINES, EngineUnavailable, Run, Size, open_engine
+from kaseg.benchmark.measure import milliseconds, peak_memory
+from kaseg.benchmark.models import build_model
+from kaseg.model_card.cost import gflops, hardware, parameter_count
+
+
+def benchmark(
+    models: Sequence[str],
+    engines: Sequence[str] = tuple(ENGINES),
+    sizes: Sequence[Size] = ((512, 512),),
+    repeats: int = 20,
+    memory: bool = True,
+    progress: Callable[[str], None] = lambda step: None,
+) -> dict[str, Any]:
+    """Latency of one image, peak memory and cost, all in one run and with the engines taking turns.
+
+    Args:
+        models: As [`~kaseg.benchmark.models.build_model`] takes them.
+        engines: Out of `ENGINES`.
+        sizes: (height, width) of the image.
+        repeats: Timed passes.
+        memory: Also take the peak memory, in a process per row.
+        progress: Called with a text before every step.
+
+    Returns:
+        Settings and `rows`: `model`, `engine`, `height`, `width`, `parameters`, `gflops`, `median_ms`, `p90_ms`,
+        `peak_mib`; where an engine is not available, `reason` in place of times and memory.
+
+    Raises:
+        ValueError: Unknown model or engine.
+    """
+    threads = torch.get_num_threads()
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for size in sizes:
+            runs: dict[tuple[str, str], Run] = {}
+            part: list[dict[str, Any]] = []
+            for number, spec in enumerate(models):
+                network = build_model(spec)
+                cost = {"parameters": parameter_count(network), "gflops": gflops(network, *size)}
+                for engine in engines:
+                    progress(f"{spec}, {engine}, {size[0]}x{size[1]}")
+                    folder = Path(scratch) / f"{number}-{size[0]}x{size[1]}"
+                    row = {"model": spec, "engine": engine, "height": size[0], "width": size[1], **cost}
+                    part.append(row)
+                    try:
+                        runs[spec, engine] = open_engine(engine, network, size, folder, threads)
+                    except EngineUnavailable as error:
+                        row["reason"] = str(error)
+                        continue
+                    if memory:
+                        row["peak_mib"] = peak_memory(spec, engine, size, folder, threads)
+            progress(f"timing at {size[0]}x{size[1]}")
+            times = milliseconds(runs, repeats)
+            for row in part:
+                if "reason" not in row:
+                    taken = times[row["model"], row["engine"]]
+                    row["median_ms"] = statistics.median(taken)
+                    row["p90_ms"] = (
+                        statistics.quantiles(taken, n=10, method="inclusive")[-1] if repeats > 1 else taken[0]
+                    )
+            rows += part
+    return {
+        "hardware": hardware(),
+        "threads": threads,
+        "repeats": repeats,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "rows": rows,
+    }
+
+
+def to_markdown(report: dict[str, Any]) -> str:
+    """The rows as a table, and below it what was left out and why."""
+    lines = [
+        f"{report['hardware']}; {report['threads']} threads, one image, {report['repeats']} passes in turn.",
+        "",
+        "| model | engine | size | parameters | GFLOPs | median ms | p90 ms | peak MiB |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    reasons = {}
+    for row in report["rows"]:
+        if "reason" in row:
+            reasons[row["model"], row["engine"]] = row["reason"]
+            continue
+        peak = f"{row['peak_mib']:.0f}" if "peak_mib" in row else "–"
+        lines.append(
+            f"| {row['model']} | {row['engine']} | {row['height']}x{row['width']} | {row['parameters'] / 1e6:.2f} M "
+            f"| {row['gflops']:.2f} | {row['median_ms']:.1f} | {row['p90_ms']:.1f} | {peak} |"
+        )
+    if reasons:
+        lines += ["", "Left out:", ""]
+        lines += [f"- {model}, {engine}: {reason}" for (model, engine), reason in reasons.items()]
+    return "\n".join(lines) + "\n"
