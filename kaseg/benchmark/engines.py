@@ -6,6 +6,7 @@ import copy
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -101,7 +102,6 @@ def _open_file(engine: str, file: Path, pixels: np.ndarray, threads: int) -> Run
     if engine == "onnxruntime":
         from kaseg.export.runtimes.onnx import open_session
 
-        # Its threads would otherwise go on spinning while the next engine is timed.
         session = open_session(file, threads)
         return lambda: session.run(None, {"pixel_values": pixels})
     from kaseg.export.runtimes.openvino import compile_model
@@ -113,7 +113,7 @@ def _open_file(engine: str, file: Path, pixels: np.ndarray, threads: int) -> Run
 def _open_torch(engine: str, model: Logits, pixels: torch.Tensor) -> Run:
     if engine == "fused" and not isinstance(model.model, KASegModel):
         raise EngineUnavailable("only our models have fuse()")
-    network: torch.nn.Module = model if engine == "eager" else _fused(model)
+    network: Any = model if engine == "eager" else _fused(model)
     if engine not in ("eager", "fused"):
         network = network.to(memory_format=torch.channels_last)
         pixels = pixels.contiguous(memory_format=torch.channels_last)

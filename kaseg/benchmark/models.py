@@ -75,10 +75,9 @@ def build_model(spec: str, num_labels: int = NUM_LABELS) -> Logits:
 def _torchvision(name: str, num_labels: int) -> nn.Module:
     from torchvision.models import get_model, list_models, segmentation
 
-    if name not in list_models(segmentation):
-        raise ValueError(
-            f"torchvision has no segmentation model {name!r}; it has {', '.join(list_models(segmentation))}"
-        )
+    known = list_models(segmentation)
+    if name not in known:
+        raise ValueError(f"torchvision has no segmentation model {name!r}; it has {', '.join(known)}")
     return get_model(name, weights=None, weights_backbone=None, num_classes=num_labels)
 
 
@@ -86,9 +85,8 @@ def _smp(name: str, num_labels: int) -> nn.Module:
     try:
         import segmentation_models_pytorch as smp
     except ImportError as error:
-        raise ImportError(
-            f"smp models need segmentation_models.pytorch: pip install segmentation-models-pytorch ({error})"
-        )
+        install = "pip install segmentation-models-pytorch"
+        raise ImportError(f"smp models need segmentation_models.pytorch: {install} ({error})") from error
     architecture, _, encoder = name.partition(":")
     try:
         return smp.create_model(architecture, encoder or "resnet34", encoder_weights=None, classes=num_labels)

@@ -33,21 +33,15 @@ def accuracy_against_cost(report: dict[str, Any], against: Literal["latency", "g
     scores = {row["model"]: mean_iou(row["model"]) for row in report["rows"]}
     rows = [row for row in report["rows"] if scores[row["model"]] is not None and "median_ms" in row]
     if not rows:
-        raise ValueError(
-            "nothing to draw: none of the models has a results.json with a mean IoU beside its config.json"
-        )
+        raise ValueError("nothing to draw: no model has a results.json with a mean IoU beside its config.json")
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     key = "median_ms" if against == "latency" else "gflops"
-    series = list(
-        dict.fromkeys((row["engine"] if against == "latency" else "", row["height"], row["width"]) for row in rows)
-    )
-    for engine, height, width in series:
-        points = [
-            row
-            for row in rows
-            if (row["height"], row["width"]) == (height, width) and (against == "gflops" or row["engine"] == engine)
-        ]
+    series: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
+    for row in rows:
+        engine = row["engine"] if against == "latency" else ""
+        series.setdefault((engine, row["height"], row["width"]), []).append(row)
+    for (engine, height, width), points in series.items():
         note = " (mIoU of float32)" if engine == "int8" else ""
         axes.plot(
             [row[key] for row in points],

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 
@@ -67,11 +68,9 @@ def benchmark(
             times = milliseconds(runs, repeats)
             for row in part:
                 if "reason" not in row:
-                    taken = times[row["model"], row["engine"]]
+                    taken = times[str(row["model"]), str(row["engine"])]
                     row["median_ms"] = statistics.median(taken)
-                    row["p90_ms"] = (
-                        statistics.quantiles(taken, n=10, method="inclusive")[-1] if repeats > 1 else taken[0]
-                    )
+                    row["p90_ms"] = float(np.quantile(taken, 0.9))
             rows += part
     return {
         "hardware": hardware(),

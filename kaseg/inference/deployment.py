@@ -26,7 +26,5 @@ def deployed(model: M) -> M:
     """
     model.eval()
     if isinstance(model, KASegModel):
-        if hasattr(model, "fuse"):
-            model.fuse()
-        model.to(memory_format=torch.channels_last)
+        model.fuse().to(memory_format=torch.channels_last)
     return model
