@@ -1,0 +1,51 @@
+"""All engines compute the same network."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kaseg.benchmark.engines import ENGINES, EngineUnavailable, open_engine
+from kaseg.benchmark.models import Logits, build_model
+
+SIZE = (64, 96)
+OURS = "kaseg:backbone=mobilenetv2_035,output_stride=16"
+NEEDS = {"onnxruntime": "onnxruntime", "openvino": "openvino", "int8": "nncf"}
+
+
+@pytest.fixture(scope="module")
+def model() -> Logits:
+    network = build_model(OURS, num_labels=5)
+    network.model.classifier.weight.mul_(50)
+    return network
+
+
+@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "compile"])
+def test_engines_agree_with_eager(engine: str, model: Logits, tmp_path: Path) -> None:
+    if engine in NEEDS:
+        pytest.importorskip(NEEDS[engine])
+        pytest.importorskip("onnxscript")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    pixels = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 3, *SIZE), np.float32))
+    with torch.inference_mode():
+        expected = model(pixels).numpy()
+    found = open_engine(engine, model, SIZE, tmp_path, threads=1)()
+    if not isinstance(found, torch.Tensor):
+        found = torch.from_numpy(np.array(found[0]))
+    error = np.abs(found.float().numpy() - expected).max() / np.abs(expected).max()
+    assert error < {"bf16": 0.1, "int8": 0.5}.get(engine, 1e-4)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_what_is_missing_is_told(model: Logits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="there are eager, fused"):
+        open_engine("fast", model, SIZE, tmp_path, 1)
+    with pytest.raises(EngineUnavailable, match="only our models"):
+        open_engine("fused", Logits(torch.nn.Identity()), SIZE, tmp_path, 1)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(EngineUnavailable, match="onnx"):
+        open_engine("onnxruntime", model, SIZE, tmp_path, 1)

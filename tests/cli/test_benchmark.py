@@ -1,0 +1,24 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+MODEL = "kaseg:backbone=mobilenetv2_035,output_stride=32"
+
+
+def test_table_json_and_markdown(kaseg: Any, tmp_path: Path) -> None:
+    files = ("--json", tmp_path / "x.json", "--markdown", tmp_path / "x.md")
+    result = kaseg.succeed(
+        "benchmark", MODEL, "--engine", "eager", "--size", "64x96", "--repeats", 1, "--no-memory", *files
+    )
+    assert f"| {MODEL} | eager | 64x96 |" in result.output
+    assert (tmp_path / "x.md").read_text() in result.output
+    (row,) = json.loads((tmp_path / "x.json").read_text())["rows"]
+    assert (row["height"], row["width"]) == (64, 96)
+
+
+def test_mistakes(kaseg: Any) -> None:
+    assert kaseg("benchmark", MODEL, "--size", "64").exit_code == 2
+    result = kaseg("benchmark", MODEL, "--engine", "fast", "--no-memory")
+    assert result.exit_code == 1 and "no engine 'fast'" in result.output
