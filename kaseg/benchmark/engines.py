@@ -133,7 +133,7 @@ def _open_torch(engine: str, model: Logits, pixels: torch.Tensor) -> Run:
 def _fused(model: Logits) -> Logits:
     if isinstance(model.model, KASegModel):
         model.model.fuse()
-    return model
+    return model.eval()
 
 
 def _first_line(error: Exception) -> str:

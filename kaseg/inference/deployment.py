@@ -26,5 +26,5 @@ def deployed(model: M) -> M:
     """
     model.eval()
     if isinstance(model, KASegModel):
-        model.fuse().to(memory_format=torch.channels_last)
+        model.fuse().eval().to(memory_format=torch.channels_last)
     return model
