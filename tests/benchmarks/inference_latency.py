@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=2 python tests/benchmarks/inference_latency.py --output inference_latency.json
 
-Prints a Markdown table per size and the ratios to the latency of transformers' MobileNetV2-DeepLab (the network that our
-stride-16 student is, too) in eager float32, beside their targets. All models have random weights and 21 classes;
+Prints a Markdown table per size and the ratios to the latency of transformers' MobileNetV2-DeepLab (the network that
+our stride-16 student is, too) in eager float32, beside their targets. All models have random weights and 21 classes;
 nothing is downloaded. Engines and models take turns, so that a machine that slows down slows all of them. Needs
-`kaseg[export]`, nncf and segmentation-models-pytorch; what is missing is left out, with the reason.
+`kaseg[export]`, nncf and segmentation-models-pytorch; an engine that is missing is left out, with the reason.
 """
 
 from __future__ import annotations
@@ -75,17 +75,11 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     report: dict[str, Any] = {}
     for text in args.sizes:
-        height, width = (int(side) for side in text.split("x"))
-        part = benchmark(
-            args.models,
-            args.engines,
-            [(height, width)],
-            args.repeats,
-            args.memory,
-            lambda step: print(step, flush=True),
-        )
+        height, _, width = text.partition("x")
+        size = (int(height), int(width))
+        part = benchmark(args.models, args.engines, [size], args.repeats, args.memory, progress=print)
         print(f"\n{to_markdown(part)}")
-        part["ratios"] = ratios(part, (height, width))
+        part["ratios"] = ratios(part, size)
         if part["ratios"]:
             print(f"Our stride-16 student / transformers' MobileNetV2-DeepLab at {text}:\n")
             print("| ours | engine | ratio | target at 512x512 |\n|---|---|---|---|")
