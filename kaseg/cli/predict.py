@@ -45,11 +45,13 @@ def predict(
     network, processor = load_model(model, device)
     predictor = Predictor(deployed(network), processor, batch_size=batch_size, alpha=alpha)
     pictures = [source for source in sources if not is_video(source)]
+    videos = [source for source in sources if is_video(source)]
+    if len({Path(source).stem.casefold() for source in videos}) < len(videos):
+        raise ValueError("the results of two videos would have one name: segment them in two calls, to two folders")
     if pictures:
         _predict_pictures(predictor, pictures, output, overlay, on_error)
-    for source in sources:
-        if is_video(source):
-            _predict_video(predictor, source, output, overlay, max_frames)
+    for source in videos:
+        _predict_video(predictor, source, output, overlay, max_frames)
 
 
 def _predict_pictures(predictor: Predictor, sources: list[str], output: Path, overlay: bool, on_error: OnError) -> None:

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from kaseg.data.label_spaces import palette_for
-from kaseg.evaluation.resizing import resized_strips
+from kaseg.evaluation.resizing import MAX_ELEMENTS, resized_strips
 from kaseg.image_processing_kaseg import KASegImageProcessor, to_rgb
 from kaseg.inference.files import PathLike, plan_outputs, read_image, write_image
 from kaseg.inference.ordered_map import ordered_map
@@ -33,8 +33,8 @@ _OVERLAY_SUFFIX = "_overlay.jpg"
 _OVERLAY_OPTIONS = {"quality": 90}
 # Overlays are there to be looked at; those of larger pictures are reduced to this long edge.
 _LONGEST_OVERLAY = 8192
-# Resized logits at a time, 4 MiB: they stay in the processor's cache.
-_STRIP = 2**20
+# Resized logits at a time on a CPU, 4 MiB: they stay in its cache.
+_CPU_STRIP = 2**20
 _MOST_WORKERS = 8
 
 
@@ -192,7 +192,8 @@ class Predictor:
     def _mask(self, logits: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
         """What `KASegImageProcessor.post_process_semantic_segmentation` gives, strip by strip and in small integers."""
         mask = np.empty(size, self._dtype)
-        for rows, scores in resized_strips(logits, size, _STRIP):
+        strip = _CPU_STRIP if logits.device.type == "cpu" else MAX_ELEMENTS
+        for rows, scores in resized_strips(logits, size, strip):
             # max, because argmax over a dimension that is not the last is four times slower on a CPU.
             mask[rows] = scores.max(dim=1).indices[0].cpu().numpy()
         return mask
@@ -264,11 +265,12 @@ class Predictor:
         """
         most = self._threads if self._divides_threads else os.cpu_count() or 1
         count = max(1, min(most, _MOST_WORKERS, tasks))
+        before = torch.get_num_threads()
         threads = max(1, self._threads // count) if self._divides_threads else self._threads
         try:
             yield count, partial(torch.set_num_threads, threads)
         finally:
-            torch.set_num_threads(self._threads)  # what a worker sets becomes the default of new threads
+            torch.set_num_threads(before)  # what a worker sets becomes the default of new threads
 
     def _finish(self, with_overlay: bool, chunk: list[tuple[Path, Path]]) -> list[tuple[Prediction, Exception | None]]:
         """Reads, predicts and writes pictures, in a worker thread."""

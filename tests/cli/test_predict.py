@@ -56,3 +56,33 @@ def test_mistakes(kaseg: Any, trained: tuple[Path, str], tmp_path: Path) -> None
     assert result.exit_code == 1
     assert "nowhere.png: no such file or folder" in result.output
     assert kaseg("predict", "x.png", "--output", tmp_path).exit_code == 2
+
+
+def test_videos(kaseg: Any, trained: tuple[Path, str], pictures: Path, tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "drive.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width, stream.height = 64, 48
+        for index in range(3):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 80 * index, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    output = tmp_path / "out"
+    command = ("predict", tmp_path / "drive.mp4", pictures / "a.png", "--model", trained[0], "--output", output)
+    result = kaseg.succeed(*command, "--max-frames", 2)
+    assert f"2 frames of {tmp_path / 'drive.mp4'} segmented: {output}" in result.output
+    names = ["a_mask.png", "a_overlay.jpg", "drive_mask.mkv", "drive_overlay.mp4"]
+    assert sorted(path.name for path in output.iterdir()) == names
+    result = kaseg(*command, tmp_path / "DRIVE.mkv")
+    assert result.exit_code == 1 and "two videos would have one name" in result.output
+
+
+def test_pictures_above_the_limit_are_refused(
+    kaseg: Any, trained: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # put back after the test
+    Image.new("RGB", (1100, 1000)).save(tmp_path / "large.png")
+    command = ("predict", tmp_path / "large.png", "--model", trained[0], "--output", tmp_path / "out")
+    result = kaseg(*command, "--max-megapixels", 1)
+    assert result.exit_code == 1 and "large.png" in result.output and "exceeds limit" in result.output
+    kaseg.succeed(*command, "--max-megapixels", 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,69 @@ def test_files_become_palette_masks_and_overlays(model: KASegModel, predictor: P
         np.testing.assert_array_equal(np.asarray(stored.convert("RGB")), np.array(palette_for(5))[ids])
         assert result.fractions == {i: (ids == i).mean() for i in np.unique(ids)}
         assert Image.open(result.overlay_path).height > 64
+
+
+def test_large_pictures_take_turns_with_all_threads(
+    model: KASegModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda threads=torch.get_num_threads: max(2, threads()))
+    predictor = Predictor(model, KASegImageProcessor(), max_pixels=128 * 128, tile=128, overlap=32)
+    for index in range(4):
+        picture(150, 170, seed=index).save(tmp_path / f"{index}.png")
+    at_once: list[int] = []
+    working: list[int] = []
+    predict = predictor.predict
+
+    def watched(images: list[Image.Image]) -> list[np.ndarray]:
+        working.append(1)
+        at_once.append(len(working))
+        masks = predict(images)
+        working.pop()
+        return masks
+
+    monkeypatch.setattr(predictor, "predict", watched)
+    results = list(predictor.predict_files(tmp_path, tmp_path / "out", overlay=False))
+    assert at_once == [1] * 4
+    for index, result in enumerate(results):
+        np.testing.assert_array_equal(np.array(Image.open(result.mask_path)), predict([picture(150, 170, index)])[0])
+
+
+def test_several_pictures_at_once_and_the_threads_given_back(
+    model: KASegModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        predictor = Predictor(model, KASegImageProcessor())
+        barrier = threading.Barrier(2, timeout=60)  # passes only where two pictures are at work at once
+        seen: list[int] = []
+        predict = predictor.predict
+
+        def watched(images: list[Image.Image]) -> list[np.ndarray]:
+            barrier.wait()
+            seen.append(torch.get_num_threads())
+            return predict(images)
+
+        monkeypatch.setattr(predictor, "predict", watched)
+        for index in range(4):
+            picture(40, 48, seed=index).save(tmp_path / f"{index}.png")
+        results = list(predictor.predict_files(tmp_path, tmp_path / "out"))
+        assert [result.path.name for result in results] == [f"{index}.png" for index in range(4)]
+        assert seen == [1] * 4 and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_overlays_of_huge_pictures_are_reduced(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kaseg.inference.predictor._LONGEST_OVERLAY", 60)
+    picture(60, 120, 0).save(tmp_path / "x.png")
+    (result,) = predictor.predict_files(tmp_path / "x.png", tmp_path / "out")
+    assert result.mask_path and result.overlay_path
+    assert Image.open(result.mask_path).size == (120, 60)
+    drawn = Image.open(result.overlay_path)
+    assert drawn.height > 30 and np.asarray(drawn)[:30, :60].std() > 5
 
 
 def test_masks_alone(predictor: Predictor, tmp_path: Path) -> None:

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from kaseg import KASegConfig, KASegModel
+from kaseg.inference import deployed
+
+
+def test_the_same_logits_without_batch_norm_and_channels_last() -> None:
+    torch.manual_seed(0)
+    model = KASegModel(KASegConfig(backbone="mobilenetv2_035", output_stride=16, num_labels=5)).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+    pixels = torch.randn(1, 3, 65, 97)
+    with torch.inference_mode():
+        expected = model(pixels).logits
+        assert deployed(model.train()) is model
+        found = model(pixels).logits
+    torch.testing.assert_close(found, expected, atol=1e-5 * float(expected.abs().max()), rtol=1e-4)
+    assert not model.training
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    weights = [module.weight for module in model.modules() if isinstance(module, nn.Conv2d)]
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+
+
+def test_other_models_are_left_alone() -> None:
+    other = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    before = {name: value.clone() for name, value in other.state_dict().items()}
+    assert deployed(other) is other and not other.training
+    assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
