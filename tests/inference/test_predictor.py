@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -108,55 +110,53 @@ def test_files_become_palette_masks_and_overlays(model: KASegModel, predictor: P
         assert Image.open(result.overlay_path).height > 64
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 def test_large_pictures_take_turns_with_all_threads(
-    model: KASegModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: KASegModel, two_threads: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch, "get_num_threads", lambda threads=torch.get_num_threads: max(2, threads()))
-    predictor = Predictor(model, KASegImageProcessor(), max_pixels=128 * 128, tile=128, overlap=32)
-    for index in range(4):
-        picture(150, 170, seed=index).save(tmp_path / f"{index}.png")
-    at_once: list[int] = []
+    predictor = Predictor(model, KASegImageProcessor(), max_pixels=40 * 40)
     working: list[int] = []
-    predict = predictor.predict
+    seen: list[tuple[int, int]] = []
 
     def watched(images: list[Image.Image]) -> list[np.ndarray]:
         working.append(1)
-        at_once.append(len(working))
-        masks = predict(images)
+        time.sleep(0.02)
+        seen.append((len(working), torch.get_num_threads()))
         working.pop()
-        return masks
+        return [np.zeros((48, 40), np.uint8)]
 
     monkeypatch.setattr(predictor, "predict", watched)
-    results = list(predictor.predict_files(tmp_path, tmp_path / "out", overlay=False))
-    assert at_once == [1] * 4
-    for index, result in enumerate(results):
-        np.testing.assert_array_equal(np.array(Image.open(result.mask_path)), predict([picture(150, 170, index)])[0])
+    for index in range(4):
+        picture(48, 40, seed=index).save(tmp_path / f"{index}.png")
+    assert len(list(predictor.predict_files(tmp_path, tmp_path / "out"))) == 4
+    assert seen == [(1, 2)] * 4
 
 
 def test_several_pictures_at_once_and_the_threads_given_back(
-    model: KASegModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: KASegModel, two_threads: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        predictor = Predictor(model, KASegImageProcessor())
-        barrier = threading.Barrier(2, timeout=60)  # passes only where two pictures are at work at once
-        seen: list[int] = []
-        predict = predictor.predict
+    predictor = Predictor(model, KASegImageProcessor())
+    barrier = threading.Barrier(2, timeout=60)  # passes only where two pictures are at work at once
+    seen: list[int] = []
 
-        def watched(images: list[Image.Image]) -> list[np.ndarray]:
-            barrier.wait()
-            seen.append(torch.get_num_threads())
-            return predict(images)
+    def watched(images: list[Image.Image]) -> list[np.ndarray]:
+        barrier.wait()
+        seen.append(torch.get_num_threads())
+        return [np.zeros((40, 48), np.uint8)]
 
-        monkeypatch.setattr(predictor, "predict", watched)
-        for index in range(4):
-            picture(40, 48, seed=index).save(tmp_path / f"{index}.png")
-        results = list(predictor.predict_files(tmp_path, tmp_path / "out"))
-        assert [result.path.name for result in results] == [f"{index}.png" for index in range(4)]
-        assert seen == [1] * 4 and torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+    monkeypatch.setattr(predictor, "predict", watched)
+    for index in range(4):
+        picture(40, 48, seed=index).save(tmp_path / f"{index}.png")
+    results = list(predictor.predict_files(tmp_path, tmp_path / "out"))
+    assert [result.path.name for result in results] == [f"{index}.png" for index in range(4)]
+    assert seen == [1] * 4 and torch.get_num_threads() == 2
 
 
 def test_overlays_of_huge_pictures_are_reduced(
