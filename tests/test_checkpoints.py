@@ -113,3 +113,13 @@ def test_module_needs_the_standard_library_only() -> None:
     imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert not relative
     assert {name.split(".")[0] for name in imported} <= sys.stdlib_module_names
+
+
+def test_the_default_is_the_best_student_at_stride_16() -> None:
+    scores = {}
+    for name in checkpoints.list_models():
+        folder = checkpoints.checkpoint_path(name)
+        config = json.loads((folder / "config.json").read_text())
+        if config["output_stride"] == 16 and config.get("head", "student") == "student":
+            scores[name] = json.loads((folder / "results.json").read_text())["mean_iou"]
+    assert max(scores, key=lambda name: scores[name]) == checkpoints.DEFAULT_MODEL

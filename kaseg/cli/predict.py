@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..checkpoints import DEFAULT_MODEL
 from .on_error import OnError
 
 if TYPE_CHECKING:
@@ -18,8 +19,10 @@ def predict(
     sources: Annotated[
         list[str], typer.Argument(metavar="SOURCE...", help="Pictures, folders of them, videos, webcam:0.")
     ],
-    model: Annotated[str, typer.Option(help="Hub id, folder, shipped checkpoint (see kaseg list), or an export.")],
     output: Annotated[Path, typer.Option(help="Folder for masks and overlays; made if missing.")],
+    model: Annotated[
+        str, typer.Option(help="Hub id, folder, shipped checkpoint (see kaseg list), or an export.")
+    ] = DEFAULT_MODEL,
     overlay: Annotated[bool, typer.Option(help="Also write picture, colours and legend.")] = True,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Weight of the colours in overlays.")] = 0.5,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures of one size that share a batch.")] = 1,

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kaseg.checkpoints import DEFAULT_MODEL
+
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
@@ -86,3 +88,10 @@ def test_pictures_above_the_limit_are_refused(
     result = kaseg(*command, "--max-megapixels", 1)
     assert result.exit_code == 1 and "large.png" in result.output and "exceeds limit" in result.output
     kaseg.succeed(*command, "--max-megapixels", 2)
+
+
+def test_without_a_model_the_default_student_is_used(kaseg, pictures, tmp_path) -> None:
+    kaseg.succeed("predict", pictures / "a.png", "--output", tmp_path / "default", "--device", "cpu")
+    kaseg.succeed("predict", pictures / "a.png", "--output", tmp_path / "named", "--model", DEFAULT_MODEL)
+    masks = [(tmp_path / folder / "a_mask.png").read_bytes() for folder in ("default", "named")]
+    assert masks[0] == masks[1]
