@@ -23,8 +23,19 @@ from kaseg.trainer import KnowledgeAdaptationConfig, SegmentationConfig
 
 TEACHER = "teacher"
 PLAIN_PARTS = (ModelArguments, DataArguments, SegmentationConfig)
-# What the autoencoder depends on, beside its own fields.
-_FIRST_STAGE = ("teacher", "teacher_tap", "output_stride", "latent_channels", "sparsity_weight")
+# What the first stage does not read. Anything else may change it: the data and crops, the student's stride by its head.
+_SECOND_STAGE_ALONE = (
+    "seed",
+    "adaptation_weight",
+    "affinity_weight",
+    "distillation_losses",
+    "distillation_schedule",
+    "adaptation_p",
+    "adaptation_q",
+    "squared_affinity_rows",
+    "ignore_void_positions",
+    "adapter_learning_rate_scale",
+)
 ADAPTED_PARTS = (ModelArguments, DataArguments, TeacherArguments, KnowledgeAdaptationConfig)
 
 
@@ -66,9 +77,9 @@ class Comparison:
         seeds: One run each.
         teacher: A checkpoint (Hub id, folder or shipped name), or fields that, on top of `recipe`, train one first
             (with the first seed unless they name one).
-        share_autoencoder: Fit the first stage once for all runs that would fit it with the same fields but another seed
-            or other weights of the terms, in the first of them. What the others' spread then leaves out is that of the
-            autoencoder.
+        share_autoencoder: Fit the first stage once for all runs that have the same fields but for the seed and what the
+            second stage alone reads (weights and options of the terms), in the first of them. What the others' spread
+            then leaves out is that of the autoencoder.
 
     Raises:
         ValueError: a field or a name that is unknown, given twice or missing; the message says which and where.
@@ -208,7 +219,7 @@ def _sharing(runs: Sequence[Run], output_dir: str | Path) -> list[Run]:
     shared = []
     for run in runs:
         if run.distils and "autoencoder" not in run.fields and _reads_code(run.fields):
-            stage = {k: v for k, v in run.fields.items() if k in _FIRST_STAGE or k.startswith("autoencoder_")}
+            stage = {k: v for k, v in run.fields.items() if k not in _SECOND_STAGE_ALONE}
             folder = Path(output_dir) / run.name / "autoencoder"
             fitted = first.setdefault(json.dumps(stage, sort_keys=True, default=str), folder)
             if fitted != folder:

@@ -131,8 +131,10 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         kwargs: As in [`SegmentationTrainer`].
 
     Raises:
-        ValueError: an autoencoder that does not fit the teacher's map, or a teacher that gives no logits or shares no
-            classes with the student where a term compares logits.
+        ValueError: an autoencoder that does not fit the teacher's map; a teacher that gives no logits or shares no
+            classes with the student where a term compares logits; a [`TeacherAdapter`] that was matched with other
+            classes, or that `teacher_tap` comes too late for; a `student_tap` that does not exist; a teacher that is
+            the student itself; several GPUs in one process.
 
     Example:
 
@@ -155,13 +157,18 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         autoencoder: FeatureAutoencoder | str | Path | None = None,
         **kwargs: Any,
     ) -> None:
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"One process with {args.n_gpu} GPUs is not supported: start one process per GPU (torchrun "
+                "--nproc_per_node=..., or accelerate launch), or show it a single one (CUDA_VISIBLE_DEVICES=0)."
+            )
         fitted = FeatureAutoencoder.from_pretrained(autoencoder) if isinstance(autoencoder, str | Path) else autoencoder
         self.autoencoder: FeatureAutoencoder | None = None
         processor = kwargs["processing_class"] = kwargs.get("processing_class") or KASegImageProcessor()
         adapter = _build_teacher(teacher, model, args, processor)
         self.teacher_channels, self.teacher_stride = adapter.describe(num_channels=model.config.num_channels)
         latent_channels = args.latent_channels if fitted is None else fitted.config.latent_channels
-        channels = [*model.encoder.channels, model.config.head_channels][args.student_tap]
+        channels, self.student_stride = _student_map(model, args.student_tap)
         # Adapters start alike whatever was drawn before.
         set_seed(args.seed)
         terms = build_terms(args, channels, self.teacher_channels, latent_channels)
@@ -224,12 +231,11 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         # A stale one must not survive a restart: this file says that the stage is done, and is written last.
         finished.unlink(missing_ok=True)
         set_seed(self.args.seed)
-        student_stride = self.segmentation_model.feature_stride
         autoencoder = FeatureAutoencoder(
             FeatureAutoencoderConfig(
                 in_channels=self.teacher_channels,
                 latent_channels=self.args.latent_channels,
-                strides=encoder_strides(self.teacher_stride, student_stride),
+                strides=encoder_strides(self.teacher_stride, self.student_stride),
                 sparsity_weight=self.args.sparsity_weight,
             )
         )
@@ -346,6 +352,18 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
             self.model = composite
 
 
+def _student_map(student: KASegModel, tap: int) -> tuple[int, int]:
+    """Channels and stride of the student's tapped map."""
+    maps = [
+        *zip(student.encoder.channels, student.encoder.reductions, strict=True),
+        (student.config.head_channels, student.feature_stride),
+    ]
+    if not -len(maps) <= tap < len(maps):
+        described = ", ".join(f"{i}: {c} channels at stride {s}" for i, (c, s) in enumerate(maps))
+        raise ValueError(f"student_tap={tap}, but the student has the maps {described} (or counted from the end, -1).")
+    return maps[tap]
+
+
 def _build_teacher(
     teacher: str | Path | nn.Module,
     student: KASegModel,
@@ -353,9 +371,25 @@ def _build_teacher(
     processor: KASegImageProcessor,
 ) -> TeacherAdapter:
     labels, label_map = student.config.id2label, args.teacher_label_map
+    if isinstance(teacher, nn.Module) and any(module is student for module in teacher.modules()):
+        raise ValueError(
+            "The teacher is the student itself, which would be frozen: pass a copy (copy.deepcopy(model))."
+        )
     if isinstance(teacher, TeacherAdapter):
-        if teacher.label_match is None:
+        if args.teacher_tap is not None:
+            raise ValueError(
+                f"teacher_tap={args.teacher_tap!r} is given, but the teacher is a TeacherAdapter that reads "
+                f"{teacher.tap} already: name the tap there, TeacherAdapter(model, tap=...)."
+            )
+        if teacher.normalization is not None and not teacher.knows_images:
+            teacher.expect_images(processor.image_mean, processor.image_std)
+        if teacher.label_match is None or label_map:
             teacher.match(labels, label_map)
+        elif teacher.label_match.student != tuple(labels[index] for index in sorted(labels)):
+            raise ValueError(
+                f"The teacher was matched with the classes {', '.join(teacher.label_match.student)}, but the student "
+                f"has {', '.join(labels.values())}: give TeacherAdapter student_labels=student.config.id2label."
+            )
         return teacher
     options: dict[str, Any] = {
         "tap": args.teacher_tap,

@@ -79,6 +79,14 @@ class TestRuns:
         comparison = _comparison(students=students, share_autoencoder=True)
         assert all("autoencoder" not in run.fields for run in comparison.runs("out"))
 
+    @pytest.mark.parametrize(
+        "other", [{"head": "lraspp"}, {"crop_size": [32, 32]}, {"max_train_samples": 4}, {"bf16": True}], ids=str
+    )
+    def test_nor_do_runs_that_may_fit_another_one(self, other) -> None:
+        """An LR-ASPP student's map lies at stride 8, whatever output_stride is."""
+        comparison = _comparison(students={"one": {}, "other": other}, share_autoencoder=True)
+        assert all("autoencoder" not in run.fields for run in comparison.runs("out"))
+
     def test_a_shared_autoencoder_that_is_not_there_yet_is_an_error(self, tmp_path) -> None:
         comparison = _comparison(seeds=(1, 2), share_autoencoder=True, teacher="kaseg/some-teacher")
         with pytest.raises(

@@ -332,6 +332,48 @@ class TestOptions:
         adapter = TeacherAdapter(make_teacher(), tap="head.aspp_project")
         assert _trainer(tmp_path, teacher=adapter).teacher is adapter
 
+    def test_a_teacher_adapter_that_only_knows_its_own_normalisation_is_told_the_students(self, tmp_path) -> None:
+        mean, std = [0.5] * 3, [0.25] * 3
+        adapter = TeacherAdapter(make_teacher(), image_mean=mean, image_std=std)
+        processor = _trainer(tmp_path, teacher=adapter).processing_class
+        images = torch.randn(1, 3, 32, 32)
+        told = TeacherAdapter(
+            make_teacher(), image_mean=mean, image_std=std,
+            student_mean=processor.image_mean, student_std=processor.image_std,
+        )  # fmt: skip
+        assert torch.equal(adapter(images).features, told(images).features)
+        assert not torch.equal(adapter(images).features, TeacherAdapter(make_teacher())(images).features)
+
+    def test_what_a_teacher_adapter_contradicts_is_refused(self, tmp_path) -> None:
+        adapter = TeacherAdapter(make_teacher(), student_labels={0: "road", 1: "sky"})
+        with pytest.raises(
+            ValueError, match=r"matched with the classes road, sky.*has LABEL_0, LABEL_1.*student_labels"
+        ):
+            _trainer(tmp_path, teacher=adapter)
+        with pytest.raises(ValueError, match=r"teacher_tap='head.conv'.*reads the input of classifier"):
+            _trainer(tmp_path, teacher=TeacherAdapter(make_teacher()), teacher_tap="head.conv")
+
+    def test_a_student_is_not_its_own_teacher(self, tmp_path) -> None:
+        model = make_model()
+        for teacher in (model, TeacherAdapter(model)):
+            with pytest.raises(ValueError, match="student itself.*copy"):
+                _trainer(tmp_path, model=model, teacher=teacher)
+
+    @pytest.mark.parametrize("tap, strides", [(1, [1, 1, 1]), (-4, [2, 1, 1])])
+    def test_the_codes_stride_is_that_of_the_students_tap(self, tmp_path, tap: int, strides: list[int]) -> None:
+        assert _trainer(tmp_path, student_tap=tap).fit_autoencoder().config.strides == strides
+
+    def test_a_student_tap_that_does_not_exist_is_refused(self, tmp_path) -> None:
+        with pytest.raises(
+            ValueError, match=r"student_tap=9.*0: 8 channels at stride 2, .*5: 32 channels at stride 16"
+        ):
+            _trainer(tmp_path, student_tap=9)
+
+    def test_several_gpus_in_one_process_are_refused(self, tmp_path, monkeypatch) -> None:
+        monkeypatch.setattr(KnowledgeAdaptationConfig, "n_gpu", 2)
+        with pytest.raises(ValueError, match="2 GPUs.*torchrun"):
+            _trainer(tmp_path)
+
     def test_classes_are_matched_by_name_and_by_map(self, tmp_path) -> None:
         student = make_model(id2label={0: "road", 1: "plant"})
         teacher = make_teacher(num_labels=3, id2label={0: "tree", 1: "Road", 2: "sky"})

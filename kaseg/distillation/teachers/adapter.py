@@ -48,7 +48,8 @@ class TeacherAdapter(nn.Module):
         image_mean, image_std (`Sequence[float]`, *optional*): The teacher's own normalisation of pixels in 0..1; by
             default what [`~kaseg.distillation.teachers.normalization.Normalization.of`] finds, else the student's.
         student_mean, student_std (`Sequence[float]`, *optional*): The normalisation of the images it will be given.
-            Without it they are taken to be normalised for the teacher already.
+            Without it they are taken to be normalised for the teacher already, until
+            [`~TeacherAdapter.expect_images`] says otherwise, as the trainer does if `image_mean` is known.
         flip_channels (`bool`, *optional*, defaults to `False`): The teacher reads BGR.
         class_names (`Sequence[str]`, *optional*): Names of the teacher's classes by id, read from its `config` when
             it has one.
@@ -59,9 +60,13 @@ class TeacherAdapter(nn.Module):
         input_size ([`InputSize`], *optional*): What image sizes the network takes, if it is not known by itself.
 
     Raises:
-        ValueError: there is no such submodule, no classifier to be found without `tap`, or `label_map` does not fit.
+        ValueError: there is no such submodule, no classifier to be found without `tap`, `label_map` does not fit, or a
+            mean comes without its standard deviation.
 
     Attributes:
+        normalization ([`~kaseg.distillation.teachers.normalization.Normalization`] or `None`): The teacher's own, as
+            given or found.
+        knows_images (`bool`): Whether the student's normalisation is known.
         known_classes (`LongTensor` of shape `(K,)` or `None`): The student's ids of the channels of the logits,
             ascending: `student_logits[:, teacher.known_classes]` and `teacher(images).logits` speak of the same
             classes. `None` while no student's labels are known.
@@ -245,27 +250,38 @@ class TeacherAdapter(nn.Module):
         student: tuple[Sequence[float] | None, Sequence[float] | None],
         flip_channels: bool,
     ) -> None:
-        """Keep the scale and shift (1, C, 1, 1) from the student's normalised pixels to the teacher's."""
-        wanted: Normalization | None = None
+        """Keep the teacher's own normalisation, and the student's if it is known."""
+        for whose, (mean, std) in (("image", own), ("student", student)):
+            if (mean is None) != (std is None):
+                raise ValueError(f"{whose}_mean and {whose}_std belong together: give both, or neither.")
+        self.normalization: Normalization | None = None
         if own[0] is not None and own[1] is not None:
-            wanted = Normalization(tuple(own[0]), tuple(own[1]), flip_channels)
+            self.normalization = Normalization(tuple(own[0]), tuple(own[1]), flip_channels)
         elif student[0] is not None:
-            wanted = Normalization.of(model)
-            if wanted is None:
+            self.normalization = Normalization.of(model)
+            if self.normalization is None:
                 logger.warning(
                     "How the teacher %s normalises images is not known; it gets them as the student does. If that is "
                     "wrong, wrap it in TeacherAdapter(..., image_mean=..., image_std=...).",
                     type(model).__name__,
                 )
-        self.flip_channels = wanted.flip_channels if wanted is not None else flip_channels
-        scale = shift = None
-        if wanted is not None and student[0] is not None and student[1] is not None:
-            same = list(wanted.mean) == list(student[0]) and list(wanted.std) == list(student[1])
-            scale, shift = (None, None) if same else wanted.from_student(student[0], student[1])
-        self.register_buffer("scale", scale, persistent=False)
-        self.register_buffer("shift", shift, persistent=False)
+        self.flip_channels = flip_channels or (self.normalization is not None and self.normalization.flip_channels)
+        self.register_buffer("scale", None, persistent=False)
+        self.register_buffer("shift", None, persistent=False)
         self.scale: torch.Tensor | None
         self.shift: torch.Tensor | None
+        self.knows_images = False
+        if student[0] is not None and student[1] is not None:
+            self.expect_images(student[0], student[1])
+
+    def expect_images(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Take images that are normalised with the student's `mean` and `std`: from now on they are normalised anew
+        with the teacher's own, if that is known."""
+        own, self.knows_images = self.normalization, True
+        self.scale = self.shift = None
+        if own is not None and (list(own.mean), list(own.std)) != (list(mean), list(std)):
+            device = next(self.model.parameters()).device
+            self.scale, self.shift = (factor.to(device) for factor in own.from_student(mean, std))
 
     def _run(self, images: torch.Tensor) -> Any:
         extra = {

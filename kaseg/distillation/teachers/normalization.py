@@ -84,7 +84,9 @@ class Normalization:
         if not name:
             return None
         try:
-            return cls.of_processor(AutoImageProcessor.from_pretrained(name, local_files_only=True))
+            # False, as transformers would otherwise ask on the terminal whether to run the code of a repository.
+            processor = AutoImageProcessor.from_pretrained(name, local_files_only=True, trust_remote_code=False)
+            return cls.of_processor(processor)
         except (OSError, ValueError):  # made by hand, or saved without a processor
             return None
 

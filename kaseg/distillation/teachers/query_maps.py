@@ -23,5 +23,7 @@ def class_scores_from_queries(class_queries_logits: torch.Tensor, masks_queries_
     """
     classes = class_queries_logits.float().softmax(dim=-1)[..., :-1]
     masks = masks_queries_logits.float().sigmoid()
-    scores = torch.einsum("bqc,bqhw->bchw", classes, masks)
+    # Autocast would take the product in half precision: 8 bits of bfloat16, or nothing below 6e-8 of float16.
+    with torch.amp.autocast(masks.device.type, enabled=False):
+        scores = torch.einsum("bqc,bqhw->bchw", classes, masks)
     return scores.clamp_min(torch.finfo(scores.dtype).tiny).log()

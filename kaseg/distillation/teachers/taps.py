@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_map
 
 from kaseg.distillation.teachers.input_sizes import InputSize
 
@@ -46,7 +47,8 @@ def recorded(modules: Mapping[Tap, nn.Module]) -> Iterator[dict[Tap, Any]]:
 
     def keep(tap: Tap) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any], *output: Any) -> None:
-            seen[tap] = output[0] if output else next(iter((*args, *kwargs.values())))
+            # What follows may change an output in place, as the ReLU behind many a BatchNorm does.
+            seen[tap] = _copied(output[0]) if output else next(iter((*args, *kwargs.values())))
 
         return hook
 
@@ -61,6 +63,10 @@ def recorded(modules: Mapping[Tap, nn.Module]) -> Iterator[dict[Tap, Any]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _copied(value: Any) -> Any:
+    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, value)
 
 
 def as_map(value: Any, image_size: tuple[int, int], patch_size: int | None = None) -> torch.Tensor | None:

@@ -125,6 +125,19 @@ def test_images_are_normalised_anew_for_the_teacher() -> None:
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_the_students_normalisation_may_be_told_later() -> None:
+    given = {"image_mean": (0.5, 0.4, 0.3), "image_std": (0.5, 0.25, 0.125)}
+    student = {"student_mean": (0.485, 0.456, 0.406), "student_std": (0.229, 0.224, 0.225)}
+    model = _kaseg()
+    told, later = TeacherAdapter(model, **given, **student), TeacherAdapter(model, **given)
+    assert not torch.equal(later(IMAGE).logits, told(IMAGE).logits)
+    later.expect_images(*student.values())
+    assert later.knows_images and torch.equal(later(IMAGE).logits, told(IMAGE).logits)
+    later.expect_images(*given.values())
+    with torch.no_grad():
+        assert torch.equal(later(IMAGE).logits, model(IMAGE).logits)
+
+
 class TestLabels:
     """Of a teacher of five classes and a student of three."""
 

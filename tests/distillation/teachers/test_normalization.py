@@ -45,6 +45,17 @@ def test_students_pixels_become_what_the_teachers_processor_gives(processor) -> 
     torch.testing.assert_close(seen[-1], expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("whose", ["image", "student"])
+def test_a_mean_without_its_standard_deviation_is_refused(whose: str) -> None:
+    with pytest.raises(ValueError, match=f"{whose}_mean and {whose}_std belong together"):
+        TeacherAdapter(torch.nn.Conv2d(3, 2, 1), **{f"{whose}_mean": [0.5] * 3})
+
+
+def test_channels_are_turned_even_if_the_mean_is_found() -> None:
+    found = TimmWithHead()
+    assert TeacherAdapter(found, student_mean=STUDENT_MEAN, student_std=STUDENT_STD, flip_channels=True).flip_channels
+
+
 class TestFound:
     def test_beside_a_transformers_checkpoint(self, tmp_path) -> None:
         config = transformers.MobileNetV2Config(depth_multiplier=0.25)

@@ -33,3 +33,12 @@ def test_a_class_that_no_query_wants_is_finite() -> None:
     classes[..., 0] = -1e9
     got = class_scores_from_queries(classes, torch.zeros(1, 1, 2, 2))
     assert got.isfinite().all() and (got[:, 0] < -80).all()
+
+
+def test_autocast_changes_nothing() -> None:
+    """Scores below 6e-8 vanish in float16, and neighbours are one number in bfloat16."""
+    classes, masks = 8 * torch.randn(1, 4, 6), 8 * torch.randn(1, 4, 3, 5)
+    expected = class_scores_from_queries(classes, masks)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = class_scores_from_queries(classes, masks)
+    assert got.dtype == torch.float32 and torch.equal(got, expected)

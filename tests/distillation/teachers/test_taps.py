@@ -63,6 +63,13 @@ class Network(nn.Module):
         return {"out": main, "aux": auxiliary} if self.kind == "dict" else (main, auxiliary)
 
 
+def test_an_output_is_kept_as_it_was_before_it_is_changed_in_place() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True), nn.Conv2d(4, 2, 1))
+    images = torch.randn(1, 3, 8, 8)
+    features = TeacherAdapter(network, tap="0")(images).features
+    assert features.min() < 0 and torch.equal(features, network[0](images))
+
+
 class TestDefaultTap:
     @pytest.mark.parametrize("kind", ["tuple", "dict", "resized"])
     def test_is_the_input_of_the_classifier_that_makes_the_logits(self, kind: str) -> None:
