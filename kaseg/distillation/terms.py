@@ -204,8 +204,8 @@ def parse_losses(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         if "weight" not in options:
             raise ValueError(f"{where}: no weight is given; write {{weight: 1.0, ...}}.")
         typed = {option: _typed(value, known[option], f"{where}: {option}") for option, value in options.items()}
-        if typed["weight"] < 0:
-            raise ValueError(f"{where}: weight must not be negative, got {typed['weight']}.")
+        if not 0 <= typed["weight"] < math.inf:
+            raise ValueError(f"{where}: weight must be a number of at least 0, got {typed['weight']}.")
         _build_loss(name, typed)
         parsed[name] = typed
     return parsed
@@ -237,7 +237,9 @@ def _options(kind: TermKind) -> dict[str, Any]:
     """Options of a kind of term and their defaults."""
     parameters = inspect.signature(kind.loss).parameters.values()
     # A loss without an __init__ of its own shows that of nn.Module, whose arguments have no default.
-    options = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+    # Void is 255 everywhere: terms count positions by it.
+    named = (p for p in parameters if p.name != "ignore_index")
+    options = {p.name: p.default for p in named if p.default is not inspect.Parameter.empty}
     return options | ({"source": kind.sources[0]} if len(kind.sources) > 1 else {})
 
 

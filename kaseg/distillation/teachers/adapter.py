@@ -154,7 +154,8 @@ class TeacherAdapter(nn.Module):
 
     @torch.no_grad()
     def forward(self, pixel_values: torch.Tensor) -> TeacherOutput:
-        """(B, 3, H, W) images, normalised as the student's -> tapped map and logits, in float32.
+        """(B, 3, H, W) images, normalised as the student's -> tapped map and logits, in float32; under autocast in
+        the type that they were computed in, since the next layer would only convert a large map back.
 
         Raises:
             ValueError: the forward pass does not reach the tap, or the tap gives no map.
@@ -180,9 +181,12 @@ class TeacherAdapter(nn.Module):
         logits = _logits(output)
         if logits is not None and self.label_match is not None:
             logits = self.label_match.student_logits(logits) if self.label_match.groups else None
+        if not torch.is_autocast_enabled(features.device.type):
+            features = features.float()
+            logits = None if logits is None else logits.float()
         return TeacherOutput(
-            self.input_size.restore(features.float(), given, fitted),
-            None if logits is None else self.input_size.restore(logits.float(), given, fitted),
+            self.input_size.restore(features, given, fitted),
+            None if logits is None else self.input_size.restore(logits, given, fitted),
         )
 
     @torch.no_grad()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import (
     MobileNetV2Config,
     MobileNetV2ForSemanticSegmentation,
@@ -183,6 +184,14 @@ class TestLabels:
 def test_a_half_precision_network_gives_float32() -> None:
     output = TeacherAdapter(_kaseg().to(torch.bfloat16))(IMAGE)
     assert output.features.dtype == output.logits.dtype == torch.float32
+
+
+def test_under_autocast_maps_are_not_converted() -> None:
+    teacher = TeacherAdapter(_kaseg())
+    with torch.autocast("cpu", torch.bfloat16):
+        output = teacher(IMAGE)
+    assert output.features.dtype == output.logits.dtype == torch.bfloat16
+    assert F.cosine_similarity(output.features.float(), teacher(IMAGE).features, dim=1).mean() > 0.99
 
 
 def test_a_network_that_insists_on_a_size_gets_it() -> None:
