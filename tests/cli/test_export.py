@@ -32,6 +32,7 @@ def test_an_export_prints_its_parity(kaseg, checkpoint: Path, tmp_path: Path) ->
     [
         (("--dtype", "bf16"), "bf16 cannot be exported as onnx"),
         (("--dtype", "int8"), "give --dataset"),
+        (("--dtype", "int8", "--dataset", "scenes", "--calibration-split", "validation"), "Give two splits"),
         (("--size", "32,32,32"), "--size takes one number of pixels or two"),
         (("--dtype", "int8", "--dataset", "camvid"), "The model's classes are not those of the dataset 'camvid'"),
     ],
