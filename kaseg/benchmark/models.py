@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import yaml
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSemanticSegmentation
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSemanticSegmentation, PretrainedConfig
 
 from kaseg.checkpoints import resolve
 from kaseg.configuration_kaseg import KASegConfig
@@ -48,7 +48,7 @@ def build_model(spec: str, num_labels: int = NUM_LABELS) -> Logits:
         num_labels: Classes, for all but the first form, whose config says.
 
     Raises:
-        ValueError: The library has no such model.
+        ValueError: The library has no such model, or its config no such field.
         ImportError: The library is not installed.
         OSError: There is no such folder or Hub model.
     """
@@ -62,9 +62,9 @@ def build_model(spec: str, num_labels: int = NUM_LABELS) -> Logits:
         kind, _, fields = rest.partition(":")
         if kind not in CONFIG_MAPPING:
             raise ValueError(f"{spec}: transformers has no model type {kind!r}")
-        config = CONFIG_MAPPING[kind](**{"num_labels": num_labels, **_fields(fields, spec)})
+        config = _config(CONFIG_MAPPING[kind], fields, spec, num_labels)
     elif library == "kaseg" and rest:
-        config = KASegConfig(**{"num_labels": num_labels, **_fields(rest, spec)})
+        config = _config(KASegConfig, rest, spec, num_labels)
     else:
         name = resolve(spec)
         with explained_loading(name):
@@ -92,6 +92,14 @@ def _smp(name: str, num_labels: int) -> nn.Module:
         return smp.create_model(architecture, encoder or "resnet34", encoder_weights=None, classes=num_labels)
     except KeyError as error:
         raise ValueError(f"segmentation_models.pytorch has no {name!r}: {error}") from error
+
+
+def _config(kind: type[PretrainedConfig], text: str, spec: str, num_labels: int) -> PretrainedConfig:
+    fields, known = _fields(text, spec), kind()
+    for name in fields:  # a config would keep any name, and the model be another one than was meant
+        if not hasattr(known, name):
+            raise ValueError(f"{spec}: {kind.__name__} has no field {name!r}")
+    return kind(**{"num_labels": num_labels, **fields})
 
 
 def _fields(text: str, spec: str) -> dict[str, Any]:

@@ -14,8 +14,8 @@ import transformers
 
 from kaseg.benchmark.engines import ENGINES, EngineUnavailable, Run, Size, open_engine
 from kaseg.benchmark.measure import milliseconds, peak_memory
-from kaseg.benchmark.models import build_model
-from kaseg.model_card.cost import gflops, hardware, parameter_count
+from kaseg.benchmark.models import Logits, build_model
+from kaseg.model_card.cost import cpu, gflops, parameter_count
 
 
 def benchmark(
@@ -41,7 +41,7 @@ def benchmark(
         `peak_mib`; where an engine is not available, `reason` in place of times and memory.
 
     Raises:
-        ValueError: Unknown model or engine.
+        ValueError: Unknown model or engine, or a model that does not take images of this size.
     """
     threads = torch.get_num_threads()
     rows: list[dict[str, Any]] = []
@@ -51,7 +51,7 @@ def benchmark(
             part: list[dict[str, Any]] = []
             for number, spec in enumerate(models):
                 network = build_model(spec)
-                cost = {"parameters": parameter_count(network), "gflops": gflops(network, *size)}
+                cost = {"parameters": parameter_count(network), "gflops": _gflops(network, spec, size)}
                 for engine in engines:
                     progress(f"{spec}, {engine}, {size[0]}x{size[1]}")
                     folder = Path(scratch) / f"{number}-{size[0]}x{size[1]}"
@@ -73,7 +73,7 @@ def benchmark(
                     row["p90_ms"] = float(np.quantile(taken, 0.9))
             rows += part
     return {
-        "hardware": hardware(),
+        "hardware": cpu(),  # models are never moved to a GPU
         "threads": threads,
         "repeats": repeats,
         "torch": torch.__version__,
@@ -82,10 +82,17 @@ def benchmark(
     }
 
 
+def _gflops(network: Logits, spec: str, size: Size) -> float:
+    try:
+        return gflops(network, *size)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise ValueError(f"{spec} does not take images of {size[0]}x{size[1]}: {error}") from error
+
+
 def to_markdown(report: dict[str, Any]) -> str:
     """The rows as a table, and below it what was left out and why."""
     lines = [
-        f"{report['hardware']}; {report['threads']} threads, one image, {report['repeats']} passes in turn.",
+        f"{report['hardware']}; one image, {report['repeats']} passes in turn.",
         "",
         "| model | engine | size | parameters | GFLOPs | median ms | p90 ms | peak MiB |",
         "|---|---|---|---|---|---|---|---|",

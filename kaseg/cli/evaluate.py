@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, folder or shipped checkpoint.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, folder, shipped checkpoint or an export.")],
     dataset: Annotated[str, typer.Option(help="Name (camvid, voc2012, scenes), folder or Hub id of the dataset.")],
     data_dir: Annotated[Path | None, typer.Option(help="Folder of a named dataset.")] = None,
     split: Annotated[str, typer.Option(help="Split to score.")] = "validation",
@@ -115,12 +115,16 @@ def _write(
         yield plot, "Confusion matrix"
 
 
-def _cost(network: KASegModel) -> dict[str, Any]:
+def _cost(network: Any) -> dict[str, Any]:
     from .. import __version__
-    from ..model_card.cost import gflops
+    from ..export.runtimes.base import ExportedModel
+    from ..model_card.cost import gflops, parameter_count
+    from ..modeling_kaseg import KASegModel
 
+    if isinstance(network, ExportedModel):  # an engine cannot be counted, but it is the same network
+        network = KASegModel(network.config)
     return {
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "parameters": parameter_count(network),
         "gflops_513x513": round(gflops(network), 3),
         "kaseg_version": __version__,
     }

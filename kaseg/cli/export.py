@@ -116,6 +116,11 @@ def export(
     if dtype is Dtype.INT8:
         if dataset is None:
             raise ValueError("int8 is calibrated and scored on a dataset: give --dataset (and --data-dir).")
+        if calibration_split == validation_split:
+            raise ValueError(
+                "int8 would be calibrated on the images it is scored on: --calibration-split and --validation-split "
+                f"are both {validation_split!r}. Give two splits."
+            )
         where = (dataset, data_dir, label_space, calibration_split, validation_split, max_samples)
         data = _int8_data(network, where, calibration_samples, calibration, max_loss)
     facts = export_model(network, processor, output_dir, options, data, source=model)

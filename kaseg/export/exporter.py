@@ -127,7 +127,7 @@ def export_model(
             f"{type(model).__name__} is not exported by kaseg, a KASegModel is. KASegModel.from_transformers makes one "
             "of a MobileNetV2ForSemanticSegmentation."
         )
-    for package in _NEEDS[options.format]:
+    for package in _needs(options):
         require(package, f"for exports to {options.format}")
     model = copy.deepcopy(model).cpu().float().eval()
     facts = _facts(model, options, source)
@@ -154,11 +154,16 @@ def export_model(
     return facts
 
 
+def _needs(options: ExportOptions) -> tuple[str, ...]:
+    quantizer = ("nncf",) if (options.format, options.dtype) == ("openvino", "int8") else ()
+    return (*_NEEDS[options.format], *quantizer)
+
+
 def _facts(model: KASegModel, options: ExportOptions, source: str | Path | None) -> dict[str, Any]:
     from kaseg import __version__
 
     name = None if source is None else (Path(source).resolve().name if Path(source).is_dir() else str(source))
-    packages = {need.partition(".")[0] for need in _NEEDS[options.format]}
+    packages = {need.partition(".")[0] for need in _needs(options)}
     # ExecuTorch has no __version__, and ONNX Runtime is installed under several names.
     versions = {
         package: getattr(sys.modules[package], "__version__", None) or metadata.version(package)

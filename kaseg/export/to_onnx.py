@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import operator
+import re
 from pathlib import Path
 from typing import Any
 
@@ -65,4 +66,4 @@ def _name_axes(model: Any, axes: dict[int, str]) -> None:
                 dim.dim_param = names[dim.dim_param]
             elif dim.dim_param and value in model.graph.output:
                 for symbol, name in names.items():
-                    dim.dim_param = dim.dim_param.replace(symbol, name)
+                    dim.dim_param = re.sub(rf"\b{re.escape(symbol)}\b", name, dim.dim_param)  # not the s7 in s77

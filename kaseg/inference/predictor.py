@@ -119,12 +119,11 @@ class Predictor:
         self.alpha = alpha
         on_cpu = next(self.model.parameters()).device.type == "cpu"
         self._threads = torch.get_num_threads()
-        # Other models and runtimes do not say whether several threads may call them at once.
-        self._shared = isinstance(self.model, KASegModel)
-        self._turn: Any = nullcontext() if self._shared else Lock()
+        # Pictures side by side with one thread each use a CPU better than one picture with all threads. Other models
+        # and runtimes do not say whether several threads may call them at once, and a GPU has memory for one batch.
+        self._divides_threads = on_cpu and isinstance(self.model, KASegModel)
+        self._turn: Any = nullcontext() if self._divides_threads else Lock()
         self._large_turn = Lock()
-        # Pictures side by side with one thread each use a CPU better than one picture with all threads.
-        self._divides_threads = on_cpu and self._shared
 
     @property
     def palette(self) -> Palette:

@@ -34,4 +34,9 @@ def hardware() -> str:
     """The machine that this process computes on."""
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+    return cpu()
+
+
+def cpu() -> str:
+    """The processor and how many of its threads torch takes."""
     return f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"

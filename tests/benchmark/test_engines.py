@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +41,36 @@ def test_engines_agree_with_eager(engine: str, model: Logits, tmp_path: Path) ->
     error = np.abs(found.float().numpy() - expected).max() / np.abs(expected).max()
     assert error < {"bf16": 0.1, "int8": 0.5}.get(engine, 1e-4)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_many_models_are_all_compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    used: list[str] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable:
+        def run(*args: torch.Tensor) -> object:
+            used.append("compiled")
+            return graph(*args)
+
+        return run
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    networks = [Logits(torch.nn.Conv2d(3, 1 + classes, 1)) for classes in range(10)]  # dynamo's own limit is 8
+    runs = [open_engine("compile", network, size, tmp_path, 1) for network in networks for size in (SIZE, (32, 32))]
+    used.clear()
+    for run in runs:
+        run()
+    assert len(used) == len(runs)
+    torch._dynamo.reset()
+
+
+def test_what_an_engine_cannot_do_is_told(tmp_path: Path) -> None:
+    class TooSmall(torch.nn.Module):
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            raise AssertionError("takes multiples of 32\nand more")
+
+    with pytest.raises(EngineUnavailable, match=r"^takes multiples of 32$"):
+        open_engine("eager", Logits(TooSmall()), SIZE, tmp_path, 1)
 
 
 def test_what_is_missing_is_told(model: Logits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,3 +54,6 @@ def test_mistakes() -> None:
         build_model("transformers:nothing")
     with pytest.raises(ValueError, match="FIELD=VALUE"):
         build_model("kaseg:mobilenetv2_100")
+    for spec in ("kaseg:output_strid=32", "transformers:mobilenet_v2:stride=8"):
+        with pytest.raises(ValueError, match="has no field"):
+            build_model(spec)

@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from kaseg import KASegConfig
 from kaseg.benchmark import benchmark, to_markdown
+from kaseg.benchmark.models import Logits
 from kaseg.benchmark.plots import accuracy_against_cost
 
 OURS = "kaseg:backbone=mobilenetv2_035,output_stride=32"
@@ -29,6 +31,19 @@ def test_rows_and_table() -> None:
     assert table.count(f"| {OURS} |") == 4 and table.count(f"| {PEER} |") == 2
     assert f"- {PEER}, fused: only our models" in table
     json.dumps(report)
+
+
+def test_a_size_that_a_model_does_not_take_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kaseg.benchmark.run.build_model", lambda spec: Logits(torch.nn.AvgPool2d(99)))
+    with pytest.raises(ValueError, match=r"pool does not take images of 65x64"):
+        benchmark(["pool"], ["eager"], [(65, 64)], repeats=1, memory=False)
+
+
+def test_the_hardware_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda index=0: "a GPU")
+    report = benchmark([], ["eager"], [(64, 64)], repeats=1, memory=False)
+    assert report["hardware"].startswith("CPU, ") and "GPU" not in to_markdown(report)
 
 
 def test_plots_need_results(tmp_path: Path) -> None:

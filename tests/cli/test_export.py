@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from kaseg import KASegConfig, KASegImageProcessor, KASegModel
 from kaseg.data import SCENES
@@ -30,6 +32,7 @@ def test_an_export_prints_its_parity(kaseg, checkpoint: Path, tmp_path: Path) ->
     [
         (("--dtype", "bf16"), "bf16 cannot be exported as onnx"),
         (("--dtype", "int8"), "give --dataset"),
+        (("--dtype", "int8", "--dataset", "scenes", "--calibration-split", "validation"), "Give two splits"),
         (("--size", "32,32,32"), "--size takes one number of pixels or two"),
         (("--dtype", "int8", "--dataset", "camvid"), "The model's classes are not those of the dataset 'camvid'"),
     ],
@@ -38,6 +41,23 @@ def test_what_cannot_be_is_an_error(kaseg, checkpoint: Path, tmp_path: Path, arg
     result = kaseg("export", checkpoint, "--output-dir", tmp_path / "out", *arguments)
     assert result.exit_code == 1 and message in result.output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_is_scored_and_predicts(kaseg, checkpoint: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    kaseg.succeed("export", checkpoint, "--output-dir", tmp_path / "out")
+    scores = {}
+    for model in (checkpoint, tmp_path / "out"):
+        file = tmp_path / f"{model.name}.json"
+        kaseg.succeed("evaluate", model, "--dataset", "scenes", "--max-samples", 1, "--json", file)
+        scores[model.name] = json.loads(file.read_text())
+    assert scores["out"]["mean_iou"] == pytest.approx(scores["student"]["mean_iou"], abs=1e-3)
+    for key in ("parameters", "gflops_513x513"):
+        assert scores["out"][key] == scores["student"][key] > 0
+    Image.new("RGB", (65, 47), (90, 120, 60)).save(tmp_path / "x.png")
+    kaseg.succeed("predict", tmp_path / "x.png", "--model", tmp_path / "out", "--output", tmp_path / "masks")
+    assert Image.open(tmp_path / "masks" / "x_mask.png").size == (65, 47)
 
 
 def test_a_missing_package_is_an_error_in_words(kaseg, checkpoint: Path, tmp_path: Path, monkeypatch) -> None:

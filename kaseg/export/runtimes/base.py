@@ -49,6 +49,11 @@ class ExportedModel(nn.Module):
         self.placeholder = nn.Parameter(torch.empty(0), requires_grad=False)
         self.eval()
 
+    @property
+    def device(self) -> torch.device:
+        """Where inputs are expected and logits are put; what the engine computes on is the engine's own matter."""
+        return self.placeholder.device
+
     @abstractmethod
     def run(self, inputs: np.ndarray) -> np.ndarray:
         """The graph's output for its input."""
@@ -75,7 +80,8 @@ class ExportedModel(nn.Module):
         Raises:
             MissingPackageError (an `ImportError`): the engine is not installed.
             OSError: no such folder or repository, or no export in it.
-            ValueError: an export for another engine, a damaged file, or an option that the engine does not take.
+            ValueError: an export for another engine, or a damaged file.
+            TypeError: an option that the engine does not take.
         """
         name = str(pretrained_model_name_or_path)
         folder = Path(name)
