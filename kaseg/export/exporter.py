@@ -20,7 +20,7 @@ from PIL import Image
 from kaseg.data.scenes import render_scene
 from kaseg.export.calibration import CalibrationInputs, mean_iou
 from kaseg.export.card import write_card
-from kaseg.export.graph import build_graph, export_program
+from kaseg.export.graph import MaskGraph, build_graph, export_program
 from kaseg.export.options import ExportOptions
 from kaseg.export.packages import require
 from kaseg.export.parity import DEFAULT_SIZES, check_parity, parity_batches
@@ -143,7 +143,7 @@ def export_model(
         image_processor.save_pretrained(folder)
         write_record(folder, files, facts)
         exported, run = _load(folder, options)
-        reference = build_graph(model, image_processor, replace(options, dtype="float32"), fuse=False)
+        reference = _reference(model, image_processor, options)
         batches = parity_batches(pictures or _scenes(), image_processor, options, parity_sizes)
         facts["parity"] = [parity.as_dict() for parity in check_parity(reference, run, batches, options)]
         if int8_data is not None:
@@ -152,6 +152,24 @@ def export_model(
         write_record(folder, files, facts)
         write_card(folder, facts, source)
     return facts
+
+
+def _reference(
+    model: KASegModel, image_processor: Any, options: ExportOptions
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What the exported graph has to compute: for masks, what image processor and model do without it."""
+    if options.output == "logits":
+        return build_graph(model, image_processor, replace(options, dtype="float32"), fuse=False)
+    dtype = MaskGraph(model, image_processor).mask_dtype
+
+    def masks(images: torch.Tensor) -> torch.Tensor:
+        pictures = [Image.fromarray(image) for image in images.numpy().astype(np.uint8)]
+        outputs = model(**image_processor(pictures, return_tensors="pt"))
+        sizes = [(picture.height, picture.width) for picture in pictures]
+        found = image_processor.post_process_semantic_segmentation(outputs, sizes)
+        return torch.stack(list(found)).to(dtype)
+
+    return masks
 
 
 def _needs(options: ExportOptions) -> tuple[str, ...]:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from torch import nn
 
 from kaseg.export.options import ExportOptions
 
@@ -49,7 +48,7 @@ class Parity:
 
 
 def check_parity(
-    reference: nn.Module,
+    reference: Callable[[torch.Tensor], torch.Tensor],
     run: Callable[[np.ndarray], np.ndarray],
     batches: Iterator[np.ndarray] | Sequence[np.ndarray],
     options: ExportOptions,
@@ -57,7 +56,7 @@ def check_parity(
     """Compare an exported file with the float32 model.
 
     Args:
-        reference: The graph that was exported, in float32.
+        reference: What the file has to compute, in float32.
         run: The exported file.
         batches: Inputs of the graph.
         options: What was exported.

@@ -16,6 +16,7 @@ from kaseg.data import load_segmentation_dataset
 from kaseg.data.scenes import render_scene
 from kaseg.export import ExportOptions, Int8Data, MissingPackageError, ParityError, QuantizationLossError, export_model
 from kaseg.export import exporter as exporter_file
+from kaseg.export import graph as graph_file
 from kaseg.export.runtimes.openvino import compile_model
 from kaseg.export.to_openvino import write_openvino
 
@@ -89,6 +90,14 @@ def test_what_a_folder_holds(exported: Callable[..., Path]) -> None:
         "width",
     ]
     assert not any(node.op_type == "BatchNormalization" for node in graph.node)
+
+
+def test_a_mask_graph_that_normalises_otherwise_is_not_kept(model, tmp_path: Path, monkeypatch) -> None:
+    right = graph_file.normalisation
+    monkeypatch.setattr(graph_file, "normalisation", lambda *args: [value * 3 for value in right(*args)])
+    with pytest.raises(ParityError, match="of the pixels have the model's class"):
+        export_model(model, KASegImageProcessor(), tmp_path / "export", ExportOptions(output="mask"))
+    assert not (tmp_path / "export").exists()
 
 
 @pytest.mark.parametrize("image_dtype", ["uint8", pytest.param("float32", marks=pytest.mark.slow)])
