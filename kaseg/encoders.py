@@ -168,7 +168,7 @@ class Encoder(nn.Module):
 
         Raises:
             FileNotFoundError: `file` does not exist.
-            RuntimeError: timm has no weights for this encoder, they could not be fetched, or they do not fit.
+            OSError: timm has no weights for this encoder, they could not be fetched, or they do not fit.
             ValueError: `file` is damaged, or a pickle with more than tensors in it.
         """
         kwargs = dict(self.create_kwargs)
@@ -181,7 +181,7 @@ class Encoder(nn.Module):
             source = timm.create_model(self.name, pretrained=True, **kwargs)
         except (OSError, RuntimeError) as error:
             where = f"the file {file}" if file is not None else "timm's download"
-            raise RuntimeError(
+            raise OSError(
                 f"Could not load pretrained weights of encoder {self.name!r} from {where}: {error}. "
                 "Give a local file (backbone_weights=...) or train without (pretrained_backbone=False)."
             ) from error

@@ -64,3 +64,14 @@ def test_channels_last_maps_as_wide_as_they_have_channels_are_turned() -> None:
 def test_what_no_head_can_use_is_refused(name: str, stride: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Encoder(name, stride)
+
+
+def test_weights_that_cannot_be_fetched_are_an_error_that_names_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = Encoder("test_resnet", 32)
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("no connection")
+
+    monkeypatch.setattr("timm.create_model", fail)
+    with pytest.raises(OSError, match=r"'test_resnet' from timm's download: no connection.*backbone_weights"):
+        encoder.load_pretrained()
