@@ -78,7 +78,8 @@ def _facts(
 ) -> CardFacts:
     recipe = results["recipe"]
     kind = KnowledgeAdaptationConfig if "teacher" in recipe else SegmentationConfig
-    defaults = {item.name: item.default for item in dataclasses.fields(kind)}
+    # Fields without a default value (those that are made anew, such as mappings) are empty unless the recipe has them.
+    defaults = {f.name: f.default for f in dataclasses.fields(kind) if f.default is not dataclasses.MISSING}
     return CardFacts(
         name=name,
         model_id=f"{NAMESPACE}/{name}",
