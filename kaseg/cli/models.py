@@ -11,8 +11,6 @@ from rich.console import Console
 from ..checkpoints import checkpoint_path, is_shipped
 from ..image_processing_kaseg import KASegImageProcessor
 
-EXPORT_RECORD = "export.json"
-
 
 def load_model(name: str, device: str | None) -> tuple[Any, Any]:
     """A checkpoint's model, on `device`, and its image processor: ours, or any semantic segmentation model that
@@ -29,13 +27,14 @@ def load_model(name: str, device: str | None) -> tuple[Any, Any]:
     from transformers import AutoConfig
 
     from ..configuration_kaseg import KASegConfig
+    from ..export.record import RECORD_NAME
     from ..loading_errors import explained_loading
     from ..modeling_kaseg import KASegModel
 
     source = str(checkpoint_path(name)) if is_shipped(name) else name
     if not Path(source).is_dir() and (Path(source).is_absolute() or source.startswith(".") or source.count("/") > 1):
         raise FileNotFoundError(f"{source}: no such folder. Give a folder, a Hub id or one of those of kaseg list.")
-    if (Path(source) / EXPORT_RECORD).is_file():
+    if (Path(source) / RECORD_NAME).is_file():
         return _load_export(source), _load_processor(source)
     with explained_loading(source):
         is_ours = AutoConfig.from_pretrained(source).model_type == KASegConfig.model_type
@@ -51,10 +50,10 @@ def load_model(name: str, device: str | None) -> tuple[Any, Any]:
 
 def _load_export(source: str) -> Any:
     from ..export import KASegOnnxModel, KASegOpenVINOModel
-    from ..export.record import read_record
+    from ..export.record import RECORD_NAME, read_record
 
     runtimes = {runtime.format: runtime for runtime in (KASegOnnxModel, KASegOpenVINOModel)}
-    kind = read_record(Path(source) / EXPORT_RECORD)["format"]
+    kind = read_record(Path(source) / RECORD_NAME)["format"]
     if kind not in runtimes:
         raise ValueError(f"{source} is an export for {kind}; those that run here are {', '.join(runtimes)}.")
     return runtimes[kind].from_pretrained(source)
