@@ -14,8 +14,9 @@ from PIL import Image
 from kaseg.export.options import ExportOptions
 
 # Ours. Largest relative error of the logits (root of the mean square), least agreement of the masks. Rounding is all
-# that may differ in float32; int8 is judged by its mean IoU as well.
-TOLERANCES = {"float32": (1e-3, 0.999), "bf16": (0.05, 0.95), "int8": (0.5, 0.7)}
+# that may differ in float32. In bf16 PyTorch itself is 0.055 (autocast) to 0.07 away from float32 on the shipped plain
+# student. int8 is judged by its mean IoU as well.
+TOLERANCES = {"float32": (1e-3, 0.999), "bf16": (0.1, 0.95), "int8": (0.5, 0.7)}
 # The first is a multiple of every stride, the second of none.
 DEFAULT_SIZES = ((256, 320), (257, 319))
 

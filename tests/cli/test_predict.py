@@ -57,7 +57,7 @@ def test_mistakes(kaseg: Any, trained: tuple[Path, str], tmp_path: Path) -> None
     result = kaseg("predict", tmp_path / "nowhere.png", "--model", trained[0], "--output", tmp_path)
     assert result.exit_code == 1
     assert "nowhere.png: no such file or folder" in result.output
-    assert kaseg("predict", "x.png", "--output", tmp_path).exit_code == 2
+    assert kaseg("predict", "x.png").exit_code == 2  # nowhere to write to
 
 
 def test_videos(kaseg: Any, trained: tuple[Path, str], pictures: Path, tmp_path: Path) -> None:
