@@ -258,7 +258,7 @@ class TestPretrainedEncoder:
             KASegModel(KASegConfig(), backbone_weights=tmp_path / "nowhere.safetensors")
 
     def test_no_network(self) -> None:
-        with pytest.raises(RuntimeError, match="backbone_weights"):
+        with pytest.raises(OSError, match="backbone_weights"):
             KASegModel(KASegConfig(), pretrained_backbone=True)
 
     def test_loading_a_checkpoint_never_asks_for_them(self, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
