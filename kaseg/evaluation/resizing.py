@@ -28,7 +28,7 @@ def resized_strips(logits: Tensor, size: tuple[int, int], max_elements: int) -> 
     """
     height, width = size
     rows_in = logits.shape[-2]
-    # With the classes of a pixel side by side, resizing and the maximum over classes take half the time on a CPU.
+    # With the classes of a pixel side by side, resizing and the maximum over classes are quicker on a CPU.
     layout = torch.channels_last if logits.device.type == "cpu" else torch.contiguous_format
     rows_per_strip = max(1, max_elements // (logits.shape[0] * logits.shape[1] * width))
     if rows_per_strip >= height:
@@ -62,6 +62,6 @@ def argmax_resized(logits: Tensor, size: tuple[int, int], max_elements: int = MA
     """
     mask = torch.empty((logits.shape[0], *size), dtype=torch.int64, device=logits.device)
     for strip, scores in resized_strips(logits, size, max_elements):
-        # max, because argmax over a dimension that is not the last is four times slower on a CPU.
+        # max, because argmax over a dimension that is not the last is slow on a CPU.
         mask[:, strip] = scores.max(dim=1).indices
     return mask

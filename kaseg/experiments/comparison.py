@@ -206,11 +206,10 @@ def finished_runs(
 
 
 def _reads_code(fields: Mapping[str, Any]) -> bool:
-    weights, autoencoder = (
-        [fields.get(name, getattr(KnowledgeAdaptationConfig, name)) for name in names]
-        for names in (("adaptation_weight", "affinity_weight"), ("use_autoencoder",))
-    )
-    return any(weights) and all(autoencoder)
+    def value(name: str) -> Any:
+        return fields.get(name, getattr(KnowledgeAdaptationConfig, name))
+
+    return bool(value("use_autoencoder") and (value("adaptation_weight") or value("affinity_weight")))
 
 
 def _sharing(runs: Sequence[Run], output_dir: str | Path) -> list[Run]:

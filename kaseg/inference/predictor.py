@@ -28,7 +28,7 @@ from kaseg.modeling_kaseg import KASegModel
 logger = logging.getLogger(__name__)
 
 _MASK_SUFFIX = "_mask.png"
-# A JPEG takes a sixtieth of the time that a PNG of a photograph takes; the mask is what must be lossless.
+# A PNG of a photograph takes far longer than a JPEG; the mask is what must be lossless.
 _OVERLAY_SUFFIX = "_overlay.jpg"
 _OVERLAY_OPTIONS = {"quality": 90}
 # Overlays are there to be looked at; those of larger pictures are reduced to this long edge.
@@ -193,7 +193,7 @@ class Predictor:
         mask = np.empty(size, self._dtype)
         strip = _CPU_STRIP if logits.device.type == "cpu" else MAX_ELEMENTS
         for rows, scores in resized_strips(logits, size, strip):
-            # max, because argmax over a dimension that is not the last is four times slower on a CPU.
+            # max, because argmax over a dimension that is not the last is slow on a CPU.
             mask[rows] = scores.max(dim=1).indices[0].cpu().numpy()
         return mask
 
