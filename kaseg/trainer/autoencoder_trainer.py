@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import TrainingArguments
 
 from kaseg.distillation.autoencoder import FeatureAutoencoder
@@ -59,6 +60,20 @@ class AutoencoderTrainer(TermTrainer):
     ) -> Any:
         features = self.teacher(inputs["pixel_values"]).features
         outputs = model(features)
+        loss = outputs.loss
         self.add_term("reconstruction", outputs.reconstruction_loss)
         self.add_term("sparsity", outputs.sparsity_loss)
-        return (outputs.loss, outputs) if return_outputs else outputs.loss
+        if self.args.autoencoder_classifier_weight > 0:
+            divergence = self._classifier_divergence(features, outputs.reconstruction)
+            self.add_term("classifier", divergence)
+            loss = loss + self.args.autoencoder_classifier_weight * divergence
+        return (loss, outputs) if return_outputs else loss
+
+    def _classifier_divergence(self, features: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
+        """Mean over positions of the Kullback-Leibler divergence between the teacher's classes on its own map and on
+        the reconstruction (B, c_t, h, w), in float32 (our choice)."""
+        teacher = self.accelerator.unwrap_model(self.teacher)
+        with torch.no_grad():
+            expected = teacher.classify(features).float().log_softmax(1)
+        found = teacher.classify(reconstruction).float().log_softmax(1)
+        return F.kl_div(found, expected, log_target=True, reduction="none").sum(1).mean()

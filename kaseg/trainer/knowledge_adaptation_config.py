@@ -61,6 +61,9 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
         0.003, and keeps more of the teacher's map in as many steps (see docs/camvid.md).
     autoencoder_weight_decay (`float`, *optional*, defaults to 1e-4): Paper.
     sparsity_weight (`float`, *optional*, defaults to 1e-7): alpha, weight of the code's L1 norm (paper, printed 10e-7).
+    autoencoder_classifier_weight (`float`, *optional*, defaults to 0.0): Weight of the divergence between what the
+        teacher's classifier says of the reconstruction and of the map itself; 0 is the paper's autoencoder. A squared
+        error alone drops the rare classes first, which hardly matter to it (see `docs/camvid.md`).
 
     > Defaults that differ from `TrainingArguments`: those of [`SegmentationConfig`].
     """
@@ -100,9 +103,18 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
     autoencoder_learning_rate: float = field(default=0.1, metadata={"help": "Its learning rate (paper)."})
     autoencoder_weight_decay: float = field(default=1e-4, metadata={"help": "Its weight decay (paper)."})
     sparsity_weight: float = field(default=1e-7, metadata={"help": "alpha, weight of the code's L1 norm (paper)."})
+    autoencoder_classifier_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the classifier's divergence on the reconstruction (0: paper)."}
+    )
 
     def __post_init__(self) -> None:
-        for name in ("adaptation_weight", "affinity_weight", "sparsity_weight", "autoencoder_epochs"):
+        for name in (
+            "adaptation_weight",
+            "affinity_weight",
+            "sparsity_weight",
+            "autoencoder_epochs",
+            "autoencoder_classifier_weight",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
         if self.distillation_schedule not in DISTILLATION_SCHEDULES:

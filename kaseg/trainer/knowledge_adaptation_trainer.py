@@ -133,7 +133,8 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
     Raises:
         ValueError: an autoencoder that does not fit the teacher's map; a teacher that gives no logits or shares no
             classes with the student where a term compares logits; a [`TeacherAdapter`] that was matched with other
-            classes, or that `teacher_tap` comes too late for; a `student_tap` that does not exist; a teacher that is
+            classes, or that `teacher_tap` comes too late for; an autoencoder that is to be fitted with the teacher's
+            classifier, where none reads the tapped map; a `student_tap` that does not exist; a teacher that is
             the student itself; several GPUs in one process.
 
     Example:
@@ -177,6 +178,8 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
             known_classes = adapter.require_logits().tolist()
             # Indexing by all of them would only copy.
             known_classes = None if known_classes == list(range(model.config.num_labels)) else known_classes
+        if args.autoencoder_classifier_weight > 0 and any(term.source == "code" for term in terms.values()):
+            adapter.require_classifier()
         self._step_labels: list[torch.Tensor] = []
         self._step_counts: dict[str, torch.Tensor] = {}
         composite = StudentWithAdapters(model, terms, args.student_tap, known_classes)

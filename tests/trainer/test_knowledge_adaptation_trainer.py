@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -390,3 +391,68 @@ def test_the_autoencoder_has_an_optimizer_of_its_own(tmp_path, optim, kind) -> N
     optimizer = trainer.create_optimizer()
     assert type(optimizer) is kind and {group["lr"] for group in optimizer.param_groups} == {0.003}
     assert optim != "sgd" or {group["momentum"] for group in optimizer.param_groups} == {0.9}
+
+
+class TestAutoencoderWithTheTeachersClassifier:
+    def test_the_divergence_is_that_of_the_formula(self, tmp_path) -> None:
+        teacher, autoencoder = make_teacher(), _autoencoder()
+        torch.nn.init.normal_(teacher.classifier.weight)
+        args = KnowledgeAdaptationConfig(**arguments(tmp_path, autoencoder_classifier_weight=3.0))
+        trainer = AutoencoderTrainer(autoencoder, TeacherAdapter(teacher), autoencoder_arguments(args, 1))
+        images = torch.randn(2, 3, 32, 32)
+        loss, outputs = trainer.compute_loss(autoencoder, {"pixel_values": images}, return_outputs=True)
+        with torch.no_grad():
+            features = teacher(images, output_hidden_states=True).hidden_states[-1]
+        kernel = teacher.classifier.weight[:, :, 0, 0].detach().double().numpy()
+        bias = teacher.classifier.bias.detach().double().numpy()
+
+        def probabilities(feature_map: torch.Tensor) -> np.ndarray:
+            values = feature_map.detach().double().numpy()
+            scores = np.exp(np.einsum("kc,bchw->bkhw", kernel, values) + bias[:, None, None])
+            return scores / scores.sum(1, keepdims=True)
+
+        expected, found = probabilities(features), probabilities(outputs.reconstruction)
+        divergence = (expected * np.log(expected / found)).sum(1).mean()
+        assert divergence > 0.01
+        assert loss.item() - outputs.loss.item() == pytest.approx(3.0 * divergence, rel=1e-4)
+
+    def test_it_teaches_the_autoencoder_and_leaves_the_teacher_alone(self, tmp_path) -> None:
+        teacher = make_teacher()
+        before = copy_state(teacher)
+        fields = {"autoencoder_optim": "adamw_torch", "autoencoder_learning_rate": 0.003}
+        fitted = []
+        for weight in (0.0, 1.0):
+            trainer = _trainer(
+                tmp_path / str(weight), teacher=teacher, autoencoder_classifier_weight=weight, max_steps=1, **fields
+            )
+            fitted.append(trainer.fit_autoencoder().state_dict())
+        assert not states_equal(*fitted)
+        assert states_equal(before, teacher.state_dict())
+        assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
+
+    def test_a_tap_that_no_classifier_reads_is_refused(self, tmp_path) -> None:
+        fields = {"teacher_tap": "head", "autoencoder_classifier_weight": 1.0}
+        with pytest.raises(ValueError, match=r"output of head.*autoencoder_classifier_weight"):
+            _trainer(tmp_path, **fields)
+        _trainer(tmp_path, **{**fields, "autoencoder_classifier_weight": 0.0})
+        _trainer(tmp_path, **fields, adaptation_weight=0.0, affinity_weight=0.0)
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_classify_gives_the_logits_of_the_tapped_map(linear: bool) -> None:
+    class Tokens(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = torch.nn.Conv2d(3, 6, 4, stride=4)
+            self.classifier = torch.nn.Linear(6, 5)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.classifier(self.stem(images).movedim(1, -1)).movedim(-1, 1)
+
+    teacher = TeacherAdapter(Tokens() if linear else make_teacher())
+    images = torch.randn(2, 3, 32, 32)
+    output = teacher(images)
+    logits = torch.nn.functional.interpolate(
+        teacher.classify(output.features), size=output.logits.shape[-2:], mode="bilinear"
+    )
+    torch.testing.assert_close(logits, output.logits)

@@ -189,6 +189,31 @@ class TeacherAdapter(nn.Module):
             None if logits is None else self.input_size.restore(logits, given, fitted),
         )
 
+    def require_classifier(self) -> nn.Module:
+        """The layer that reads the tapped map and gives the teacher's own classes.
+
+        Raises:
+            ValueError: the tap is not the input of such a layer.
+        """
+        if not self.tap.reads_input:
+            raise ValueError(
+                f"The teacher's tap, {self.tap}, is not what a classifier reads, so nothing says which classes a "
+                "reconstruction of it holds: set autoencoder_classifier_weight to 0, or leave out the tap."
+            )
+        return self.model.get_submodule(self.tap.name)
+
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        """What the teacher's classifier says of a map (B, c_t, h, w) in place of the tapped one: its own classes, in
+        the map's size. Gradients reach the map and nothing else.
+
+        Raises:
+            ValueError: see [`~TeacherAdapter.require_classifier`].
+        """
+        classifier = self.require_classifier()
+        if isinstance(classifier, nn.Linear):
+            return classifier(features.movedim(1, -1)).movedim(-1, 1)
+        return classifier(features)
+
     @torch.no_grad()
     def describe(self, image_size: int = 128, num_channels: int = 3) -> tuple[int, int]:
         """Channels and stride of the tapped map, from a dry run on a square image of `image_size` pixels; the stride
