@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from kaseg.export.packages import require
+from kaseg.export.runtimes.openvino import openvino_core
 
 
 def quantize_openvino(float_file: Path, file: Path, calibration: Sequence[np.ndarray]) -> None:
@@ -27,7 +28,7 @@ def quantize_openvino(float_file: Path, file: Path, calibration: Sequence[np.nda
     nncf = require("nncf", "to quantise OpenVINO models")
     logging.getLogger("nncf").setLevel(logging.ERROR)
     quantized = nncf.quantize(
-        ov.Core().read_model(str(float_file)),
+        openvino_core().read_model(str(float_file)),
         nncf.Dataset(calibration),
         preset=nncf.QuantizationPreset.MIXED,
         target_device=nncf.TargetDevice.CPU,

@@ -16,6 +16,7 @@ from kaseg.distillation.teachers.loading import load_teacher
 from kaseg.distillation.teachers.normalization import Normalization
 from kaseg.distillation.teachers.query_maps import class_scores_from_queries
 from kaseg.distillation.teachers.taps import as_map, example_image, find_tap, named_tap, patch_size_of, recorded
+from kaseg.modeling_kaseg import KASegModel
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +93,9 @@ class TeacherAdapter(nn.Module):
         self.model = model
         self.requires_grad_(False)
         self.eval()
+        if isinstance(model, KASegModel):
+            # Nearly twice as fast on a CPU; other networks may reshape maps in ways that need the other layout.
+            model.to(memory_format=torch.channels_last)
         self.input_size = InputSize.of(model) if input_size is None else input_size
         if getattr(getattr(model, "config", None), "model_type", None) == "oneformer" and not model_inputs:
             raise ValueError(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -49,6 +51,24 @@ class KASegOpenVINOModel(ExportedModel):
         return self.compiled([inputs])[0].copy()
 
 
+def openvino_core() -> Any:
+    """The `openvino.Core` of this process.
+
+    There is one, never freed: each one's CPU plugin replaces the stack on which signals are handled and puts the one
+    before back at its end. Freed in the order in which they were made, two of them leave a stack that is gone, and the
+    next signal (a data loader's worker that ends, say) kills the process.
+
+    Raises:
+        MissingPackageError (an `ImportError`): OpenVINO is not installed.
+    """
+    return _core_of(require("openvino", "to run OpenVINO models"))
+
+
+@cache
+def _core_of(package: ModuleType) -> Any:
+    return package.Core()
+
+
 def compile_model(file: Path, dtype: str, threads: int | None = None, device: str = "CPU") -> Any:
     """An `openvino.CompiledModel` of a file.
 
@@ -56,8 +76,7 @@ def compile_model(file: Path, dtype: str, threads: int | None = None, device: st
         MissingPackageError (an `ImportError`): OpenVINO is not installed.
         ValueError: a device that is not there, or a file that is no OpenVINO model or a damaged one.
     """
-    ov = require("openvino", "to run OpenVINO models")
-    core = ov.Core()
+    core = openvino_core()
     if device.partition(".")[0] not in {name.partition(".")[0] for name in core.available_devices}:
         raise ValueError(f"OpenVINO sees no device {device!r} here; it sees {', '.join(core.available_devices)}.")
     settings: dict[str, Any] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -148,6 +149,24 @@ def test_providers_and_devices_that_are_not_there(exported: Callable[..., Path])
         KASegOnnxModel.from_pretrained(exported(), providers=["NoSuchProvider"])
     with pytest.raises(ValueError, match="sees no device 'TPU' here; it sees CPU"):
         KASegOpenVINOModel.from_pretrained(exported(format="openvino"), device="TPU")
+
+
+SIGNALS = """
+import signal, subprocess, sys
+from kaseg import KASegOpenVINOModel
+signal.signal(signal.SIGCHLD, lambda *_: None)
+first, second = (KASegOpenVINOModel.from_pretrained(sys.argv[1]) for _ in range(2))
+del first
+del second
+subprocess.run([sys.executable, "-c", ""], check=True)
+print("alive")
+"""
+
+
+def test_signals_are_handled_after_models_were_freed(exported: Callable[..., Path]) -> None:
+    command = [sys.executable, "-c", SIGNALS, str(exported(format="openvino"))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.stdout == "alive\n", f"exit code {done.returncode}: {done.stderr}"
 
 
 def test_names_at_the_top() -> None:
