@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from ..allocator import keep_freed_memory
 from .app import ErrorReportingGroup, show_version
 from .benchmark import benchmark
 from .compare import compare
@@ -62,6 +63,7 @@ app.command()(quickstart)
 
 def main() -> None:
     """The console script."""
+    keep_freed_memory()
     app()
 
 

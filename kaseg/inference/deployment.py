@@ -13,11 +13,12 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def deployed(model: M) -> M:
-    """Makes a [`KASegModel`] fast, in place: BatchNorm folded into the convolutions, and channels-last weights.
+    """Makes a [`KASegModel`] fast, in place: BatchNorm folded into the convolutions, channels-last weights, and 1x1
+    convolutions that oneDNN computes also where torch has one thread.
 
     The logits stay the same up to rounding. The model can be neither trained nor saved afterwards. Other models come
-    back as they are. Both steps are our choice; `kaseg benchmark` times them one by one (engines `eager`, `fused`,
-    `channels_last`).
+    back as they are. All steps are our choice; `kaseg benchmark` times the first two one by one (engines `eager`,
+    `fused`, `channels_last`), and `tests/benchmarks/predict_throughput.py` the third.
 
     Args:
         model: Any model; put in eval mode.
@@ -28,4 +29,26 @@ def deployed(model: M) -> M:
     model.eval()
     if isinstance(model, KASegModel):
         model.fuse().eval().to(memory_format=torch.channels_last)
+        if torch.backends.mkldnn.is_available():
+            _leave_pointwise_to_onednn(model)
     return model
+
+
+class _OneDNNConv2d(nn.Conv2d):
+    """A 1x1 convolution that asks for oneDNN by name. With one thread torch prefers a plain matrix product for them,
+    which is slower by far on channels-last maps; and one thread for each of several pictures is what a CPU is used best
+    with."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if input.device.type != "cpu" or input.dtype != torch.float32 or torch.is_grad_enabled():
+            return super().forward(input)
+        return torch.mkldnn_convolution(input, self.weight, self.bias, (0, 0), self.stride, self.dilation, self.groups)  # type: ignore[no-any-return]
+
+
+def _leave_pointwise_to_onednn(model: nn.Module) -> None:
+    for name, module in list(model.named_modules()):
+        if type(module) is nn.Conv2d and module.kernel_size == (1, 1) and module.padding == (0, 0):
+            pointwise = _OneDNNConv2d(module.in_channels, module.out_channels, 1, groups=module.groups, device="meta")
+            pointwise.stride, pointwise.dilation = module.stride, module.dilation
+            pointwise.weight, pointwise.bias = module.weight, module.bias
+            model.set_submodule(name, pointwise.eval())

@@ -24,6 +24,7 @@ import torch
 from PIL import Image
 
 from kaseg import KASegConfig, KASegImageProcessor, KASegModel
+from kaseg.allocator import keep_freed_memory
 from kaseg.data.scenes import render_scene
 from kaseg.inference import Predictor, deployed, read_image
 
@@ -101,6 +102,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON file to write")
     args = parser.parse_args()
 
+    keep_freed_memory()  # as the command does
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     model = KASegModel(KASegConfig(backbone="mobilenetv2_100", output_stride=16, num_labels=11))

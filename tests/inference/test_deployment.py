@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -31,3 +32,25 @@ def test_other_models_are_left_alone() -> None:
     before = {name: value.clone() for name, value in other.state_dict().items()}
     assert deployed(other) is other and not other.training
     assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_pointwise_convolutions_with_any_number_of_threads(threads: int) -> None:
+    torch.manual_seed(0)
+    model = KASegModel(KASegConfig(backbone="mobilenetv2_035", output_stride=16, num_labels=5)).eval()
+    pixels = torch.randn(2, 3, 65, 97)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        expected = model(pixels).logits.detach()
+        deployed(model)
+        found = model(pixels).logits  # with a gradient, as nobody is kept from asking for one
+        with torch.inference_mode():
+            fast = model(pixels).logits
+            half = model.to(torch.bfloat16)(pixels.bfloat16()).logits
+    finally:
+        torch.set_num_threads(before)
+    tolerance = {"atol": 1e-5 * float(expected.abs().max()), "rtol": 1e-4}
+    torch.testing.assert_close(found.detach(), expected, **tolerance)
+    torch.testing.assert_close(fast, expected, **tolerance)
+    assert found.requires_grad and half.dtype == torch.bfloat16

@@ -1,0 +1,34 @@
+"""The C library's memory allocator, set for tensors."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+
+# mallopt's parameters, from glibc's malloc.h.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+_M_ARENA_MAX = -8
+_LARGEST = 2**31 - 1
+
+
+def keep_freed_memory() -> bool:
+    """Lets this process keep the memory that it frees, to use it again, where the C library is glibc (Linux).
+
+    By itself glibc gives large blocks, which the maps of a network are, back to the system at once; getting them anew
+    means that the system clears and maps every page of every map again and again. That is a quarter of a training
+    step and up to two fifths of a forward pass on a CPU (`docs/benchmarks.md`). In return the process stays as large as
+    it once was. The `kaseg` command calls this; a script may do so before its first tensor, or set
+    `MALLOC_MMAP_THRESHOLD_`, `MALLOC_TRIM_THRESHOLD_` and `MALLOC_ARENA_MAX` in the environment. Our choice; see
+    mallopt(3).
+
+    Returns:
+        Whether anything was changed: not with another C library, nor where the environment sets the allocator already.
+    """
+    set_by_user = "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ)
+    if set_by_user or platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    settings = {_M_MMAP_THRESHOLD: _LARGEST, _M_TRIM_THRESHOLD: _LARGEST, _M_ARENA_MAX: 1}
+    return all([mallopt(parameter, value) == 1 for parameter, value in settings.items()])
