@@ -18,7 +18,7 @@ def deployed(model: M) -> M:
 
     The logits stay the same up to rounding. The model can be neither trained nor saved afterwards. Other models come
     back as they are. All steps are our choice; `kaseg benchmark` times the first two one by one (engines `eager`,
-    `fused`, `channels_last`), and `tests/benchmarks/predict_throughput.py` the third.
+    `fused`, `channels_last`); `tests/benchmarks/predict_throughput.py` times what comes of all three.
 
     Args:
         model: Any model; put in eval mode.
