@@ -39,6 +39,7 @@ class TermKind:
         always_adapted: Whether there is an adapter even where channels agree.
         per_image: Whether it is a mean over images, each with its own denominator, and not over positions.
         takes_labels: Whether it reads labels; it then leaves out void on its own.
+        takes_weights: Whether it can weigh positions.
     """
 
     loss: Callable[..., nn.Module]
@@ -48,10 +49,11 @@ class TermKind:
     always_adapted: bool = True
     per_image: bool = False
     takes_labels: bool = False
+    takes_weights: bool = False
 
 
 PAPER_TERMS = {
-    "adaptation": TermKind(losses.AdaptationLoss, ("code", "features"), "student", FeatureAdapter),
+    "adaptation": TermKind(losses.AdaptationLoss, ("code", "features"), "student", FeatureAdapter, takes_weights=True),
     "affinity": TermKind(losses.AffinityLoss, ("code", "features"), "student", AffinityAdapter, per_image=True),
 }
 # Grids: He et al. 2019 upsample the student's logits and features to the teacher's size for KD and FitNets; in CWD,
@@ -81,6 +83,8 @@ class DistillationTerm(nn.Module):
         student_channels, teacher_channels (`int`): Channels of the student's tapped map and of the teacher's map
             or code.
         ignore_void (`bool`): Leave out positions whose label is void.
+        class_weights (`Sequence[float]`, *optional*): Weigh each position by that of its label's class, and by 1 where
+            the label is void; kinds that do not take weights leave this alone.
     """
 
     def __init__(
@@ -93,10 +97,17 @@ class DistillationTerm(nn.Module):
         student_channels: int,
         teacher_channels: int,
         ignore_void: bool = False,
+        class_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.name, self.kind, self.weight, self.source, self.loss = name, kind, weight, source, loss
         self.ignore_void = ignore_void
+        self.register_buffer("label_weights", None, persistent=False)
+        self.label_weights: Tensor | None
+        if class_weights is not None and kind.takes_weights:
+            self.label_weights = torch.ones(VOID + 1)
+            self.label_weights[: len(class_weights)] = torch.tensor(list(class_weights), dtype=torch.float32)
+            self.label_weights[VOID] = 0.0 if ignore_void else 1.0
         adapts = kind.adapter is not None and source != "logits"
         self.adapter: nn.Module | None = None
         if adapts and (kind.always_adapted or student_channels != teacher_channels):
@@ -105,7 +116,7 @@ class DistillationTerm(nn.Module):
 
     @property
     def needs_labels(self) -> bool:
-        return self.kind.takes_labels or self.ignore_void
+        return self.kind.takes_labels or self.ignore_void or self.label_weights is not None
 
     def forward(self, student: Tensor, teacher: Tensor, labels: Tensor | None = None) -> tuple[Tensor, tuple[int, int]]:
         """The loss, a scalar that is not weighted, and height and width of the grid on which it was taken.
@@ -128,13 +139,16 @@ class DistillationTerm(nn.Module):
         at_grid = labels_at(labels, size)
         if self.kind.takes_labels:
             return self.loss(student, teacher, at_grid), size
+        if self.label_weights is not None:
+            return self.loss(student, teacher, self.label_weights[at_grid.long()]), size
         mask = at_grid.ne(VOID)
         if self.kind.grid == "own":
             return self.loss(student, teacher, mask, labels_at(labels, teacher.shape[-2:]).ne(VOID)), size
         return self.loss(student, teacher, mask), size
 
     def count(self, labels: Tensor, size: tuple[int, int]) -> Tensor:
-        """What the mean over a batch with these labels is taken over: its number of images or of positions.
+        """What the mean over a batch with these labels is taken over: its number of images or of positions, or the sum
+        of their weights.
 
         Means weighted by these numbers and divided by their sum are the mean over all.
 
@@ -144,6 +158,8 @@ class DistillationTerm(nn.Module):
         """
         if self.kind.per_image:
             return torch.tensor(len(labels), device=labels.device)
+        if self.label_weights is not None:
+            return self.label_weights[labels_at(labels, size).long()].sum()
         if self.needs_labels:
             return labels_at(labels, size).ne(VOID).sum()
         return torch.tensor(len(labels) * size[0] * size[1], device=labels.device)

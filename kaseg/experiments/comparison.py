@@ -34,6 +34,7 @@ _SECOND_STAGE_ALONE = (
     "adaptation_q",
     "squared_affinity_rows",
     "ignore_void_positions",
+    "distillation_class_weights",
     "adapter_learning_rate_scale",
 )
 ADAPTED_PARTS = (ModelArguments, DataArguments, TeacherArguments, KnowledgeAdaptationConfig)

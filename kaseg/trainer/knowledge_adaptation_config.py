@@ -36,6 +36,8 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
     squared_affinity_rows (`bool`, *optional*, defaults to `False`): Square the rows' L2 norms in the affinity loss.
     ignore_void_positions (`bool`, *optional*, defaults to `False`): Leave positions whose label is void out of all
         distillation terms (`intra_class` always does).
+    distillation_class_weights (`bool`, *optional*, defaults to `False`): Weigh the positions of the adaptation loss as
+        cross-entropy weighs their labels, by `class_weights` (void: 1).
     adapter_learning_rate_scale (`float`, *optional*, defaults to 1.0): Factor on `learning_rate` for the adapters.
 
     > Parameters that control what is tapped
@@ -81,6 +83,9 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
     adaptation_q: float = field(default=2.0, metadata={"help": "Norm that features are divided by (adaptation)."})
     squared_affinity_rows: bool = field(default=False, metadata={"help": "Square the rows' norms (affinity)."})
     ignore_void_positions: bool = field(default=False, metadata={"help": "Leave void out of the distillation terms."})
+    distillation_class_weights: bool = field(
+        default=False, metadata={"help": "Weigh positions of the adaptation loss by class_weights of their label."}
+    )
     adapter_learning_rate_scale: float = field(
         default=1.0, metadata={"help": "Factor on learning_rate for the adapters."}
     )
@@ -123,5 +128,7 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
             )
         if self.latent_channels < 1:
             raise ValueError(f"latent_channels must be at least 1, got {self.latent_channels}.")
+        if self.distillation_class_weights and self.class_weights is None:
+            raise ValueError("distillation_class_weights weighs by class_weights, but there are none: set them, too.")
         self.distillation_losses = parse_losses(self.distillation_losses)
         super().__post_init__()

@@ -105,8 +105,11 @@ def build_terms(
     }
     source, channels = ("code", latent_channels) if args.use_autoencoder else ("features", teacher_channels)
     ignore_void = args.ignore_void_positions
+    weights = args.class_weights if args.distillation_class_weights else None
     terms = {
-        name: DistillationTerm(name, PAPER_TERMS[name], weight, source, loss, student_channels, channels, ignore_void)
+        name: DistillationTerm(
+            name, PAPER_TERMS[name], weight, source, loss, student_channels, channels, ignore_void, weights
+        )
         for name, (weight, loss) in paper.items()
         if weight > 0
     }
@@ -315,13 +318,13 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         if not terms or not self._step_labels:
             return {name: torch.ones_like(count) for name, count in counts.items()}
         if not self._step_counts:
-            totals = []
+            totals: list[torch.Tensor] = []
             for name, term in terms.items():
                 other = [size_of_other(sizes[name], labels.shape[-2:], batch.shape[-2:]) for batch in self._step_labels]
                 of_batches = (term.count(batch, size) for batch, size in zip(self._step_labels, other, strict=True))
                 totals.append(sum(count.to(labels.device) for count in of_batches))
-            reduced = self.accelerator.reduce(torch.stack(totals), reduction="sum")
-            self._step_counts = dict(zip(terms, reduced.clamp(min=1), strict=True))
+            reduced = self.accelerator.reduce(torch.stack([total.float() for total in totals]), reduction="sum")
+            self._step_counts = dict(zip(terms, reduced.masked_fill(reduced == 0, 1), strict=True))
         processes = self.accelerator.num_processes
         return {name: processes * count / self._step_counts[name] for name, count in counts.items()}
 

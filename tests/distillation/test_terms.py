@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from kaseg.distillation.losses import HintLoss
+from kaseg.distillation.losses import AdaptationLoss, AffinityLoss, HintLoss
 from kaseg.distillation.terms import (
     PAPER_TERMS,
     RIVAL_TERMS,
@@ -128,6 +128,32 @@ class TestCounts:
             total, number = total + count * term(student[part], teacher[part], labels[part])[0], number + count
         assert (total / number).item() == pytest.approx(whole.item(), rel=1e-5)
         assert number == term.count(labels, size)
+
+
+class TestClassWeights:
+    @pytest.mark.parametrize("ignore_void", [False, True])
+    def test_positions_are_weighed_by_their_labels(self, ignore_void: bool) -> None:
+        weights = (0.5, 4.0)
+        term = DistillationTerm(
+            "adaptation", PAPER_TERMS["adaptation"], 1.0, "code", AdaptationLoss(), 5, 7, ignore_void, weights
+        )
+        student, teacher = torch.randn(3, 5, 4, 6), torch.randn(3, 7, 4, 6).relu()
+        labels = torch.randint(0, 2, (3, 16, 24))
+        labels[0, :11], labels[1, 5:], labels[2, :, :3] = 255, 255, 255
+        at_grid = labels[:, 2::4, 2::4]
+        of_positions = torch.where(at_grid == 255, 0.0 if ignore_void else 1.0, torch.tensor(weights)[at_grid % 255])
+        adapted = term.eval().adapter(student)
+        apart = torch.nn.functional.normalize(adapted, dim=1) - torch.nn.functional.normalize(teacher, dim=1)
+        expected = (apart.abs().mean(1) * of_positions).sum() / of_positions.sum()
+        value, size = term(student, teacher, labels)
+        assert value.item() == pytest.approx(expected.item(), rel=1e-5) and size == (4, 6)
+        assert term.count(labels, size).item() == pytest.approx(of_positions.sum().item())
+
+    def test_losses_that_take_no_weights_go_without(self) -> None:
+        term = DistillationTerm(
+            "affinity", PAPER_TERMS["affinity"], 1.0, "code", AffinityLoss(), 5, 7, False, (0.5, 4.0)
+        )
+        assert term.label_weights is None and not term.needs_labels
 
 
 def test_labels_are_those_of_the_middle_of_a_position() -> None:

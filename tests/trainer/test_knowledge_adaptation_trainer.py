@@ -249,6 +249,8 @@ class TestRivals:
                 model=make_model(freeze_batch_norm=True, classifier_dropout_prob=0.0),
                 use_autoencoder=False,
                 ignore_void_positions=True,
+                class_weights=[0.3, 2.0],
+                distillation_class_weights=True,
                 distillation_losses={name: 1.0 for name in RIVAL_TERMS if name != "dist"},
                 per_device_train_batch_size=batch,
                 gradient_accumulation_steps=accumulation,
@@ -291,6 +293,10 @@ class TestOptions:
     def test_an_unknown_schedule_is_refused(self, tmp_path) -> None:
         with pytest.raises(ValueError, match="distillation_schedule.*linear"):
             KnowledgeAdaptationConfig(output_dir=str(tmp_path), distillation_schedule="step")
+
+    def test_class_weights_for_distillation_need_class_weights(self, tmp_path) -> None:
+        with pytest.raises(ValueError, match="distillation_class_weights.*there are none"):
+            KnowledgeAdaptationConfig(output_dir=str(tmp_path), distillation_class_weights=True)
 
     def test_void_positions_can_be_left_out(self, tmp_path) -> None:
         trainer = _trainer(tmp_path, autoencoder=_autoencoder(), ignore_void_positions=True)

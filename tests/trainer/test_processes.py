@@ -55,6 +55,8 @@ def main(output_dir: str, stop: int) -> None:
         autoencoder_max_steps=3,
         autoencoder_learning_rate=0.01,
         ignore_void_positions=True,
+        class_weights=[0.3, 2.0],
+        distillation_class_weights=True,
         distillation_losses={name: 1.0 for name in RIVAL_TERMS if name != "dist"},
     )
     trainer = KnowledgeAdaptationTrainer(

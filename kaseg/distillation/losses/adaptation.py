@@ -26,7 +26,8 @@ class AdaptationLoss(nn.Module):
         q (`float`, defaults to 2.0): norm by which each side is divided, at least 1.
         eps (`float`, defaults to 1e-4): length below which a vector counts as zero, in units of the features.
 
-    Shapes: student and teacher `(B, c, h, w)`, mask `(B, h, w)` of bool, result `()` in float32 (float64 for float64).
+    Shapes: student and teacher `(B, c, h, w)`, mask `(B, h, w)` of bool or float, result `()` in float32 (float64 for
+    float64).
 
     Example:
         >>> import torch
@@ -51,22 +52,30 @@ class AdaptationLoss(nn.Module):
         Args:
             student (`Tensor` of shape `(B, c, h, w)`): `C_f(Phi_s)`, the student's adapted map.
             teacher (`Tensor` of shape `(B, c, h, w)`): `E(Phi_t)`, the teacher's code.
-            mask (`Tensor` of shape `(B, h, w)` and type bool, *optional*): positions that count. The mean is then over
-                those of the whole batch; with none at all the loss is 0.
+            mask (`Tensor` of shape `(B, h, w)` and type bool, or float and not negative, *optional*): positions that
+                count, or by how much each does. The mean is then over those of the whole batch, weighted (our choice);
+                with none at all the loss is 0.
 
         Raises:
-            ValueError: if the shapes do not fit, naming them, or the mask is not of bool.
+            ValueError: if the shapes do not fit, naming them, or the mask is of integers.
         """
+        weights = None
+        if mask is not None and mask.is_floating_point():
+            weights, mask = mask, mask > 0
         check_pair(student, teacher, mask)
         with torch.amp.autocast(student.device.type, enabled=False):
             student, teacher = working_precision(student, mask), working_precision(teacher, mask)
             difference = student * inverse_norms(student, self.q, self.eps)
             difference = difference - teacher * inverse_norms(teacher, self.q, self.eps)
-            total = difference.abs().sum() if self.p == 1 else difference.abs().pow(self.p).sum()
+            distance = difference.abs() if self.p == 1 else difference.abs().pow(self.p)
             channels = student.shape[1]
+            if weights is not None:
+                weights = weights.to(distance.dtype)
+                whole = channels * weights.sum()
+                return (distance * weights.unsqueeze(1)).sum() / whole.masked_fill(whole == 0, 1)
             if mask is None:
-                return total / student.numel()
-            return total / (channels * mask.sum().clamp(min=1))
+                return distance.sum() / student.numel()
+            return distance.sum() / (channels * mask.sum().clamp(min=1))
 
     def extra_repr(self) -> str:
         return f"p={self.p}, q={self.q}, eps={self.eps}"

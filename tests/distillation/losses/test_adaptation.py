@@ -17,13 +17,12 @@ def reference(student, teacher, mask=None, p=1.0, q=2.0, eps=1e-4):
     for b in range(batch):
         for y in range(height):
             for x in range(width):
-                if mask is not None and not mask[b, y, x]:
-                    continue
+                weight = 1.0 if mask is None else float(mask[b, y, x])
                 s, t = student[b, :, y, x], teacher[b, :, y, x]
                 s = s / (np.sum(np.abs(s) ** q) + eps**q) ** (1 / q)
                 t = t / (np.sum(np.abs(t) ** q) + eps**q) ** (1 / q)
-                total += np.sum(np.abs(s - t) ** p)
-                count += channels
+                total += weight * np.sum(np.abs(s - t) ** p)
+                count += weight * channels
     return total / count
 
 
@@ -33,11 +32,12 @@ def pair(*shape, dtype=torch.float32, seed=0):
 
 
 @pytest.mark.parametrize(("p", "q"), [(1, 2), (2, 2), (1, 1), (1.5, 3)])
-@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("masked", ["no", "bool", "weights"])
 def test_matches_the_formula(p, q, masked):
     student, teacher = pair(2, 5, 3, 4)
     teacher = teacher.relu()
-    mask = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(1)) > 0.4 if masked else None
+    weights = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(1))
+    mask = {"no": None, "bool": weights > 0.4, "weights": 5 * weights * (weights > 0.4)}[masked]
     expected = reference(student, teacher, mask, p, q)
     assert AdaptationLoss(p=p, q=q)(student, teacher, mask).item() == pytest.approx(expected, rel=1e-5)
     in_double = AdaptationLoss(p=p, q=q)(student.double(), teacher.double(), mask)
@@ -91,10 +91,11 @@ def test_masked_positions_do_not_exist():
     assert torch.equal(gradient.abs().sum(1) > 0, mask)
 
 
-def test_empty_mask_gives_zero_loss_and_gradient():
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32])
+def test_empty_mask_gives_zero_loss_and_gradient(dtype):
     student, teacher = pair(2, 4, 3, 3)
     student.requires_grad_()
-    loss = AdaptationLoss()(student, teacher, torch.zeros(2, 3, 3, dtype=torch.bool))
+    loss = AdaptationLoss()(student, teacher, torch.zeros(2, 3, 3, dtype=dtype))
     loss.backward()
     assert loss.item() == 0
     assert not student.grad.any()
@@ -144,8 +145,10 @@ def test_shape_errors_name_both_shapes():
         AdaptationLoss()(student[0], teacher[0])
     with pytest.raises(ValueError, match=r"mask.*\(2, 5, 5\).*\(5, 5\)"):
         AdaptationLoss()(student, teacher, torch.ones(5, 5, dtype=torch.bool))
-    with pytest.raises(ValueError, match="bool.*float32"):
-        AdaptationLoss()(student, teacher, torch.ones(2, 5, 5))
+    with pytest.raises(ValueError, match="bool.*int64"):
+        AdaptationLoss()(student, teacher, torch.ones(2, 5, 5).long())
+    with pytest.raises(ValueError, match=r"mask.*\(2, 5, 5\).*\(5, 5\)"):
+        AdaptationLoss()(student, teacher, torch.ones(5, 5))
 
 
 @pytest.mark.parametrize("kwargs", [{"p": 0.5}, {"q": 0.5}, {"eps": 0.0}, {"eps": -1e-4}, {"q": 20.0}])
