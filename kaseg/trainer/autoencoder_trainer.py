@@ -73,7 +73,9 @@ class AutoencoderTrainer(TermTrainer):
         """Mean over positions of the Kullback-Leibler divergence between the teacher's classes on its own map and on
         the reconstruction (B, c_t, h, w), in float32 (our choice)."""
         teacher = self.accelerator.unwrap_model(self.teacher)
-        with torch.no_grad():
-            expected = teacher.classify(features).float().log_softmax(1)
-        found = teacher.classify(reconstruction).float().log_softmax(1)
+        # Only calls of the wrapped networks are under autocast by themselves.
+        with self.accelerator.autocast():
+            with torch.no_grad():
+                expected = teacher.classify(features).float().log_softmax(1)
+            found = teacher.classify(reconstruction).float().log_softmax(1)
         return F.kl_div(found, expected, log_target=True, reduction="none").sum(1).mean()

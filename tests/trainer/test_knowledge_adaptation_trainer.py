@@ -422,10 +422,11 @@ class TestAutoencoderWithTheTeachersClassifier:
         assert divergence > 0.01
         assert loss.item() - outputs.loss.item() == pytest.approx(3.0 * divergence, rel=1e-4)
 
-    def test_it_teaches_the_autoencoder_and_leaves_the_teacher_alone(self, tmp_path) -> None:
+    @pytest.mark.parametrize("bf16", [False, True])
+    def test_it_teaches_the_autoencoder_and_leaves_the_teacher_alone(self, tmp_path, bf16: bool) -> None:
         teacher = make_teacher()
         before = copy_state(teacher)
-        fields = {"autoencoder_optim": "adamw_torch", "autoencoder_learning_rate": 0.003}
+        fields = {"autoencoder_optim": "adamw_torch", "autoencoder_learning_rate": 0.003, "bf16": bf16}
         fitted = []
         for weight in (0.0, 1.0):
             trainer = _trainer(
