@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
 import torch
@@ -10,6 +11,8 @@ from torch.nn import functional as F
 
 # 64 MiB of float32: one strip for most pictures, and three for 19 classes at 1024x2048.
 MAX_ELEMENTS = 2**24
+# A mebibyte of float32, which stays in the cache of a core.
+_CPU_ELEMENTS = 2**18
 
 
 def resized_strips(logits: Tensor, size: tuple[int, int], max_elements: int) -> Iterator[tuple[slice, Tensor]]:
@@ -35,12 +38,9 @@ def resized_strips(logits: Tensor, size: tuple[int, int], max_elements: int) -> 
         logits = logits.float().contiguous(memory_format=layout)
         yield slice(0, height), F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
         return
-    # Source rows of every output row: half-pixel centres, clamped at the edges as F.interpolate does.
-    centres = (torch.arange(height, dtype=torch.float64) + 0.5) * rows_in / height - 0.5
-    centres = centres.clamp(0, rows_in - 1)
-    upper = centres.floor().long()
+    upper, weight = _source_rows(rows_in, height)
     lower = (upper + 1).clamp(max=rows_in - 1)
-    weight = (centres - upper).to(torch.float32)[:, None].to(logits.device)
+    weight = weight[:, None].to(logits.device)
     for start in range(0, height, rows_per_strip):
         strip = slice(start, start + rows_per_strip)
         above, below = logits[..., upper[strip], :].float(), logits[..., lower[strip], :].float()
@@ -49,19 +49,65 @@ def resized_strips(logits: Tensor, size: tuple[int, int], max_elements: int) -> 
         yield strip, wide
 
 
-def argmax_resized(logits: Tensor, size: tuple[int, int], max_elements: int = MAX_ELEMENTS) -> Tensor:
+@torch.no_grad()
+def argmax_resized(
+    logits: Tensor, size: tuple[int, int], max_elements: int = MAX_ELEMENTS, dtype: torch.dtype = torch.int64
+) -> Tensor:
     """Bilinear resizing (`align_corners=False`) and argmax, strip by strip.
 
     Args:
         logits: (B, num_labels, h, w).
         size: (height, width) of the mask.
         max_elements: How many resized logits may exist at once (at least one row is done).
+        dtype: Type of the class ids.
 
     Returns:
-        int64 class ids (B, height, width), where the logits are; of equal logits the first class.
+        Class ids (B, height, width), where the logits are; of equal logits the first class.
     """
-    mask = torch.empty((logits.shape[0], *size), dtype=torch.int64, device=logits.device)
+    mask = torch.empty((logits.shape[0], *size), dtype=dtype, device=logits.device)
+    if logits.device.type == "cpu":
+        _argmax_between_rows(logits, mask, min(max_elements, _CPU_ELEMENTS))
+        return mask
     for strip, scores in resized_strips(logits, size, max_elements):
-        # max, because argmax over a dimension that is not the last is slow on a CPU.
-        mask[:, strip] = scores.max(dim=1).indices
+        mask[:, strip] = scores.argmax(dim=1).to(dtype)
     return mask
+
+
+def _argmax_between_rows(logits: Tensor, mask: Tensor, max_elements: int) -> None:
+    """Fills `mask` (B, height, width): rows of logits are first resized to its width, and then mixed, one pair of rows
+    after the other, so that the scores stay in a CPU's cache and every step works on whole vectors; the search for the
+    place of the maximum in `max(dim=1)` does not."""
+    batch, classes, rows_in, _ = logits.shape
+    height, width = mask.shape[1:]
+    uppers, weights = _source_rows(rows_in, height)
+    upper, rows = uppers.tolist(), max(1, max_elements // (batch * classes * width))
+    lower_weights = weights.view(1, 1, -1, 1)
+    # The first class has the highest rank: of equal scores it wins.
+    ranks = torch.arange(classes, 0, -1, dtype=torch.float32).view(1, -1, 1, 1)
+    chunk = max(1, rows - 1)
+    for first in range(0, rows_in, chunk):
+        row, end = bisect_left(upper, first), bisect_left(upper, first + chunk)
+        if row == end:
+            continue
+        source = logits[:, :, first : first + chunk + 1].float().contiguous()
+        wide = F.interpolate(source, size=(source.shape[2], width), mode="bilinear", align_corners=False)
+        while row < end:
+            above = upper[row]
+            below = min(above + 1, rows_in - 1)
+            strip = slice(row, min(bisect_right(upper, above), row + rows))
+            weight = lower_weights[:, :, strip]
+            scores = wide[:, :, above - first, None] * (1 - weight)
+            scores.addcmul_(wide[:, :, below - first, None], weight)
+            # eq into float, as the comparison into bool is not vectorised.
+            torch.eq(scores, scores.amax(1, keepdim=True), out=scores)
+            mask[:, strip] = classes - scores.mul_(ranks).amax(1)
+            row = strip.stop
+
+
+def _source_rows(rows_in: int, height: int) -> tuple[Tensor, Tensor]:
+    """For every row of the result the source row above it and the weight of the one below: half-pixel centres, clamped
+    at the edges as `F.interpolate` does."""
+    centres = (torch.arange(height, dtype=torch.float64) + 0.5) * rows_in / height - 0.5
+    centres = centres.clamp(0, rows_in - 1)
+    upper = centres.floor().long()
+    return upper, (centres - upper).to(torch.float32)

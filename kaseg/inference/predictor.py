@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from kaseg.data.label_spaces import palette_for
-from kaseg.evaluation.resizing import MAX_ELEMENTS, resized_strips
+from kaseg.evaluation.resizing import argmax_resized
 from kaseg.image_processing_kaseg import KASegImageProcessor, to_rgb
 from kaseg.inference.files import PathLike, plan_outputs, read_image, write_image
 from kaseg.inference.ordered_map import ordered_map
@@ -35,8 +35,6 @@ _OVERLAY_SUFFIX = "_overlay.jpg"
 _OVERLAY_OPTIONS = {"quality": 90}
 # Overlays are there to be looked at; those of larger pictures are reduced to this long edge.
 _LONGEST_OVERLAY = 8192
-# Resized logits at a time on a CPU, 4 MiB: they stay in its cache.
-_CPU_STRIP = 2**20
 _MOST_WORKERS = 8
 
 
@@ -191,13 +189,9 @@ class Predictor:
         return np.uint8 if self.model.config.num_labels <= 256 else np.int32
 
     def _mask(self, logits: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
-        """What `KASegImageProcessor.post_process_semantic_segmentation` gives, strip by strip and in small integers."""
-        mask = np.empty(size, self._dtype)
-        strip = _CPU_STRIP if logits.device.type == "cpu" else MAX_ELEMENTS
-        for rows, scores in resized_strips(logits, size, strip):
-            # max, because argmax over a dimension that is not the last is slow on a CPU.
-            mask[rows] = scores.max(dim=1).indices[0].cpu().numpy()
-        return mask
+        """What `KASegImageProcessor.post_process_semantic_segmentation` gives, in small integers."""
+        dtype = torch.uint8 if self._dtype is np.uint8 else torch.int32
+        return argmax_resized(logits, size, dtype=dtype)[0].cpu().numpy()
 
     def predict_files(
         self,

@@ -18,6 +18,7 @@ def test_strips_give_the_mask_of_the_whole(size: tuple[int, int], max_elements: 
     whole = F.interpolate(logits.double(), size=size, mode="bilinear", align_corners=False)
     mask = argmax_resized(logits, size, max_elements)
     assert mask.dtype == torch.int64 and mask.shape == (2, *size)
+    assert torch.equal(argmax_resized(logits, size, max_elements, dtype=torch.uint8), mask.byte())
     top2 = whole.topk(2, dim=1).values
     clear = top2[:, 0] - top2[:, 1] > 1e-4
     assert clear.float().mean() > 0.99
