@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from kaseg.allocator import keep_freed_memory
+
 FAULTS = """
 import resource, sys, torch
 from kaseg.allocator import keep_freed_memory
@@ -38,7 +40,7 @@ def test_memory_is_kept_unless_the_user_has_set_the_allocator() -> None:
 
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kaseg.allocator import keep_freed_memory
-
+    for name in [name for name in os.environ if name.startswith(("MALLOC_", "GLIBC_"))]:
+        monkeypatch.delenv(name)
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert not keep_freed_memory()

@@ -31,9 +31,9 @@ def resized_strips(logits: Tensor, size: tuple[int, int], max_elements: int) -> 
     """
     height, width = size
     rows_in = logits.shape[-2]
-    # With the classes of a pixel side by side, resizing and the maximum over classes are quicker on a CPU.
+    # With the classes of a pixel side by side, resizing and what follows over classes are quicker on a CPU.
     layout = torch.channels_last if logits.device.type == "cpu" else torch.contiguous_format
-    rows_per_strip = max(1, max_elements // (logits.shape[0] * logits.shape[1] * width))
+    rows_per_strip = max(1, max_elements // max(1, logits.shape[0] * logits.shape[1] * width))
     if rows_per_strip >= height:
         logits = logits.float().contiguous(memory_format=layout)
         yield slice(0, height), F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
@@ -58,14 +58,15 @@ def argmax_resized(
     Args:
         logits: (B, num_labels, h, w).
         size: (height, width) of the mask.
-        max_elements: How many resized logits may exist at once (at least one row is done).
+        max_elements: How many resized logits may exist at once (at least one row is done; on a CPU two). On a CPU it is
+            never more than fits its cache.
         dtype: Type of the class ids.
 
     Returns:
         Class ids (B, height, width), where the logits are; of equal logits the first class.
     """
     mask = torch.empty((logits.shape[0], *size), dtype=dtype, device=logits.device)
-    if logits.device.type == "cpu":
+    if logits.device.type == "cpu" and logits.numel() and torch.isfinite(logits).all():
         _argmax_between_rows(logits, mask, min(max_elements, _CPU_ELEMENTS))
         return mask
     for strip, scores in resized_strips(logits, size, max_elements):
@@ -74,30 +75,31 @@ def argmax_resized(
 
 
 def _argmax_between_rows(logits: Tensor, mask: Tensor, max_elements: int) -> None:
-    """Fills `mask` (B, height, width): rows of logits are first resized to its width, and then mixed, one pair of rows
-    after the other, so that the scores stay in a CPU's cache and every step works on whole vectors; the search for the
-    place of the maximum in `max(dim=1)` does not."""
-    batch, classes, rows_in, _ = logits.shape
+    """Fills `mask` (B, height, width) from finite logits: their rows are first resized to its width, and then mixed,
+    one pair of rows after the other, so that the scores stay in a CPU's cache and every step works on whole vectors;
+    the search for the place of the maximum in `max(dim=1)` does not."""
+    batch, classes, source_height, _ = logits.shape
     height, width = mask.shape[1:]
-    uppers, weights = _source_rows(rows_in, height)
-    upper, rows = uppers.tolist(), max(1, max_elements // (batch * classes * width))
-    lower_weights = weights.view(1, 1, -1, 1)
+    sources, weights = _source_rows(source_height, height)
+    above_of = sources.tolist()
+    rows_at_once = max(1, max_elements // (batch * classes * width))
+    weights = weights.view(1, 1, -1, 1)
     # The first class has the highest rank: of equal scores it wins.
     ranks = torch.arange(classes, 0, -1, dtype=torch.float32).view(1, -1, 1, 1)
-    chunk = max(1, rows - 1)
-    for first in range(0, rows_in, chunk):
-        row, end = bisect_left(upper, first), bisect_left(upper, first + chunk)
+    sources_at_once = max(1, rows_at_once - 1)
+    for offset in range(0, source_height, sources_at_once):
+        row, end = bisect_left(above_of, offset), bisect_left(above_of, offset + sources_at_once)
         if row == end:
             continue
-        source = logits[:, :, first : first + chunk + 1].float().contiguous()
+        source = logits[:, :, offset : offset + sources_at_once + 1].float().contiguous()
         wide = F.interpolate(source, size=(source.shape[2], width), mode="bilinear", align_corners=False)
         while row < end:
-            above = upper[row]
-            below = min(above + 1, rows_in - 1)
-            strip = slice(row, min(bisect_right(upper, above), row + rows))
-            weight = lower_weights[:, :, strip]
-            scores = wide[:, :, above - first, None] * (1 - weight)
-            scores.addcmul_(wide[:, :, below - first, None], weight)
+            above = above_of[row]
+            below = min(above + 1, source_height - 1)
+            strip = slice(row, min(bisect_right(above_of, above), row + rows_at_once))
+            weight = weights[:, :, strip]
+            scores = wide[:, :, above - offset, None] * (1 - weight)
+            scores.addcmul_(wide[:, :, below - offset, None], weight)
             # eq into float, as the comparison into bool is not vectorised.
             torch.eq(scores, scores.amax(1, keepdim=True), out=scores)
             mask[:, strip] = classes - scores.mul_(ranks).amax(1)

@@ -40,7 +40,10 @@ class _OneDNNConv2d(nn.Conv2d):
     with."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        if input.device.type != "cpu" or input.dtype != torch.float32 or torch.is_grad_enabled():
+        usual = input.device.type != "cpu" or input.dtype != torch.float32 or input.ndim != 4
+        usual = usual or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
+        # Compilers do not know the operation, and make their own choice.
+        if usual or torch.compiler.is_compiling() or not torch.backends.mkldnn.enabled:  # type: ignore[attr-defined]
             return super().forward(input)
         return torch.mkldnn_convolution(input, self.weight, self.bias, (0, 0), self.stride, self.dilation, self.groups)  # type: ignore[no-any-return]
 

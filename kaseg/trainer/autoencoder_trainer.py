@@ -73,8 +73,7 @@ class AutoencoderTrainer(TermTrainer):
         """Mean over positions of the Kullback-Leibler divergence between the teacher's classes on its own map and on
         the reconstruction (B, c_t, h, w), in float32 (our choice)."""
         teacher = self.accelerator.unwrap_model(self.teacher)
-        # Only calls of the wrapped networks are under autocast by themselves.
-        with self.accelerator.autocast():
+        with torch.autocast(features.device.type, enabled=False):
             with torch.no_grad():
                 expected = teacher.classify(features).float().log_softmax(1)
             found = teacher.classify(reconstruction).float().log_softmax(1)

@@ -36,8 +36,8 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
     squared_affinity_rows (`bool`, *optional*, defaults to `False`): Square the rows' L2 norms in the affinity loss.
     ignore_void_positions (`bool`, *optional*, defaults to `False`): Leave positions whose label is void out of all
         distillation terms (`intra_class` always does).
-    distillation_class_weights (`bool`, *optional*, defaults to `False`): Weigh the positions of the adaptation loss as
-        cross-entropy weighs their labels, by `class_weights` (void: 1).
+    distillation_class_weights (`bool`, *optional*, defaults to `False`): Weigh the positions of the adaptation loss by
+        `class_weights` of their labels (void: 1, or 0 with `ignore_void_positions`).
     adapter_learning_rate_scale (`float`, *optional*, defaults to 1.0): Factor on `learning_rate` for the adapters.
 
     > Parameters that control what is tapped

@@ -181,7 +181,11 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
             known_classes = adapter.require_logits().tolist()
             # Indexing by all of them would only copy.
             known_classes = None if known_classes == list(range(model.config.num_labels)) else known_classes
-        if args.autoencoder_classifier_weight > 0 and any(term.source == "code" for term in terms.values()):
+        if (
+            fitted is None
+            and args.autoencoder_classifier_weight > 0
+            and any(term.source == "code" for term in terms.values())
+        ):
             adapter.require_classifier()
         self._step_labels: list[torch.Tensor] = []
         self._step_counts: dict[str, torch.Tensor] = {}

@@ -46,5 +46,24 @@ def test_one_strip_is_the_plain_resizing() -> None:
     assert torch.equal(scores, F.interpolate(logits, (31, 47), mode="bilinear", align_corners=False))
 
 
-def test_ties_go_to_the_first_class() -> None:
-    assert argmax_resized(torch.zeros(1, 3, 2, 2), (4, 4)).unique().tolist() == [0]
+@pytest.mark.parametrize("size", [(4, 4), (2, 3), (1, 1)])
+def test_ties_go_to_the_first_class(size: tuple[int, int]) -> None:
+    logits = torch.zeros(1, 4, 2, 3)
+    assert argmax_resized(logits, size).unique().tolist() == [0]
+    logits[:, 1:3] = 1
+    assert argmax_resized(logits, size).unique().tolist() == [1]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("max_elements", [200, 2**26])
+def test_ids_exist_whatever_the_logits(value: float, max_elements: int) -> None:
+    logits = torch.randn(2, 5, 9, 11)
+    logits[1, 2] = value
+    mask = argmax_resized(logits, (31, 47), max_elements)
+    assert mask.min() >= 0 and mask.max() <= 4
+    strips = (scores.argmax(1) for _, scores in resized_strips(logits, (31, 47), max_elements))
+    assert torch.equal(mask, torch.cat(list(strips), dim=1))
+
+
+def test_an_empty_batch() -> None:
+    assert argmax_resized(torch.zeros(0, 3, 2, 2), (4, 4)).shape == (0, 4, 4)

@@ -54,3 +54,15 @@ def test_pointwise_convolutions_with_any_number_of_threads(threads: int) -> None
     torch.testing.assert_close(found.detach(), expected, **tolerance)
     torch.testing.assert_close(fast, expected, **tolerance)
     assert found.requires_grad and half.dtype == torch.bfloat16
+
+
+def test_a_deployed_model_can_be_exported_and_keeps_to_autocast() -> None:
+    torch.manual_seed(0)
+    model = KASegModel(KASegConfig(backbone="mobilenetv2_035", output_stride=16, num_labels=5))
+    pixels = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = deployed(model)(pixels).logits
+        program = torch.export.export(model, (pixels,)).module()
+        torch.testing.assert_close(program(pixels).logits, expected, rtol=1e-4, atol=1e-5)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert model(pixels).logits.dtype == torch.bfloat16

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
+import torchvision
 from safetensors.torch import load_file
 from toy import arguments, copy_state, make_dataset, make_model, make_teacher, states_equal
 
@@ -425,15 +428,15 @@ class TestAutoencoderWithTheTeachersClassifier:
     @pytest.mark.parametrize("bf16", [False, True])
     def test_it_teaches_the_autoencoder_and_leaves_the_teacher_alone(self, tmp_path, bf16: bool) -> None:
         teacher = make_teacher()
+        torch.nn.init.normal_(teacher.classifier.weight)
         before = copy_state(teacher)
-        fields = {"autoencoder_optim": "adamw_torch", "autoencoder_learning_rate": 0.003, "bf16": bf16}
-        fitted = []
-        for weight in (0.0, 1.0):
-            trainer = _trainer(
-                tmp_path / str(weight), teacher=teacher, autoencoder_classifier_weight=weight, max_steps=1, **fields
-            )
-            fitted.append(trainer.fit_autoencoder().state_dict())
-        assert not states_equal(*fitted)
+        fields = {"autoencoder_optim": "adamw_torch", "autoencoder_learning_rate": 0.01, "bf16": bf16}
+        trainer = _trainer(tmp_path, teacher=teacher, autoencoder_classifier_weight=10.0, **fields)
+        trainer.args.autoencoder_max_steps = 12
+        trainer.fit_autoencoder()
+        state = json.loads((tmp_path / "autoencoder/trainer_state.json").read_text())
+        logged = [e["autoencoder/classifier"] for e in state["log_history"] if "autoencoder/classifier" in e]
+        assert len(logged) == 12 and sum(logged[-3:]) < 0.7 * sum(logged[:3])
         assert states_equal(before, teacher.state_dict())
         assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
 
@@ -442,7 +445,18 @@ class TestAutoencoderWithTheTeachersClassifier:
         with pytest.raises(ValueError, match=r"output of head.*autoencoder_classifier_weight"):
             _trainer(tmp_path, **fields)
         _trainer(tmp_path, **{**fields, "autoencoder_classifier_weight": 0.0})
+        # Whom nobody will ask need not be there.
         _trainer(tmp_path, **fields, adaptation_weight=0.0, affinity_weight=0.0)
+        _trainer(tmp_path, autoencoder=_autoencoder(), **fields)
+
+    def test_half_a_classifier_is_none(self, tmp_path) -> None:
+        teacher = TeacherAdapter(
+            torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights_backbone=None, num_classes=2)
+        )
+        with pytest.raises(ValueError, match=r"high_classifier|low_classifier"):
+            teacher.require_classifier()
+        with pytest.raises(ValueError, match="two classes or more"):
+            TeacherAdapter(make_teacher(num_labels=1)).require_classifier()
 
 
 @pytest.mark.parametrize("linear", [False, True])
@@ -457,6 +471,7 @@ def test_classify_gives_the_logits_of_the_tapped_map(linear: bool) -> None:
             return self.classifier(self.stem(images).movedim(1, -1)).movedim(-1, 1)
 
     teacher = TeacherAdapter(Tokens() if linear else make_teacher())
+    teacher.require_classifier()
     images = torch.randn(2, 3, 32, 32)
     output = teacher(images)
     logits = torch.nn.functional.interpolate(

@@ -19,6 +19,8 @@ class AdaptationLoss(nn.Module):
     The weight beta = 50 means something only together with this reduction: for p = 1, q = 2 the loss is at most
     2 / sqrt(c), so when `c` changes, compare beta / sqrt(c).
 
+    With weights `w_bi` of positions it is `sum_b sum_i w_bi sum_k |...|^p / (c * sum_b sum_i w_bi)`.
+
     A zero vector, common after a ReLU, gives 0, and the gradient of `x / n(x)` is bounded by `1 / eps`.
 
     Args:
@@ -61,7 +63,9 @@ class AdaptationLoss(nn.Module):
         """
         weights = None
         if mask is not None and mask.is_floating_point():
-            weights, mask = mask, mask > 0
+            weights, mask = mask, mask != 0
+        elif mask is not None and mask.dtype != torch.bool:
+            raise ValueError(f"mask must be of bool, or of float and hold weights, got {mask.dtype}")
         check_pair(student, teacher, mask)
         with torch.amp.autocast(student.device.type, enabled=False):
             student, teacher = working_precision(student, mask), working_precision(teacher, mask)

@@ -15,7 +15,16 @@ from kaseg.distillation.teachers.label_matching import LabelMap, LabelMatch, mat
 from kaseg.distillation.teachers.loading import load_teacher
 from kaseg.distillation.teachers.normalization import Normalization
 from kaseg.distillation.teachers.query_maps import class_scores_from_queries
-from kaseg.distillation.teachers.taps import as_map, example_image, find_tap, named_tap, patch_size_of, recorded
+from kaseg.distillation.teachers.taps import (
+    Tap,
+    as_map,
+    becomes,
+    example_image,
+    find_tap,
+    named_tap,
+    patch_size_of,
+    recorded,
+)
 from kaseg.modeling_kaseg import KASegModel
 
 logger = logging.getLogger(__name__)
@@ -35,7 +44,8 @@ class TeacherAdapter(nn.Module):
 
     It stays in eval mode whatever `train()` is called, has no trainable parameter and computes no gradient. The
     student's normalised images are normalised anew with the teacher's own mean and standard deviation, and brought to
-    a size that the teacher takes (see [`~kaseg.distillation.teachers.input_sizes.InputSize`]).
+    a size that the teacher takes (see [`~kaseg.distillation.teachers.input_sizes.InputSize`]). Weights of a
+    [`KASegModel`] are laid out channels-last, in place; their values stay.
 
     Args:
         model (`nn.Module`): The network; called with the image batch. A `transformers` model for semantic segmentation,
@@ -94,7 +104,7 @@ class TeacherAdapter(nn.Module):
         self.requires_grad_(False)
         self.eval()
         if isinstance(model, KASegModel):
-            # Nearly twice as fast on a CPU; other networks may reshape maps in ways that need the other layout.
+            # Faster, on a CPU by far; other networks may reshape maps in ways that need the other layout.
             model.to(memory_format=torch.channels_last)
         self.input_size = InputSize.of(model) if input_size is None else input_size
         if getattr(getattr(model, "config", None), "model_type", None) == "oneformer" and not model_inputs:
@@ -193,27 +203,33 @@ class TeacherAdapter(nn.Module):
             None if logits is None else self.input_size.restore(logits, given, fitted),
         )
 
-    def require_classifier(self) -> nn.Module:
-        """The layer that reads the tapped map and gives the teacher's own classes.
+    @torch.no_grad()
+    def require_classifier(self) -> None:
+        """Makes sure that [`~TeacherAdapter.classify`] gives the teacher's logits.
 
         Raises:
-            ValueError: the tap is not the input of such a layer.
+            ValueError: the tap is not the input of a layer whose output is the logits of at least two classes.
         """
-        if not self.tap.reads_input:
+        output = Tap(self.tap.name)
+        with recorded({output: self.model.get_submodule(self.tap.name)}) as seen:
+            logits = _logits(self._dry_run())
+        found = seen.get(output)
+        if isinstance(found, torch.Tensor) and isinstance(self.model.get_submodule(self.tap.name), nn.Linear):
+            found = found.movedim(-1, 1)
+        known = self.tap.reads_input and logits is not None and logits.shape[1] > 1
+        if not known or logits is None or not becomes(found, logits):
             raise ValueError(
-                f"The teacher's tap, {self.tap}, is not what a classifier reads, so nothing says which classes a "
-                "reconstruction of it holds: set autoencoder_classifier_weight to 0, or leave out the tap."
+                f"The teacher's tap, {self.tap}, is not what a classifier reads to give the logits of two classes or "
+                "more, so nothing says which classes a reconstruction of it holds: set autoencoder_classifier_weight "
+                "to 0."
             )
-        return self.model.get_submodule(self.tap.name)
 
     def classify(self, features: torch.Tensor) -> torch.Tensor:
         """What the teacher's classifier says of a map (B, c_t, h, w) in place of the tapped one: its own classes, in
-        the map's size. Gradients reach the map and nothing else.
-
-        Raises:
-            ValueError: see [`~TeacherAdapter.require_classifier`].
-        """
-        classifier = self.require_classifier()
+        the map's size. Gradients reach the map and nothing else. [`~TeacherAdapter.require_classifier`] says whether
+        there is one."""
+        classifier = self.model.get_submodule(self.tap.name)
+        features = features.to(next(classifier.parameters()).dtype)
         if isinstance(classifier, nn.Linear):
             return classifier(features.movedim(1, -1)).movedim(-1, 1)
         return classifier(features)

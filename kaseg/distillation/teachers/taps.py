@@ -165,7 +165,7 @@ def find_tap(
     with recorded({Tap(name): module for name, module in candidates.items()}) as seen:
         logits = logits_of(run())
     called = [tap.name for tap in seen]
-    matching = [tap.name for tap, output in seen.items() if logits is not None and _becomes(output, logits)]
+    matching = [tap.name for tap, output in seen.items() if logits is not None and becomes(output, logits)]
     return Tap((matching or called or list(candidates))[-1], reads_input=True)
 
 
@@ -173,7 +173,7 @@ def _outputs(layer: nn.Conv2d | nn.Linear) -> int:
     return layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
 
 
-def _becomes(output: Any, logits: torch.Tensor) -> bool:
+def becomes(output: Any, logits: torch.Tensor) -> bool:
     """Whether a layer's output is the logits, as it is or resized."""
     if not isinstance(output, torch.Tensor) or output.ndim != 4 or output.shape[:2] != logits.shape[:2]:
         return False

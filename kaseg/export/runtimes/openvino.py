@@ -52,11 +52,11 @@ class KASegOpenVINOModel(ExportedModel):
 
 
 def openvino_core() -> Any:
-    """The `openvino.Core` of this process.
+    """The `openvino.Core` that all of kaseg shares.
 
-    There is one, never freed: each one's CPU plugin replaces the stack on which signals are handled and puts the one
-    before back at its end. Freed in the order in which they were made, two of them leave a stack that is gone, and the
-    next signal (a data loader's worker that ends, say) kills the process.
+    There is one per process, never freed: each one's CPU plugin replaces the stack on which signals are handled and
+    puts the one before back at its end. Freed in the order in which they were made, two of them leave a stack that is
+    gone, and the next signal (a data loader's worker that ends, say) kills the process.
 
     Raises:
         MissingPackageError (an `ImportError`): OpenVINO is not installed.

@@ -23,6 +23,15 @@ def _kaseg(**kwargs) -> KASegModel:
     return KASegModel(KASegConfig(**fields))
 
 
+def test_weights_are_laid_out_for_speed_and_keep_their_values() -> None:
+    model = _kaseg()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    TeacherAdapter(model)
+    wide = [module for module in model.modules() if isinstance(module, nn.Conv2d) and module.kernel_size != (1, 1)]
+    assert wide and all(conv.weight.is_contiguous(memory_format=torch.channels_last) for conv in wide)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 class TestTaps:
     def test_default_is_the_map_before_the_classifier(self) -> None:
         model = _kaseg(head="deeplabv3plus")
