@@ -5,7 +5,9 @@ plain student's own map, the autoencoder has lost what the student should be tau
 hardly matter to a mean squared error): train it longer, or widen it.
 
     python tests/benchmarks/linear_probe.py --teacher kaseg/mobilenetv2-os16-camvid-teacher \\
-        --autoencoder runs/ka/autoencoder --student kaseg/mobilenetv2-os16-camvid-plain --data-dir DIR
+        --autoencoder runs/ka/autoencoder --student kaseg/mobilenetv2-os16-camvid-plain runs/ka --data-dir DIR
+
+Of a student whose folder has its adapters still, the map after the adaptation loss's adapter is read, too.
 
 The classifier is ridge regression to one-hot labels, fitted on training images and scored on validation images, both
 at the student's stride.
@@ -19,12 +21,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from kaseg import KASegImageProcessor, KASegModel
 from kaseg.data import get_label_space, load_segmentation_dataset
 from kaseg.distillation import FeatureAutoencoder, TeacherAdapter
+from kaseg.distillation.adapters import FeatureAdapter
 from kaseg.evaluation import ConfusionMatrix, iou_scores
+
+ADAPTERS_NAME = "adapters.safetensors"
+_PREFIX = "terms.adaptation.adapter."
 
 Maps = dict[str, torch.Tensor]
 
@@ -33,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", required=True)
     parser.add_argument("--autoencoder", type=Path, nargs="+", required=True, help="one or more to compare")
-    parser.add_argument("--student", required=True)
+    parser.add_argument("--student", required=True, nargs="+", help="one or more of one output stride")
     parser.add_argument("--dataset", default="camvid")
     parser.add_argument("--data-dir", required=True)
     parser.add_argument("--every", type=int, default=4, help="use every n-th image")
@@ -44,13 +51,14 @@ def main() -> None:
         "teacher": TeacherAdapter.from_pretrained(
             options.teacher, student_mean=processor.image_mean, student_std=processor.image_std
         ),
-        "student": KASegModel.from_pretrained(options.student).eval(),
+        **{f"student {name}": KASegModel.from_pretrained(name).eval() for name in options.student},
         **{f"code of {folder}": FeatureAutoencoder.from_pretrained(folder).freeze() for folder in options.autoencoder},
     }
+    adapters = {f"student {name}": load_adapter(Path(name) / ADAPTERS_NAME) for name in options.student}
     splits = {}
     for split in ("train", "validation"):
         dataset = load_segmentation_dataset(options.dataset, split=split, data_dir=options.data_dir)
-        splits[split] = collect(networks, processor, dataset, range(0, len(dataset), options.every))
+        splits[split] = collect(networks, adapters, processor, dataset, range(0, len(dataset), options.every))
     names = get_label_space(options.dataset).names
     print(f"| map | channels | mIoU | {' | '.join(names)} |\n|{'---|' * (3 + len(names))}")
     for name in splits["train"][0]:
@@ -60,23 +68,41 @@ def main() -> None:
         print(f"| {name} | {channels} | {100 * scores['mean_iou']:.1f} | {' | '.join(cells)} |", flush=True)
 
 
+def load_adapter(file: Path) -> FeatureAdapter | None:
+    """The adaptation loss's adapter of a run, if it has one."""
+    if not file.is_file():
+        return None
+    tensors = {name.removeprefix(_PREFIX): value for name, value in load_file(file).items() if name.startswith(_PREFIX)}
+    if not tensors:
+        return None
+    channels, in_channels = tensors["0.weight"].shape[:2]
+    adapter = FeatureAdapter(in_channels, channels).eval()
+    adapter.load_state_dict(tensors)
+    return adapter
+
+
 @torch.no_grad()
 def collect(
-    networks: dict, processor: KASegImageProcessor, dataset: object, indices: range
+    networks: dict,
+    adapters: dict[str, FeatureAdapter | None],
+    processor: KASegImageProcessor,
+    dataset: object,
+    indices: range,
 ) -> tuple[Maps, torch.Tensor]:
-    """Vectors (n, c) of every map at the student's positions and their labels (n,)."""
+    """Vectors (n, c) of every map at the students' positions and their labels (n,)."""
     vectors: dict[str, list[torch.Tensor]] = defaultdict(list)
     labels = []
     for index in indices:
         sample = dataset[index]
         pixels = processor(sample["image"], return_tensors="pt")["pixel_values"]
         teacher = networks["teacher"](pixels).features
-        student = networks["student"](pixels, output_hidden_states=True).hidden_states[-1]
-        grid = student.shape[-2:]
+        students = {name: networks[name](pixels, output_hidden_states=True).hidden_states[-1] for name in adapters}
+        grid = next(iter(students.values())).shape[-2:]
         label = torch.from_numpy(np.array(sample["label"]))[None, None].float()
         label = F.interpolate(label, size=grid, mode="nearest-exact").flatten().long()
         known = label != 255
-        maps = {"teacher": F.interpolate(teacher, size=grid, mode="area"), "student": student}
+        maps = {"teacher": F.interpolate(teacher, size=grid, mode="area"), **students}
+        maps |= {f"{name} after C_f": adapter(students[name]) for name, adapter in adapters.items() if adapter}
         for name, network in networks.items():
             if isinstance(network, FeatureAutoencoder):
                 maps[name] = network.encode(teacher, size=grid)
