@@ -28,7 +28,7 @@ from kaseg.modeling_kaseg import KASegModel
 logger = logging.getLogger(__name__)
 
 _MASK_SUFFIX = "_mask.png"
-# Three times as fast as Pillow's default of 6, for files that are a third larger.
+# Far faster than Pillow's default of 6, for files that are somewhat larger.
 _MASK_OPTIONS = {"compress_level": 3}
 # A PNG of a photograph takes far longer than a JPEG; the mask is what must be lossless.
 _OVERLAY_SUFFIX = "_overlay.jpg"
