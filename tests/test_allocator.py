@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from kaseg import cli
 from kaseg.allocator import keep_freed_memory
 
 FAULTS = """
@@ -44,3 +45,11 @@ def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.delenv(name)
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert not keep_freed_memory()
+
+
+def test_the_command_keeps_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    done = []
+    monkeypatch.setattr(cli, "keep_freed_memory", lambda: done.append("memory"))
+    monkeypatch.setattr(cli, "app", lambda: done.append("command"))
+    cli.main()
+    assert done == ["memory", "command"]

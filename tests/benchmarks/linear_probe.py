@@ -7,7 +7,8 @@ hardly matter to a mean squared error): train it longer, or widen it.
     python tests/benchmarks/linear_probe.py --teacher kaseg/mobilenetv2-os16-camvid-teacher \\
         --autoencoder runs/ka/autoencoder --student kaseg/mobilenetv2-os16-camvid-plain runs/ka --data-dir DIR
 
-Of a student whose folder has its adapters still, the map after the adaptation loss's adapter is read, too.
+Of a student whose folder has its adapters still, the map after the adaptation loss's adapter is read, too, and its
+cosine with the code of the first autoencoder is printed, on training and on validation images.
 
 The classifier is ridge regression to one-hot labels, fitted on training images and scored on validation images, both
 at the student's stride.
@@ -66,6 +67,17 @@ def main() -> None:
         cells = (f"{100 * value:.0f}" for value in scores["per_category_iou"])
         channels = splits["train"][0][name].shape[1]
         print(f"| {name} | {channels} | {100 * scores['mean_iou']:.1f} | {' | '.join(cells)} |", flush=True)
+    print_cosines(splits, [name for name in adapters if adapters[name]], f"code of {options.autoencoder[0]}")
+
+
+def print_cosines(splits: dict[str, tuple[Maps, torch.Tensor]], adapted: list[str], code: str) -> None:
+    """How closely students follow a code, on average over the positions that have a label."""
+    for name in adapted:
+        cosines = {
+            split: F.cosine_similarity(maps[f"{name} after C_f"], maps[code]).mean().item()
+            for split, (maps, _) in splits.items()
+        }
+        print(f"\nCosine of {name} after C_f with the {code}: {cosines}")
 
 
 def load_adapter(file: Path) -> FeatureAdapter | None:

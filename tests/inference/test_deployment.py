@@ -35,7 +35,15 @@ def test_other_models_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_pointwise_convolutions_with_any_number_of_threads(threads: int) -> None:
+def test_pointwise_convolutions_with_any_number_of_threads(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = []
+    by_name = torch.mkldnn_convolution
+
+    def recorded(pixels: torch.Tensor, weight: torch.Tensor, *args: object) -> torch.Tensor:
+        kernels.append(tuple(weight.shape[2:]))
+        return by_name(pixels, weight, *args)
+
+    monkeypatch.setattr(torch, "mkldnn_convolution", recorded)
     torch.manual_seed(0)
     model = KASegModel(KASegConfig(backbone="mobilenetv2_035", output_stride=16, num_labels=5)).eval()
     pixels = torch.randn(2, 3, 65, 97)
@@ -45,8 +53,11 @@ def test_pointwise_convolutions_with_any_number_of_threads(threads: int) -> None
         expected = model(pixels).logits.detach()
         deployed(model)
         found = model(pixels).logits  # with a gradient, as nobody is kept from asking for one
+        assert not kernels
         with torch.inference_mode():
             fast = model(pixels).logits
+            pointwise = [m for m in model.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)]
+            assert kernels == len(pointwise) * [(1, 1)]
             half = model.to(torch.bfloat16)(pixels.bfloat16()).logits
     finally:
         torch.set_num_threads(before)

@@ -210,14 +210,13 @@ class TeacherAdapter(nn.Module):
         Raises:
             ValueError: the tap is not the input of a layer whose output is the logits of at least two classes.
         """
-        output = Tap(self.tap.name)
-        with recorded({output: self.model.get_submodule(self.tap.name)}) as seen:
+        layer, output = self.model.get_submodule(self.tap.name), Tap(self.tap.name)
+        with recorded({output: layer}) as seen:
             logits = _logits(self._dry_run())
         found = seen.get(output)
-        if isinstance(found, torch.Tensor) and isinstance(self.model.get_submodule(self.tap.name), nn.Linear):
+        if isinstance(layer, nn.Linear) and isinstance(found, torch.Tensor):
             found = found.movedim(-1, 1)
-        known = self.tap.reads_input and logits is not None and logits.shape[1] > 1
-        if not known or logits is None or not becomes(found, logits):
+        if not self.tap.reads_input or logits is None or logits.shape[1] < 2 or not becomes(found, logits):
             raise ValueError(
                 f"The teacher's tap, {self.tap}, is not what a classifier reads to give the logits of two classes or "
                 "more, so nothing says which classes a reconstruction of it holds: set autoencoder_classifier_weight "
