@@ -105,9 +105,7 @@ class DistillationTerm(nn.Module):
         self.register_buffer("label_weights", None, persistent=False)
         self.label_weights: Tensor | None
         if class_weights is not None and kind.takes_weights:
-            self.label_weights = torch.ones(VOID + 1)
-            self.label_weights[: len(class_weights)] = torch.tensor(list(class_weights), dtype=torch.float32)
-            self.label_weights[VOID] = 0.0 if ignore_void else 1.0
+            self.label_weights = weights_of_labels(class_weights, 0.0 if ignore_void else 1.0)
         adapts = kind.adapter is not None and source != "logits"
         self.adapter: nn.Module | None = None
         if adapts and (kind.always_adapted or student_channels != teacher_channels):
@@ -166,6 +164,13 @@ class DistillationTerm(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.name}, weight={self.weight}, source={self.source}"
+
+
+def weights_of_labels(class_weights: Sequence[float], void: float = 1.0) -> Tensor:
+    """The weight of every label from 0 to 255: those of the classes, and that of void (and of labels that no class has)."""
+    weights = torch.full((VOID + 1,), void)
+    weights[: len(class_weights)] = torch.tensor(list(class_weights), dtype=torch.float32)
+    return weights
 
 
 def labels_at(labels: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:

@@ -14,6 +14,7 @@ from transformers import TrainingArguments
 
 from kaseg.distillation.autoencoder import FeatureAutoencoder
 from kaseg.distillation.teachers import TeacherAdapter
+from kaseg.distillation.terms import labels_at, weights_of_labels
 from kaseg.trainer.base import TermTrainer
 from kaseg.trainer.knowledge_adaptation_config import KnowledgeAdaptationConfig
 
@@ -54,6 +55,9 @@ class AutoencoderTrainer(TermTrainer):
         self.teacher = teacher
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
+        self._label_weights: torch.Tensor | None = None
+        if self.args.autoencoder_class_weights:
+            self._label_weights = weights_of_labels(self.args.class_weights).to(self.args.device)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any
@@ -64,17 +68,23 @@ class AutoencoderTrainer(TermTrainer):
         self.add_term("reconstruction", outputs.reconstruction_loss)
         self.add_term("sparsity", outputs.sparsity_loss)
         if self.args.autoencoder_classifier_weight > 0:
-            divergence = self._classifier_divergence(features, outputs.reconstruction)
+            divergence = self._classifier_divergence(features, outputs.reconstruction, inputs["labels"])
             self.add_term("classifier", divergence)
             loss = loss + self.args.autoencoder_classifier_weight * divergence
         return (loss, outputs) if return_outputs else loss
 
-    def _classifier_divergence(self, features: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
+    def _classifier_divergence(
+        self, features: torch.Tensor, reconstruction: torch.Tensor, labels: torch.Tensor
+    ) -> torch.Tensor:
         """Mean over positions of the Kullback-Leibler divergence between the teacher's classes on its own map and on
-        the reconstruction (B, c_t, h, w), in float32 (our choice)."""
+        the reconstruction (B, c_t, h, w), in float32, each times the weight of its label (B, H, W) if there are weights
+        (our choice). The divisor is the number of positions, so that processes average to the whole batch's."""
         teacher = self.accelerator.unwrap_model(self.teacher)
         with torch.autocast(features.device.type, enabled=False):
             with torch.no_grad():
                 expected = teacher.classify(features).float().log_softmax(1)
             found = teacher.classify(reconstruction).float().log_softmax(1)
-        return F.kl_div(found, expected, log_target=True, reduction="none").sum(1).mean()
+        divergence = F.kl_div(found, expected, log_target=True, reduction="none").sum(1)
+        if self._label_weights is not None:
+            divergence = divergence * self._label_weights[labels_at(labels, divergence.shape[-2:]).long()]
+        return divergence.mean()

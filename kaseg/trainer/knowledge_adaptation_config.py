@@ -66,6 +66,8 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
     autoencoder_classifier_weight (`float`, *optional*, defaults to 0.0): Weight of the divergence between what the
         teacher's classifier says of the reconstruction and of the map itself; 0 is the paper's autoencoder. A squared
         error alone drops the rare classes first, which hardly matter to it (see `docs/camvid.md`).
+    autoencoder_class_weights (`bool`, *optional*, defaults to `False`): Weigh the positions of that divergence by
+        `class_weights` of their labels (void: 1).
 
     > Defaults that differ from `TrainingArguments`: those of [`SegmentationConfig`].
     """
@@ -111,6 +113,9 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
     autoencoder_classifier_weight: float = field(
         default=0.0, metadata={"help": "Weight of the classifier's divergence on the reconstruction (0: paper)."}
     )
+    autoencoder_class_weights: bool = field(
+        default=False, metadata={"help": "Weigh positions of that divergence by class_weights of their label."}
+    )
 
     def __post_init__(self) -> None:
         for name in (
@@ -128,7 +133,8 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
             )
         if self.latent_channels < 1:
             raise ValueError(f"latent_channels must be at least 1, got {self.latent_channels}.")
-        if self.distillation_class_weights and self.class_weights is None:
-            raise ValueError("distillation_class_weights weighs by class_weights, but there are none: set them, too.")
+        for name in ("distillation_class_weights", "autoencoder_class_weights"):
+            if getattr(self, name) and self.class_weights is None:
+                raise ValueError(f"{name} weighs by class_weights, but there are none: set them, too.")
         self.distillation_losses = parse_losses(self.distillation_losses)
         super().__post_init__()
