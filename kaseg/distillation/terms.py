@@ -155,12 +155,12 @@ class DistillationTerm(nn.Module):
             size (`tuple[int, int]`): The grid on which the term is taken.
         """
         if self.kind.per_image:
-            return torch.tensor(len(labels), device=labels.device)
+            return labels.new_full((), len(labels))
         if self.label_weights is not None:
             return self.label_weights[labels_at(labels, size).long()].sum()
         if self.needs_labels:
             return labels_at(labels, size).ne(VOID).sum()
-        return torch.tensor(len(labels) * size[0] * size[1], device=labels.device)
+        return labels.new_full((), len(labels) * size[0] * size[1])
 
     def extra_repr(self) -> str:
         return f"{self.name}, weight={self.weight}, source={self.source}"

@@ -202,7 +202,8 @@ def describe_results(
         "split": data_args.eval_split,
         "train_split": data_args.train_split,
         **describe_run(model, trainer.args, trainer.state, metrics),
-        "latency": _latency(model),
+        # Without the autocast that training has wrapped around some of the models.
+        "latency": _latency(trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)),
         "recipe": public_settings(recipe),
         "log": [_without(entry, "total_flos") for entry in trainer.state.log_history],
     }

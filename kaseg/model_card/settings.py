@@ -29,6 +29,10 @@ WATCHING = {
     "torch_compile",
     "torch_compile_backend",
     "dataloader_pin_memory",
+    "dataloader_persistent_workers",
+    "dataloader_prefetch_factor",
+    "dataloader_multiprocessing_context",
+    "logging_nan_inf_filter",
     "resume_from_checkpoint",
 }
 # Fields that may name a folder of this machine.
@@ -89,8 +93,12 @@ def _bystander(part: type) -> type:
 
 
 def _shown(name: str, value: Any) -> Any:
-    is_local = name in _NAMES and isinstance(value, str) and Path(value).exists()
-    return Path(value).resolve().name if is_local else value
+    if name not in _NAMES or not isinstance(value, str):
+        return value
+    path = Path(value)
+    # A folder of another machine is not there, but is none the less a folder: a Hub id begins with neither.
+    is_local = path.is_absolute() or value.startswith((".", "~")) or path.exists()
+    return path.resolve().name if is_local else value
 
 
 def _plain(value: Any) -> Any:

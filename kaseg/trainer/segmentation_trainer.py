@@ -75,6 +75,8 @@ class SegmentationTrainer(TermTrainer):
             processing_class=processing_class,
             **kwargs,
         )
+        # No part of the model, so nobody else moves it; class weights left behind are copied in every step.
+        self.criterion.to(self.args.device)
         # The cross-entropy below is already divided by the labelled pixels of the whole accumulated step.
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
