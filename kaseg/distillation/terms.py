@@ -167,7 +167,7 @@ class DistillationTerm(nn.Module):
 
 
 def weights_of_labels(class_weights: Sequence[float], void: float = 1.0) -> Tensor:
-    """The weight of every label from 0 to 255: those of the classes, and that of void (and of labels that no class has)."""
+    """The weights of labels 0 to 255: those of the classes, and `void` for void and for labels that no class has."""
     weights = torch.full((VOID + 1,), void)
     weights[: len(class_weights)] = torch.tensor(list(class_weights), dtype=torch.float32)
     return weights

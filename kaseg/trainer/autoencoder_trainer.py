@@ -68,13 +68,14 @@ class AutoencoderTrainer(TermTrainer):
         self.add_term("reconstruction", outputs.reconstruction_loss)
         self.add_term("sparsity", outputs.sparsity_loss)
         if self.args.autoencoder_classifier_weight > 0:
-            divergence = self._classifier_divergence(features, outputs.reconstruction, inputs["labels"])
+            labels = None if self._label_weights is None else inputs["labels"]
+            divergence = self._classifier_divergence(features, outputs.reconstruction, labels)
             self.add_term("classifier", divergence)
             loss = loss + self.args.autoencoder_classifier_weight * divergence
         return (loss, outputs) if return_outputs else loss
 
     def _classifier_divergence(
-        self, features: torch.Tensor, reconstruction: torch.Tensor, labels: torch.Tensor
+        self, features: torch.Tensor, reconstruction: torch.Tensor, labels: torch.Tensor | None
     ) -> torch.Tensor:
         """Mean over positions of the Kullback-Leibler divergence between the teacher's classes on its own map and on
         the reconstruction (B, c_t, h, w), in float32, each times the weight of its label (B, H, W) if there are weights
@@ -85,6 +86,6 @@ class AutoencoderTrainer(TermTrainer):
                 expected = teacher.classify(features).float().log_softmax(1)
             found = teacher.classify(reconstruction).float().log_softmax(1)
         divergence = F.kl_div(found, expected, log_target=True, reduction="none").sum(1)
-        if self._label_weights is not None:
+        if self._label_weights is not None and labels is not None:
             divergence = divergence * self._label_weights[labels_at(labels, divergence.shape[-2:]).long()]
         return divergence.mean()

@@ -44,6 +44,8 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
 
     teacher_tap (`str`, *optional*): Name of the teacher's submodule whose output is distilled; by default the map that
         its classifier reads.
+    teacher_scale (`float`, *optional*, defaults to 1.0): Factor by which images are resized for the teacher, whose maps
+        are brought back; see `image_scale` of [`~kaseg.distillation.TeacherAdapter`].
     teacher_label_map (`dict`, *optional*): Student's class -> teacher's class, a list of those that make it up, or null
         for one that the teacher is not asked about; by name or id. Classes that it leaves out are matched by name. See
         [`~kaseg.distillation.teachers.match_labels`].
@@ -93,6 +95,9 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
     )
     teacher_tap: str | None = field(
         default=None, metadata={"help": "Teacher's submodule to tap; the classifier's input by default."}
+    )
+    teacher_scale: float = field(
+        default=1.0, metadata={"help": "Factor by which images are resized for the teacher; its maps are brought back."}
     )
     teacher_label_map: dict | None = field(
         default=None, metadata={"help": "Student's class: teacher's class or classes; by name where it is silent."}

@@ -136,9 +136,9 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
     Raises:
         ValueError: an autoencoder that does not fit the teacher's map; a teacher that gives no logits or shares no
             classes with the student where a term compares logits; a [`TeacherAdapter`] that was matched with other
-            classes, or that `teacher_tap` comes too late for; an autoencoder that is to be fitted with the teacher's
-            classifier, where none reads the tapped map; a `student_tap` that does not exist; a teacher that is
-            the student itself; several GPUs in one process.
+            classes, or that `teacher_tap` or `teacher_scale` comes too late for; an autoencoder that is to be fitted
+            with the teacher's classifier, where none reads the tapped map; a `student_tap` that does not exist; a
+            teacher that is the student itself; several GPUs in one process.
 
     Example:
 
@@ -391,6 +391,11 @@ def _build_teacher(
                 f"teacher_tap={args.teacher_tap!r} is given, but the teacher is a TeacherAdapter that reads "
                 f"{teacher.tap} already: name the tap there, TeacherAdapter(model, tap=...)."
             )
+        if args.teacher_scale not in (1.0, teacher.image_scale):
+            raise ValueError(
+                f"teacher_scale={args.teacher_scale} is given, but the teacher is a TeacherAdapter with an image_scale "
+                f"of {teacher.image_scale}: set it there, TeacherAdapter(model, image_scale=...)."
+            )
         if teacher.normalization is not None and not teacher.knows_images:
             teacher.expect_images(processor.image_mean, processor.image_std)
         if teacher.label_match is None or label_map:
@@ -403,6 +408,7 @@ def _build_teacher(
         return teacher
     options: dict[str, Any] = {
         "tap": args.teacher_tap,
+        "image_scale": args.teacher_scale,
         "student_mean": processor.image_mean,
         "student_std": processor.image_std,
         "student_labels": labels,

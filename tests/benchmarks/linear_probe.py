@@ -40,6 +40,7 @@ Maps = dict[str, torch.Tensor]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", required=True)
+    parser.add_argument("--teacher-scale", type=float, default=1.0, help="as in a run")
     parser.add_argument("--autoencoder", type=Path, nargs="+", required=True, help="one or more to compare")
     parser.add_argument("--student", required=True, nargs="+", help="one or more of one output stride")
     parser.add_argument("--dataset", default="camvid")
@@ -50,7 +51,10 @@ def main() -> None:
     processor = KASegImageProcessor()
     networks = {
         "teacher": TeacherAdapter.from_pretrained(
-            options.teacher, student_mean=processor.image_mean, student_std=processor.image_std
+            options.teacher,
+            student_mean=processor.image_mean,
+            student_std=processor.image_std,
+            image_scale=options.teacher_scale,
         ),
         **{f"student {name}": KASegModel.from_pretrained(name).eval() for name in options.student},
         **{f"code of {folder}": FeatureAutoencoder.from_pretrained(folder).freeze() for folder in options.autoencoder},

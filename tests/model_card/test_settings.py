@@ -23,6 +23,11 @@ def test_of_local_folders_only_the_name_is_public(tmp_path) -> None:
     assert public_settings(recipe) == {**recipe, "teacher": tmp_path.name}
 
 
+def test_folders_of_another_machine_are_known_as_such() -> None:
+    recipe = {"teacher": "/gone/runs/teacher", "autoencoder": "../gone/autoencoder", "encoder_from": "google/deeplab"}
+    assert public_settings(recipe) == {**recipe, "teacher": "teacher", "autoencoder": "autoencoder"}
+
+
 def test_comparing_with_the_defaults_leaves_accelerate_alone(tmp_path) -> None:
     """A trainer that is already there goes by this state; a card is written while it trains."""
     args = SegmentationConfig(output_dir=str(tmp_path), use_cpu=True)

@@ -298,8 +298,9 @@ class TestOptions:
             KnowledgeAdaptationConfig(output_dir=str(tmp_path), distillation_schedule="step")
 
     def test_class_weights_for_distillation_need_class_weights(self, tmp_path) -> None:
-        with pytest.raises(ValueError, match="distillation_class_weights.*there are none"):
-            KnowledgeAdaptationConfig(output_dir=str(tmp_path), distillation_class_weights=True)
+        for name in ("distillation_class_weights", "autoencoder_class_weights"):
+            with pytest.raises(ValueError, match=f"{name}.*there are none"):
+                KnowledgeAdaptationConfig(output_dir=str(tmp_path), **{name: True})
 
     def test_void_positions_can_be_left_out(self, tmp_path) -> None:
         trainer = _trainer(tmp_path, autoencoder=_autoencoder(), ignore_void_positions=True)
@@ -362,6 +363,16 @@ class TestOptions:
             _trainer(tmp_path, teacher=adapter)
         with pytest.raises(ValueError, match=r"teacher_tap='head.conv'.*reads the input of classifier"):
             _trainer(tmp_path, teacher=TeacherAdapter(make_teacher()), teacher_tap="head.conv")
+        with pytest.raises(ValueError, match=r"teacher_scale=2.0.*image_scale of 1.0.*image_scale=\.\.\."):
+            _trainer(tmp_path, teacher=TeacherAdapter(make_teacher()), teacher_scale=2.0)
+
+    def test_the_teacher_sees_images_at_a_scale_of_its_own(self, tmp_path) -> None:
+        teacher = make_teacher()
+        trainer = _trainer(tmp_path, teacher=teacher, teacher_scale=1.5)
+        images = torch.randn(2, 3, 32, 32)
+        assert torch.equal(trainer.teacher(images).features, TeacherAdapter(teacher, image_scale=1.5)(images).features)
+        trainer.train()
+        assert trainer.state.global_step == trainer.state.max_steps
 
     def test_a_student_is_not_its_own_teacher(self, tmp_path) -> None:
         model = make_model()
@@ -403,13 +414,18 @@ def test_the_autoencoder_has_an_optimizer_of_its_own(tmp_path, optim, kind) -> N
 
 
 class TestAutoencoderWithTheTeachersClassifier:
-    def test_the_divergence_is_that_of_the_formula(self, tmp_path) -> None:
+    @pytest.mark.parametrize("weighted", [False, True])
+    def test_the_divergence_is_that_of_the_formula(self, tmp_path, weighted: bool) -> None:
         teacher, autoencoder = make_teacher(), _autoencoder()
         torch.nn.init.normal_(teacher.classifier.weight)
-        args = KnowledgeAdaptationConfig(**arguments(tmp_path, autoencoder_classifier_weight=3.0))
+        fields = {"class_weights": [0.3, 2.0], "autoencoder_class_weights": True} if weighted else {}
+        args = KnowledgeAdaptationConfig(**arguments(tmp_path, autoencoder_classifier_weight=3.0, **fields))
         trainer = AutoencoderTrainer(autoencoder, TeacherAdapter(teacher), autoencoder_arguments(args, 1))
-        images = torch.randn(2, 3, 32, 32)
-        loss, outputs = trainer.compute_loss(autoencoder, {"pixel_values": images}, return_outputs=True)
+        inputs = {"pixel_values": torch.randn(2, 3, 32, 32)}
+        if weighted:
+            inputs["labels"] = torch.tensor([0, 1, 255, 1]).repeat_interleave(8).expand(2, 32, 32)
+        loss, outputs = trainer.compute_loss(autoencoder, inputs, return_outputs=True)
+        images = inputs["pixel_values"]
         with torch.no_grad():
             features = teacher(images, output_hidden_states=True).hidden_states[-1]
         kernel = teacher.classifier.weight[:, :, 0, 0].detach().double().numpy()
@@ -421,7 +437,11 @@ class TestAutoencoderWithTheTeachersClassifier:
             return scores / scores.sum(1, keepdims=True)
 
         expected, found = probabilities(features), probabilities(outputs.reconstruction)
-        divergence = (expected * np.log(expected / found)).sum(1).mean()
+        at_positions = (expected * np.log(expected / found)).sum(1)
+        if weighted:
+            columns = at_positions.shape[2]
+            at_positions *= np.repeat([0.3, 2.0, 1.0, 2.0], columns // 4)
+        divergence = at_positions.mean()
         assert divergence > 0.01
         assert loss.item() - outputs.loss.item() == pytest.approx(3.0 * divergence, rel=1e-4)
 

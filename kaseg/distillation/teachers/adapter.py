@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from kaseg.distillation.teachers.input_sizes import InputSize
 from kaseg.distillation.teachers.label_matching import LabelMap, LabelMatch, match_labels
@@ -69,10 +70,14 @@ class TeacherAdapter(nn.Module):
         model_inputs (`Mapping[str, Tensor]`, *optional*): Further arguments of the forward pass, the same for every
             image, with a first dimension of 1: OneFormer's `task_inputs`.
         input_size ([`InputSize`], *optional*): What image sizes the network takes, if it is not known by itself.
+        image_scale (`float`, *optional*, defaults to 1.0): Factor by which images are resized (bilinearly) for the
+            teacher; its maps are brought back to the size that they have at 1, by their mean where they shrink. Many
+            teachers see more of small objects in enlarged images, at `image_scale**2` times the cost (our choice).
 
     Raises:
-        ValueError: there is no such submodule, no classifier to be found without `tap`, `label_map` does not fit, or a
-            mean comes without its standard deviation.
+        ValueError: there is no such submodule, no classifier to be found without `tap`, `label_map` does not fit, a
+            mean comes without its standard deviation, or `image_scale` is not positive, or not 1 where the network
+            takes images of one size alone.
 
     Attributes:
         normalization ([`~kaseg.distillation.teachers.normalization.Normalization`] or `None`): The teacher's own, as
@@ -98,6 +103,7 @@ class TeacherAdapter(nn.Module):
         label_map: LabelMap | None = None,
         model_inputs: Mapping[str, torch.Tensor] | None = None,
         input_size: InputSize | None = None,
+        image_scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.model = model
@@ -107,6 +113,12 @@ class TeacherAdapter(nn.Module):
             # Faster, on a CPU by far; other networks may reshape maps in ways that need the other layout.
             model.to(memory_format=torch.channels_last)
         self.input_size = InputSize.of(model) if input_size is None else input_size
+        if image_scale <= 0 or (image_scale != 1 and self.input_size.fixed is not None):
+            raise ValueError(
+                "image_scale (teacher_scale of a run) must be positive, and 1 for a teacher that takes one size alone; "
+                f"got {image_scale}, and {self.input_size}."
+            )
+        self.image_scale = image_scale
         if getattr(getattr(model, "config", None), "model_type", None) == "oneformer" and not model_inputs:
             raise ValueError(
                 "OneFormer is told its task with every image: pass model_inputs={'task_inputs': tokens}, the tokens "
@@ -137,6 +149,7 @@ class TeacherAdapter(nn.Module):
         student_std: Sequence[float] | None = None,
         student_labels: Mapping[int, str] | None = None,
         label_map: LabelMap | None = None,
+        image_scale: float = 1.0,
     ) -> TeacherAdapter:
         """A teacher from a Hub id, folder or shipped name, with its own mean and std.
 
@@ -161,6 +174,7 @@ class TeacherAdapter(nn.Module):
             student_labels=student_labels,
             label_map=label_map,
             model_inputs=loaded.model_inputs,
+            image_scale=image_scale,
         )
 
     def train(self, mode: bool = True) -> TeacherAdapter:
@@ -178,8 +192,13 @@ class TeacherAdapter(nn.Module):
             pixel_values = pixel_values * self.scale + self.shift
         if self.flip_channels:
             pixel_values = pixel_values.flip(1)
+        pixels: tuple[int, int] = (pixel_values.shape[-2], pixel_values.shape[-1])
+        given = (round(pixels[0] * self.image_scale), round(pixels[1] * self.image_scale))
+        if given != pixels:
+            pixel_values = F.interpolate(
+                pixel_values, size=given, mode="bilinear", align_corners=False, antialias=self.image_scale < 1
+            )
         images = self.input_size.fit(pixel_values)
-        given: tuple[int, int] = (pixel_values.shape[-2], pixel_values.shape[-1])
         fitted: tuple[int, int] = (images.shape[-2], images.shape[-1])
         with recorded({self.tap: self.model.get_submodule(self.tap.name)}) as seen:
             output = self._run(images)
@@ -198,10 +217,12 @@ class TeacherAdapter(nn.Module):
         if not torch.is_autocast_enabled(features.device.type):
             features = features.float()
             logits = None if logits is None else logits.float()
-        return TeacherOutput(
-            self.input_size.restore(features, given, fitted),
-            None if logits is None else self.input_size.restore(logits, given, fitted),
+        features, logits = (
+            None if of_image is None else _at_scale_1(self.input_size.restore(of_image, given, fitted), pixels, given)
+            for of_image in (features, logits)
         )
+        assert features is not None
+        return TeacherOutput(features, logits)
 
     @torch.no_grad()
     def require_classifier(self) -> None:
@@ -341,6 +362,16 @@ class TeacherAdapter(nn.Module):
     @torch.no_grad()
     def _dry_run(self) -> Any:
         return self._run(example_image(self.model, self.input_size))
+
+
+def _at_scale_1(feature_map: torch.Tensor, pixels: tuple[int, int], given: tuple[int, int]) -> torch.Tensor:
+    """A map (B, c, h, w) of an image that was resized from `pixels` to `given`, in the size that it has without."""
+    if given == pixels:
+        return feature_map
+    size = [max(1, round(side * p / g)) for side, p, g in zip(feature_map.shape[-2:], pixels, given, strict=True)]
+    if given > pixels:
+        return F.interpolate(feature_map, size=size, mode="area")
+    return F.interpolate(feature_map, size=size, mode="bilinear", align_corners=False)
 
 
 def _class_names(model: nn.Module) -> tuple[str, ...] | None:

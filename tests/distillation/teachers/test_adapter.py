@@ -32,6 +32,41 @@ def test_weights_are_laid_out_for_speed_and_keep_their_values() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+class TestImageScale:
+    @pytest.mark.parametrize("scale, sides", [(1.5, (96, 96)), (0.5, (32, 32)), (1.25, (80, 80))])
+    def test_maps_of_resized_images_come_back_in_their_size_at_1(self, scale: float, sides: tuple[int, int]) -> None:
+        model = _kaseg(head="deeplabv3plus")
+        resized = F.interpolate(IMAGE, size=sides, mode="bilinear", align_corners=False, antialias=scale < 1)
+        plain, expected = TeacherAdapter(model)(IMAGE), TeacherAdapter(model)(resized)
+        mode = {"mode": "area"} if scale > 1 else {"mode": "bilinear", "align_corners": False}
+        found = TeacherAdapter(model, image_scale=scale)(IMAGE)
+        for name in ("features", "logits"):
+            size = getattr(plain, name).shape[-2:]
+            torch.testing.assert_close(getattr(found, name), F.interpolate(getattr(expected, name), size=size, **mode))
+        assert TeacherAdapter(model, image_scale=scale).describe() == (32, 4)
+
+    def test_at_1_nothing_is_resized(self) -> None:
+        model = _kaseg()
+        assert torch.equal(
+            TeacherAdapter(model, image_scale=1.0)(IMAGE).features, TeacherAdapter(model)(IMAGE).features
+        )
+
+    def test_padding_is_cut_off_before_maps_come_back(self) -> None:
+        model = _kaseg(head="deeplabv3plus")
+        image = IMAGE[..., :60, :52]
+        teacher = TeacherAdapter(model, input_size=InputSize(multiple=32), image_scale=1.5)
+        assert teacher(image).features.shape[-2:] == TeacherAdapter(model)(image).features.shape[-2:]
+
+    @pytest.mark.parametrize("fields", [{"image_scale": 0.0}, {"image_scale": -1.0}])
+    def test_a_scale_that_is_none_is_refused(self, fields: dict) -> None:
+        with pytest.raises(ValueError, match="image_scale.*must be positive"):
+            TeacherAdapter(_kaseg(), **fields)
+
+    def test_a_teacher_of_one_size_has_no_scale(self) -> None:
+        with pytest.raises(ValueError, match="takes one size alone.*resized to 64x64"):
+            TeacherAdapter(_kaseg(), input_size=InputSize(fixed=(64, 64)), image_scale=1.5)
+
+
 class TestTaps:
     def test_default_is_the_map_before_the_classifier(self) -> None:
         model = _kaseg(head="deeplabv3plus")
