@@ -96,8 +96,8 @@ def _shown(name: str, value: Any) -> Any:
     if name not in _NAMES or not isinstance(value, str):
         return value
     path = Path(value)
-    # A folder of another machine is not there, but is none the less a folder: a Hub id begins with neither.
-    is_local = path.is_absolute() or value.startswith((".", "~")) or path.exists()
+    # A folder of another machine is not there, but is none the less a folder; a Hub id has one slash, and is relative.
+    is_local = path.is_absolute() or value.startswith((".", "~")) or value.count("/") > 1 or path.exists()
     return path.resolve().name if is_local else value
 
 

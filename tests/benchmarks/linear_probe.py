@@ -8,7 +8,7 @@ hardly matter to a mean squared error): train it longer, or widen it.
         --autoencoder runs/ka/autoencoder --student kaseg/mobilenetv2-os16-camvid-plain runs/ka --data-dir DIR
 
 Of a student whose folder has its adapters still, the map after the adaptation loss's adapter is read, too, and its
-cosine with the code of the first autoencoder is printed, on training and on validation images.
+cosine with the code of the first autoencoder is printed, on training and on validation images, class by class.
 
 The classifier is ridge regression to one-hot labels, fitted on training images and scored on validation images, both
 at the student's stride.
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -71,17 +72,29 @@ def main() -> None:
         cells = (f"{100 * value:.0f}" for value in scores["per_category_iou"])
         channels = splits["train"][0][name].shape[1]
         print(f"| {name} | {channels} | {100 * scores['mean_iou']:.1f} | {' | '.join(cells)} |", flush=True)
-    print_cosines(splits, [name for name in adapters if adapters[name]], f"code of {options.autoencoder[0]}")
+    print_cosines(splits, [name for name in adapters if adapters[name]], f"code of {options.autoencoder[0]}", names)
 
 
-def print_cosines(splits: dict[str, tuple[Maps, torch.Tensor]], adapted: list[str], code: str) -> None:
-    """How closely students follow a code, on average over the positions that have a label."""
+def print_cosines(
+    splits: dict[str, tuple[Maps, torch.Tensor]], adapted: list[str], code: str, names: Sequence[str]
+) -> None:
+    """How closely students follow a code, on average over the positions that have a label, and over those of a class.
+
+    What is left of a code without its mean vector on the training images is compared as well: all codes are alike in
+    that vector, so that even a constant has a high cosine.
+    """
     for name in adapted:
-        cosines = {
-            split: F.cosine_similarity(maps[f"{name} after C_f"], maps[code]).mean().item()
-            for split, (maps, _) in splits.items()
-        }
-        print(f"\nCosine of {name} after C_f with the {code}: {cosines}")
+        print(f"\nCosine of {name} after C_f with the {code}:")
+        print(f"| | all | {' | '.join(names)} |\n|{'---|' * (2 + len(names))}")
+        mean = splits["train"][0][code].mean(0)
+        for split, (maps, labels) in splits.items():
+            found, wanted = maps[f"{name} after C_f"], maps[code]
+            for what, cosines in (
+                (split, F.cosine_similarity(found, wanted)),
+                (f"{split}, without the mean", F.cosine_similarity(found - mean, wanted - mean)),
+            ):
+                cells = (cosines[labels == index].mean() for index in range(len(names)))
+                print(f"| {what} | {cosines.mean():.3f} | {' | '.join(f'{cell:.3f}' for cell in cells)} |")
 
 
 def load_adapter(file: Path) -> FeatureAdapter | None:

@@ -24,8 +24,9 @@ def test_of_local_folders_only_the_name_is_public(tmp_path) -> None:
 
 
 def test_folders_of_another_machine_are_known_as_such() -> None:
-    recipe = {"teacher": "/gone/runs/teacher", "autoencoder": "../gone/autoencoder", "encoder_from": "google/deeplab"}
-    assert public_settings(recipe) == {**recipe, "teacher": "teacher", "autoencoder": "autoencoder"}
+    recipe = {"teacher": "/gone/runs/teacher", "autoencoder": "gone/seed-2/autoencoder", "encoder_from": "google/deeplab"}
+    shown = {**recipe, "teacher": "teacher", "autoencoder": "autoencoder"}
+    assert public_settings(recipe) == public_settings({**recipe, "teacher": "../teacher"}) == shown
 
 
 def test_comparing_with_the_defaults_leaves_accelerate_alone(tmp_path) -> None:
