@@ -8,7 +8,9 @@ hardly matter to a mean squared error): train it longer, or widen it.
         --autoencoder runs/ka/autoencoder --student kaseg/mobilenetv2-os16-camvid-plain runs/ka --data-dir DIR
 
 Of a student whose folder has its adapters still, the map after the adaptation loss's adapter is read, too, and its
-cosine with the code of the first autoencoder is printed, on training and on validation images, class by class.
+cosine with the code of the first autoencoder is printed, on training and on validation images, class by class. So that
+the adapter's part in it can be told from the student's, every student's own map is compared as well, through a linear
+map that is fitted to the code.
 
 The classifier is ridge regression to one-hot labels, fitted on training images and scored on validation images, both
 at the student's stride.
@@ -18,7 +20,7 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +74,9 @@ def main() -> None:
         cells = (f"{100 * value:.0f}" for value in scores["per_category_iou"])
         channels = splits["train"][0][name].shape[1]
         print(f"| {name} | {channels} | {100 * scores['mean_iou']:.1f} | {' | '.join(cells)} |", flush=True)
-    print_cosines(splits, [name for name in adapters if adapters[name]], f"code of {options.autoencoder[0]}", names)
+    code = f"code of {options.autoencoder[0]}"
+    print_cosines(splits, [name for name in adapters if adapters[name]], code, names)
+    print_linear_cosines(splits, list(adapters), code, options.ridge)
 
 
 def print_cosines(
@@ -95,6 +99,32 @@ def print_cosines(
             ):
                 cells = (cosines[labels == index].mean() for index in range(len(names)))
                 print(f"| {what} | {cosines.mean():.3f} | {' | '.join(f'{cell:.3f}' for cell in cells)} |")
+
+
+def print_linear_cosines(
+    splits: dict[str, tuple[Maps, torch.Tensor]], students: Sequence[str], code: str, ridge: float
+) -> None:
+    """How much of a code a linear map reads from the students' own maps, whether they were taught it or not."""
+    print(f"\nCosine with the {code} of what a linear map, fitted on training images, makes of the map of:")
+    for name in students:
+        fitted = splits["train"][0]
+        linear = fit_linear(fitted[name], F.normalize(fitted[code], dim=1), ridge)
+        for split, (maps, _) in splits.items():
+            cosine = F.cosine_similarity(linear(maps[name]).relu(), maps[code].double()).mean()
+            print(f"{name}, {split}: {cosine:.3f}")
+
+
+def fit_linear(inputs: torch.Tensor, targets: torch.Tensor, ridge: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Ridge regression, with a bias, from vectors (n, c) to targets (n, k), in float64."""
+    scale = inputs.std(0).clamp(min=1e-6).double()
+
+    def with_bias(vectors: torch.Tensor) -> torch.Tensor:
+        return torch.cat([vectors.double() / scale, scale.new_ones(len(vectors), 1)], dim=1)
+
+    known = with_bias(inputs)
+    gram = known.T @ known + ridge * torch.eye(known.shape[1], dtype=known.dtype)
+    weights = torch.linalg.solve(gram, known.T @ targets.double())
+    return lambda vectors: with_bias(vectors) @ weights
 
 
 def load_adapter(file: Path) -> FeatureAdapter | None:
@@ -146,15 +176,9 @@ def probe(
 ) -> dict:
     """Scores of the linear classifier that is fitted to `name` on one split, on the other."""
     (fitted, labels), (held_out, references) = train, validation
-    scale = fitted[name].std(0).clamp(min=1e-6).double()
-    inputs, unseen = (
-        torch.cat([maps[name].double() / scale, maps[name].new_ones(len(maps[name]), 1)], dim=1)
-        for maps in (fitted, held_out)
-    )
-    gram = inputs.T @ inputs + ridge * torch.eye(inputs.shape[1], dtype=inputs.dtype)
-    weights = torch.linalg.solve(gram, inputs.T @ F.one_hot(labels, num_labels).double())
+    linear = fit_linear(fitted[name], F.one_hot(labels, num_labels), ridge)
     matrix = ConfusionMatrix(num_labels)
-    matrix.update((unseen @ weights).argmax(1)[None], references[None])
+    matrix.update(linear(held_out[name]).argmax(1)[None], references[None])
     return iou_scores(matrix.matrix)
 
 

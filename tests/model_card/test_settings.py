@@ -24,7 +24,7 @@ def test_of_local_folders_only_the_name_is_public(tmp_path) -> None:
 
 
 def test_folders_of_another_machine_are_known_as_such() -> None:
-    recipe = {"teacher": "/gone/runs/teacher", "autoencoder": "gone/seed-2/autoencoder", "encoder_from": "google/deeplab"}
+    recipe = {"teacher": "/gone/teacher", "autoencoder": "gone/seed-2/autoencoder", "encoder_from": "google/deeplab"}
     shown = {**recipe, "teacher": "teacher", "autoencoder": "autoencoder"}
     assert public_settings(recipe) == public_settings({**recipe, "teacher": "../teacher"}) == shown
 

@@ -9,7 +9,13 @@ import torchvision
 from safetensors.torch import load_file
 from toy import arguments, copy_state, make_dataset, make_model, make_teacher, states_equal
 
-from kaseg import KASegModel, KnowledgeAdaptationConfig, KnowledgeAdaptationTrainer
+from kaseg import (
+    KASegModel,
+    KnowledgeAdaptationConfig,
+    KnowledgeAdaptationTrainer,
+    SegmentationConfig,
+    SegmentationTrainer,
+)
 from kaseg.distillation import FeatureAutoencoder, FeatureAutoencoderConfig, TeacherAdapter
 from kaseg.distillation.losses import AdaptationLoss, AffinityLoss, KnowledgeDistillationLoss
 from kaseg.distillation.terms import RIVAL_TERMS
@@ -78,6 +84,25 @@ class TestBothStages:
     def test_evaluation_is_the_students(self, run) -> None:
         metrics = run["trainer"].evaluate()
         assert 0 <= metrics["eval_mean_iou"] <= 1 and "eval_iou_LABEL_0" in metrics
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_without_terms_it_trains_as_a_plain_student_does(tmp_path, bf16: bool) -> None:
+    """A comparison is fair only if nothing but the terms differs: data, dropout, optimizer and precision agree."""
+    fields = dict(bf16=bf16, max_steps=6, optim="adamw_torch", backbone_learning_rate_scale=0.25, weight_decay=0.1)
+    weights = dict(adaptation_weight=0.0, affinity_weight=0.0)
+    distilled = _trainer(tmp_path / "distilled", model=make_model(classifier_dropout_prob=0.3), **fields, **weights)
+    args = SegmentationConfig(**arguments(tmp_path / "plain", **fields))
+    plain = SegmentationTrainer(
+        make_model(classifier_dropout_prob=0.3),
+        args,
+        train_dataset=make_dataset(),
+        eval_dataset=make_dataset(3, seed=1),
+    )
+    for trainer in (distilled, plain):
+        trainer.train()
+    assert states_equal(copy_state(distilled.segmentation_model), plain.model.state_dict())
+    assert not states_equal(copy_state(make_model(classifier_dropout_prob=0.3)), plain.model.state_dict())
 
 
 def test_step_equals_the_formula_by_hand(tmp_path) -> None:
