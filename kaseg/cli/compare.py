@@ -24,6 +24,12 @@ def compare(
     ] = None,
     only: Annotated[str, typer.Option(metavar="PATTERN", help="Do these runs only, e.g. 'os16/*/seed-1'.")] = "*",
     report_only: Annotated[bool, typer.Option("--report-only", help="Do no run; report those that are done.")] = False,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Runs at a time, as where small students leave a GPU idle; each writes run.log in its folder."
+        ),
+    ] = 1,
     examples: Annotated[int, typer.Option(min=0, help="Evaluation images on the page.")] = 4,
 ) -> None:
     """Train a family of runs by one recipe and compare them: students x objectives x seeds, and their teacher.
@@ -45,7 +51,7 @@ def compare(
     if backbone_weights is not None:
         places["backbone_weights"] = str(backbone_weights)
     if not report_only:
-        run_comparison(comparison, output_dir, places, only, announce=lambda line: console.rule(line))
+        run_comparison(comparison, output_dir, places, only, announce=lambda line: console.rule(line), jobs=jobs)
     rows = write_report(comparison, output_dir, places, examples)
     console.print(to_markdown(rows), highlight=False, soft_wrap=True)
     console.print(f"Report: {output_dir / 'summary.html'}", soft_wrap=True, highlight=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import fnmatch
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ import torch
 from transformers.trainer import TRAINER_STATE_NAME
 
 from kaseg.distillation.terms import parse_losses
+from kaseg.experiments.parallel import do_in_parallel, in_worker
 from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArguments, build_arguments
 from kaseg.experiments.run import RECIPE_NAME, check_same_recipe, distill, train
 from kaseg.model_card.results import RESULTS_NAME
@@ -153,6 +155,7 @@ def run_comparison(
     places: Mapping[str, Any] | None = None,
     only: str = "*",
     announce: Callable[[str], None] = print,
+    jobs: int = 1,
 ) -> list[tuple[Run, dict[str, Any]]]:
     """Do every run that is not done yet; what was stopped goes on where it was.
 
@@ -163,29 +166,30 @@ def run_comparison(
             `torch_compile`, ...). They go before those of the comparison.
         only: Pattern (`fnmatch`) of the runs to do, such as `os16/*/seed-1`; others are left for another time.
         announce: Called with a line before each run.
+        jobs: Runs at a time, each in a process of its own, whose output goes to `run.log` in the run's folder.
 
     Returns:
         The runs that are finished, each with what its `results.json` holds.
 
     Raises:
-        ValueError: `only` matches no run, or a folder holds a run with another recipe.
+        ValueError: `jobs` is below 1, `only` matches no run, or a folder holds a run with another recipe.
+        RuntimeError: with several `jobs`, some runs failed or were killed; the others were done.
     """
+    if jobs < 1:
+        raise ValueError(f"jobs must be at least 1, got {jobs}.")
     _check_fields("places", places or {})
     runs = comparison.runs(output_dir)
     chosen = [run for run in runs if fnmatch.fnmatch(run.name, only)]
     if not chosen:
         raise ValueError(f"No run is called {only!r}. There are: {', '.join(run.name for run in runs)}.")
-    for number, run in enumerate(chosen, 1):
-        announce(f"{number}/{len(chosen)} {run.name}")
-        # Compiled code of the run before would count against the limit of recompilations.
-        torch._dynamo.reset()
-        autoencoder = run.fields.get("autoencoder")
-        if comparison.share_autoencoder and autoencoder and not (Path(autoencoder) / TRAINER_STATE_NAME).is_file():
-            raise ValueError(
-                f"{run.name} uses the autoencoder that is fitted in {autoencoder}, where there is no finished one yet. "
-                "Do that run first, or leave --only out."
-            )
-        (distill if run.distils else train)(*_arguments(run, output_dir, places))
+    if jobs > 1:
+        work = functools.partial(_do_in_worker, output_dir=output_dir, places=places, jobs=jobs)
+        is_ready = functools.partial(_is_ready, chosen=chosen, output_dir=Path(output_dir))
+        do_in_parallel(chosen, work, is_ready, jobs, announce, lambda run: run.name)
+    else:
+        for number, run in enumerate(chosen, 1):
+            announce(f"{number}/{len(chosen)} {run.name}")
+            _do(run, output_dir, places)
     return finished_runs(comparison, output_dir, places)
 
 
@@ -204,6 +208,34 @@ def finished_runs(
             check_same_recipe(folder / RECIPE_NAME, recipe_of(*_arguments(run, output_dir, places)))
             finished.append((run, json.loads((folder / RESULTS_NAME).read_text())))
     return finished
+
+
+def _do(run: Run, output_dir: str | Path, places: Mapping[str, Any] | None) -> None:
+    # Compiled code of the run before would count against the limit of recompilations.
+    torch._dynamo.reset()
+    autoencoder = run.fields.get("autoencoder")
+    is_shared = autoencoder is not None and Path(output_dir) in Path(autoencoder).parents
+    if is_shared and not (Path(str(autoencoder)) / TRAINER_STATE_NAME).is_file():
+        raise ValueError(
+            f"{run.name} uses the autoencoder that is fitted in {autoencoder}, where there is no finished one yet. "
+            "Do that run first, or leave --only out."
+        )
+    (distill if run.distils else train)(*_arguments(run, output_dir, places))
+
+
+def _do_in_worker(run: Run, output_dir: str | Path, places: Mapping[str, Any] | None, jobs: int) -> None:
+    in_worker(functools.partial(_do, run, output_dir, places), Path(output_dir) / run.name / "run.log", jobs)
+
+
+def _is_ready(run: Run, chosen: Sequence[Run], output_dir: Path) -> bool:
+    """Whether what other runs of `chosen` make for this one is there; what none of them makes is not waited for."""
+    made_by = {str(output_dir / other.name): other for other in chosen if other is not run}
+    teacher, autoencoder = str(run.fields.get("teacher", "")), run.fields.get("autoencoder")
+    if run.distils and teacher in made_by and not (Path(teacher) / RESULTS_NAME).is_file():
+        return False
+    if autoencoder and str(Path(autoencoder).parent) in made_by:
+        return (Path(autoencoder) / TRAINER_STATE_NAME).is_file()
+    return True
 
 
 def _reads_code(fields: Mapping[str, Any]) -> bool:

@@ -1,0 +1,96 @@
+"""Several runs at a time, each in a process of its own: small students leave most of a GPU idle."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+_SECONDS_BETWEEN_LOOKS = 1.0
+
+
+def do_in_parallel(
+    tasks: Sequence[T],
+    work: Callable[[T], None],
+    is_ready: Callable[[T], bool],
+    jobs: int,
+    announce: Callable[[str], None],
+    name_of: Callable[[T], str] = str,
+) -> None:
+    """Do all tasks, `jobs` at a time and in their order as far as they are ready.
+
+    A task that fails does not stop the others, and one that waits for what a failed one should have made is given up.
+
+    Args:
+        tasks: What to do; they are pickled.
+        work: Called with a task in a process that does one task after another.
+        is_ready: Whether what a task needs is there; asked again while others run.
+        jobs: Processes.
+        announce: Called with a line when a task begins, ends or fails.
+        name_of: Name of a task in those lines.
+
+    Raises:
+        RuntimeError: tasks failed, which the message names with their errors, or a process was killed.
+    """
+    waiting = list(tasks)
+    failed: dict[str, str] = {}
+    running: dict[Future[None], T] = {}
+    # A process that was forked could not use the GPU.
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        while waiting or running:
+            for task in [task for task in waiting if len(running) < jobs and is_ready(task)][: jobs - len(running)]:
+                waiting.remove(task)
+                announce(f"{len(tasks) - len(waiting)}/{len(tasks)} {name_of(task)}")
+                running[pool.submit(work, task)] = task
+            if not running:
+                failed |= {name_of(task): "not begun, as what it needs was not made" for task in waiting}
+                break
+            for future in wait(running, _SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED).done:
+                task, error = running.pop(future), future.exception()
+                if isinstance(error, BrokenProcessPool):
+                    raise RuntimeError(
+                        f"A process was killed, perhaps for lack of memory (jobs={jobs}). The same command goes on "
+                        "with what is not done."
+                    ) from None
+                announce(f"{name_of(task)}: {'done' if error is None else 'failed'}")
+                if error is not None:
+                    failed[name_of(task)] = str(error)
+    if failed:
+        raise RuntimeError(
+            "\n".join([f"{len(failed)} of {len(tasks)} failed:", *(f"- {k}: {failed[k]}" for k in failed)])
+        )
+
+
+def write_output_to(log_file: Path) -> None:
+    """Send what this process prints from now on to the end of a file."""
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with log_file.open("a") as log:
+        for stream in (1, 2):
+            os.dup2(log.fileno(), stream)
+
+
+def in_worker(work: Callable[[], object], log_file: Path, jobs: int) -> None:
+    """Do one task of [`do_in_parallel`] in its process, with its share of the processor's threads.
+
+    Raises:
+        RuntimeError: whatever went wrong, in words: other exceptions may not survive the way to the parent.
+    """
+    write_output_to(log_file)
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(max(1, min(torch.get_num_threads(), threads // jobs)))
+    try:
+        work()
+    except Exception as error:
+        traceback.print_exc()
+        raise RuntimeError(f"{type(error).__name__}: {error} (all of it in {log_file})") from None
