@@ -1,6 +1,6 @@
 """Autoencoders fitted quickly, to compare their settings: on crops of the teacher's maps, which are computed once.
 
-    python tests/benchmarks/autoencoder_trials.py runs/codes/kl10 --teacher kaseg/mobilenetv2-os16-camvid-voc-teacher \\
+    python tests/benchmarks/autoencoder_trials.py runs/codes/kl10 --teacher kaseg/mobilenetv2-os16-camvid-teacher \\
         --data-dir DIR --steps 800 --classifier-weight 10
 
 The images are those of the training split as they are: neither scaled nor recoloured as the trainer's are, so that a
