@@ -165,7 +165,7 @@ def run_comparison(
         places: Fields that say where things lie or how runs are watched (`data_dir`, `backbone_weights`,
             `torch_compile`, ...). They go before those of the comparison.
         only: Pattern (`fnmatch`) of the runs to do, such as `os16/*/seed-1`; others are left for another time.
-        announce: Called with a line before each run.
+        announce: Called with a line before each run; with several `jobs`, also after it.
         jobs: Runs at a time, each in a process of its own, whose output goes to `run.log` in the run's folder.
 
     Returns:
@@ -173,7 +173,7 @@ def run_comparison(
 
     Raises:
         ValueError: `jobs` is below 1, `only` matches no run, or a folder holds a run with another recipe.
-        RuntimeError: with several `jobs`, some runs failed or were killed; the others were done.
+        ChildProcessError: with several `jobs`, some runs failed or were killed; the others were done.
     """
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}.")
@@ -229,11 +229,11 @@ def _do_in_worker(run: Run, output_dir: str | Path, places: Mapping[str, Any] | 
 
 def _is_ready(run: Run, chosen: Sequence[Run], output_dir: Path) -> bool:
     """Whether what other runs of `chosen` make for this one is there; what none of them makes is not waited for."""
-    made_by = {str(output_dir / other.name): other for other in chosen if other is not run}
+    made = {str(output_dir / other.name) for other in chosen}
     teacher, autoencoder = str(run.fields.get("teacher", "")), run.fields.get("autoencoder")
-    if run.distils and teacher in made_by and not (Path(teacher) / RESULTS_NAME).is_file():
+    if run.distils and teacher in made and not (Path(teacher) / RESULTS_NAME).is_file():
         return False
-    if autoencoder and str(Path(autoencoder).parent) in made_by:
+    if autoencoder and str(Path(autoencoder).parent) in made:
         return (Path(autoencoder) / TRAINER_STATE_NAME).is_file()
     return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import sys
@@ -39,7 +40,7 @@ def do_in_parallel(
         name_of: Name of a task in those lines.
 
     Raises:
-        RuntimeError: tasks failed, which the message names with their errors, or a process was killed.
+        ChildProcessError: tasks failed, which the message names with their errors, or a process was killed.
     """
     waiting = list(tasks)
     failed: dict[str, str] = {}
@@ -47,7 +48,7 @@ def do_in_parallel(
     # A process that was forked could not use the GPU.
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         while waiting or running:
-            for task in [task for task in waiting if len(running) < jobs and is_ready(task)][: jobs - len(running)]:
+            for task in list(itertools.islice(filter(is_ready, waiting), jobs - len(running))):
                 waiting.remove(task)
                 announce(f"{len(tasks) - len(waiting)}/{len(tasks)} {name_of(task)}")
                 running[pool.submit(work, task)] = task
@@ -57,7 +58,7 @@ def do_in_parallel(
             for future in wait(running, _SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED).done:
                 task, error = running.pop(future), future.exception()
                 if isinstance(error, BrokenProcessPool):
-                    raise RuntimeError(
+                    raise ChildProcessError(
                         f"A process was killed, perhaps for lack of memory (jobs={jobs}). The same command goes on "
                         "with what is not done."
                     ) from None
@@ -65,28 +66,23 @@ def do_in_parallel(
                 if error is not None:
                     failed[name_of(task)] = str(error)
     if failed:
-        raise RuntimeError(
-            "\n".join([f"{len(failed)} of {len(tasks)} failed:", *(f"- {k}: {failed[k]}" for k in failed)])
-        )
+        lines = (f"- {name}: {error}" for name, error in failed.items())
+        raise ChildProcessError("\n".join([f"{len(failed)} of {len(tasks)} failed:", *lines]))
 
 
-def write_output_to(log_file: Path) -> None:
-    """Send what this process prints from now on to the end of a file."""
+def in_worker(work: Callable[[], object], log_file: Path, jobs: int) -> None:
+    """Do one task of [`do_in_parallel`] in its process, with its share of the processor's threads; what it prints goes
+    to the end of a file.
+
+    Raises:
+        RuntimeError: whatever went wrong, in words: other exceptions may not survive the way to the parent.
+    """
     log_file.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()
     with log_file.open("a") as log:
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)
-
-
-def in_worker(work: Callable[[], object], log_file: Path, jobs: int) -> None:
-    """Do one task of [`do_in_parallel`] in its process, with its share of the processor's threads.
-
-    Raises:
-        RuntimeError: whatever went wrong, in words: other exceptions may not survive the way to the parent.
-    """
-    write_output_to(log_file)
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(max(1, min(torch.get_num_threads(), threads // jobs)))
     try:

@@ -68,24 +68,22 @@ class AutoencoderTrainer(TermTrainer):
         self.add_term("reconstruction", outputs.reconstruction_loss)
         self.add_term("sparsity", outputs.sparsity_loss)
         if self.args.autoencoder_classifier_weight > 0:
-            labels = None if self._label_weights is None else inputs["labels"]
-            divergence = self._classifier_divergence(features, outputs.reconstruction, labels)
+            at_positions = self._classifier_divergence(features, outputs.reconstruction)
+            if self._label_weights is not None:
+                at_grid = labels_at(inputs["labels"], at_positions.shape[-2:])
+                at_positions = at_positions * self._label_weights[at_grid.long()]
+            # Not divided by the sum of weights, so that processes average to the whole batch's.
+            divergence = at_positions.mean()
             self.add_term("classifier", divergence)
             loss = loss + self.args.autoencoder_classifier_weight * divergence
         return (loss, outputs) if return_outputs else loss
 
-    def _classifier_divergence(
-        self, features: torch.Tensor, reconstruction: torch.Tensor, labels: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Mean over positions of the Kullback-Leibler divergence between the teacher's classes on its own map and on
-        the reconstruction (B, c_t, h, w), in float32, each times the weight of its label (B, H, W) if there are weights
-        (our choice). The divisor is the number of positions, so that processes average to the whole batch's."""
+    def _classifier_divergence(self, features: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
+        """Kullback-Leibler divergence (B, h, w) between the teacher's classes on its own map and on the reconstruction
+        (B, c_t, h, w), in float32 (our choice)."""
         teacher = self.accelerator.unwrap_model(self.teacher)
         with torch.autocast(features.device.type, enabled=False):
             with torch.no_grad():
                 expected = teacher.classify(features).float().log_softmax(1)
             found = teacher.classify(reconstruction).float().log_softmax(1)
-        divergence = F.kl_div(found, expected, log_target=True, reduction="none").sum(1)
-        if self._label_weights is not None and labels is not None:
-            divergence = divergence * self._label_weights[labels_at(labels, divergence.shape[-2:]).long()]
-        return divergence.mean()
+        return F.kl_div(found, expected, log_target=True, reduction="none").sum(1)

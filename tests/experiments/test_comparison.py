@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import torch
 
 from kaseg.experiments.comparison import Comparison, Run, finished_runs, run_comparison
 from kaseg.experiments.report import write_report
@@ -158,9 +159,15 @@ def test_several_at_a_time_come_to_the_same(done, tmp_path) -> None:
     found = run_comparison(comparison, tmp_path, WATCHING, announce=lines.append, jobs=2)
     assert sorted(line for line in lines if line.endswith("done")) == sorted(f"{run.name}: done" for run, _ in found)
     assert [run.name for run, _ in found] == [run.name for run, _ in finished[1:]]
-    alone, beside = ({run.name: results for run, results in runs} for runs in (finished, found))
-    for name in ("student/plain/seed-1", "student/adapted/seed-1", "student/plain/seed-2"):
-        assert beside[name]["loss"] == pytest.approx(alone[name]["loss"], rel=1e-3), name
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // 2))  # the processor is shared; other sums have other last digits
+    try:
+        name = "student/plain/seed-2"
+        [(_, expected)] = run_comparison(comparison, tmp_path / "alone", WATCHING, only=name, announce=print)
+    finally:
+        torch.set_num_threads(threads)
+    beside = {run.name: results for run, results in found}[name]
+    assert beside["loss"] == pytest.approx(expected["loss"], rel=1e-4) and beside["hardware"] == expected["hardware"]
     assert "eval_mean_iou" in (tmp_path / "student/plain/seed-1/run.log").read_text()
     fitted = tmp_path / "student/adapted/seed-1/autoencoder"
     assert fitted.is_dir() and not (tmp_path / "student/adapted/seed-2/autoencoder").exists()
@@ -168,7 +175,7 @@ def test_several_at_a_time_come_to_the_same(done, tmp_path) -> None:
 
 def test_what_fails_beside_others_is_named(done, tmp_path) -> None:
     comparison = _comparison(teacher=str(tmp_path / "gone"))
-    with pytest.raises(RuntimeError, match=r"1 of 2 failed:\n- student/adapted/seed-1: CheckpointError.*run\.log"):
+    with pytest.raises(ChildProcessError, match=r"1 of 2 failed:\n- student/adapted/seed-1: CheckpointError.*run\.log"):
         run_comparison(comparison, tmp_path / "out", WATCHING, announce=lambda line: None, jobs=2)
     assert (tmp_path / "out/student/plain/seed-1/results.json").is_file()
     with pytest.raises(ValueError, match="jobs must be at least 1, got 0"):

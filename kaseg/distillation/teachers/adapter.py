@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from kaseg.distillation.teachers.input_sizes import InputSize
+from kaseg.distillation.teachers.input_sizes import InputSize, resized_map
 from kaseg.distillation.teachers.label_matching import LabelMap, LabelMatch, match_labels
 from kaseg.distillation.teachers.loading import load_teacher
 from kaseg.distillation.teachers.normalization import Normalization
@@ -71,8 +71,8 @@ class TeacherAdapter(nn.Module):
             image, with a first dimension of 1: OneFormer's `task_inputs`.
         input_size ([`InputSize`], *optional*): What image sizes the network takes, if it is not known by itself.
         image_scale (`float`, *optional*, defaults to 1.0): Factor by which images are resized (bilinearly) for the
-            teacher; its maps are brought back to the size that they have at 1, by their mean where they shrink. Many
-            teachers see more of small objects in enlarged images, at `image_scale**2` times the cost (our choice).
+            teacher; its maps are brought back to the size that they have at 1, by their mean where they shrink. It
+            costs `image_scale**2` times as much; `docs/camvid.md` has a teacher that gains by it (our choice).
 
     Raises:
         ValueError: there is no such submodule, no classifier to be found without `tap`, `label_map` does not fit, a
@@ -217,12 +217,13 @@ class TeacherAdapter(nn.Module):
         if not torch.is_autocast_enabled(features.device.type):
             features = features.float()
             logits = None if logits is None else logits.float()
-        features, logits = (
-            None if of_image is None else _at_scale_1(self.input_size.restore(of_image, given, fitted), pixels, given)
-            for of_image in (features, logits)
-        )
-        assert features is not None
-        return TeacherOutput(features, logits)
+
+        def of_the_students_image(teachers: torch.Tensor) -> torch.Tensor:
+            teachers = self.input_size.restore(teachers, given, fitted)
+            mode = "area" if self.image_scale > 1 else "bilinear"
+            return teachers if given == pixels else resized_map(teachers, pixels, given, mode)
+
+        return TeacherOutput(of_the_students_image(features), None if logits is None else of_the_students_image(logits))
 
     @torch.no_grad()
     def require_classifier(self) -> None:
@@ -362,16 +363,6 @@ class TeacherAdapter(nn.Module):
     @torch.no_grad()
     def _dry_run(self) -> Any:
         return self._run(example_image(self.model, self.input_size))
-
-
-def _at_scale_1(feature_map: torch.Tensor, pixels: tuple[int, int], given: tuple[int, int]) -> torch.Tensor:
-    """A map (B, c, h, w) of an image that was resized from `pixels` to `given`, in the size that it has without."""
-    if given == pixels:
-        return feature_map
-    size = [max(1, round(side * p / g)) for side, p, g in zip(feature_map.shape[-2:], pixels, given, strict=True)]
-    if given > pixels:
-        return F.interpolate(feature_map, size=size, mode="area")
-    return F.interpolate(feature_map, size=size, mode="bilinear", align_corners=False)
 
 
 def _class_names(model: nn.Module) -> tuple[str, ...] | None:

@@ -64,12 +64,11 @@ class InputSize:
         resized bilinearly to the size that keeps its stride."""
         if given == fitted:
             return feature_map
-        sizes = list(zip(feature_map.shape[-2:], given, fitted, strict=True))
         if self.fixed is None:
+            sizes = zip(feature_map.shape[-2:], given, fitted, strict=True)
             height, width = (-(-size * wanted // had) for size, wanted, had in sizes)
             return feature_map[..., :height, :width]
-        size = [max(1, round(size * wanted / had)) for size, wanted, had in sizes]
-        return F.interpolate(feature_map, size=size, mode="bilinear", align_corners=False)
+        return resized_map(feature_map, given, fitted)
 
     def __str__(self) -> str:
         if self.fixed is not None:
@@ -77,6 +76,19 @@ class InputSize:
         if self.multiple > 1:
             return f"images are padded to multiples of {self.multiple}, its maps cut back"
         return "images of any size"
+
+
+def resized_map(
+    feature_map: torch.Tensor, wanted: tuple[int, int], had: tuple[int, int], mode: str = "bilinear"
+) -> torch.Tensor:
+    """A map (B, c, h, w) of an image of `had` pixels in the size that keeps its stride at `wanted` pixels.
+
+    Args:
+        mode: `"bilinear"`, or `"area"` for the mean, where it shrinks.
+    """
+    sizes = zip(feature_map.shape[-2:], wanted, had, strict=True)
+    size = [max(1, round(side * to / before)) for side, to, before in sizes]
+    return F.interpolate(feature_map, size=size, mode=mode, align_corners=False if mode == "bilinear" else None)
 
 
 def _pair(size: Any) -> tuple[int, int]:
