@@ -24,8 +24,9 @@ def summarize(comparison: Comparison, finished: Finished) -> list[dict[str, Any]
         Rows with `student`, `objective`, `seeds` (list), `mean_iou` (mean over seeds), `std` (sample standard
         deviation, `None` with one seed), `parameters`, `gflops`, `steps`, `per_category_iou` (means), and for all but
         the teacher and the plain objective `gain` (mean, `None` without a pair), `gain_interval` (95 % of Student's t
-        distribution over the paired differences, `None` with fewer than two pairs) and `gap_closed`
-        (`gain` / (teacher - plain), `None` unless the teacher is the better one).
+        distribution over the paired differences, `None` with fewer than two pairs), `gap_closed`
+        (`gain` / (teacher - plain), `None` unless the teacher is the better one) and `unlike_pairs` (seeds whose two
+        runs were done on different hardware, which rounds differently, so that they differ by more than the objective).
     """
     groups: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = {}
     for run, results in finished:
@@ -73,6 +74,8 @@ def format_gain(row: Mapping[str, Any]) -> str:
         return ""
     interval = row["gain_interval"]
     reach = "one pair" if interval is None else f"{100 * interval[0]:+.1f} to {100 * interval[1]:+.1f}"
+    if row["unlike_pairs"]:
+        reach += f"; seeds {', '.join(map(str, row['unlike_pairs']))} against plain runs on other hardware"
     return f"{100 * row['gain']:+.1f} ({reach})"
 
 
@@ -101,7 +104,7 @@ def _gain(
 ) -> dict[str, Any]:
     differences = [result["mean_iou"] - plain[seed]["mean_iou"] for seed, result in adapted.items() if seed in plain]
     if not differences:
-        return {"gain": None, "gain_interval": None, "gap_closed": None}
+        return {"gain": None, "gain_interval": None, "gap_closed": None, "unlike_pairs": []}
     gain = statistics.fmean(differences)
     gap = 0.0
     if teacher is not None:
@@ -110,6 +113,9 @@ def _gain(
         "gain": gain,
         "gain_interval": None if (interval := paired_interval(differences)) is None else list(interval),
         "gap_closed": gain / gap if gap > 0 else None,
+        "unlike_pairs": [
+            seed for seed in adapted if seed in plain and adapted[seed]["hardware"] != plain[seed]["hardware"]
+        ],
     }
 
 

@@ -20,6 +20,7 @@ def _results(mean_iou: float, gflops: float = 5.0, **classes: float) -> dict:
         "parameters": 2_000_000,
         "gflops_513x513": gflops,
         "steps": 2,
+        "hardware": "CPU, 2 threads",
         "per_category_iou": classes or {"road": mean_iou},
         "log": [*log, {"step": 2, "eval_mean_iou": mean_iou}],
     }
@@ -75,6 +76,18 @@ def test_classes_that_a_seed_lacks_are_averaged_over_the_others() -> None:
     ]
     (row,) = summarize(COMPARISON, finished)
     assert row["per_category_iou"] == pytest.approx({"road": 0.6, "sky": 0.6})
+
+
+def test_pairs_on_different_hardware_are_named() -> None:
+    finished = _finished(FULL)
+    for run, results in finished:
+        if (run.objective, run.seed) in {("ka", 2), ("ka", 3)}:
+            results["hardware"] = "1 x NVIDIA H200"
+    adapted = next(row for row in summarize(COMPARISON, finished) if row["objective"] == "ka")
+    assert adapted["unlike_pairs"] == [2, 3]
+    assert "; seeds 2, 3 against plain runs on other hardware)" in to_markdown([adapted])
+    alike = next(row for row in summarize(COMPARISON, _finished(FULL)) if row["objective"] == "ka")
+    assert alike["unlike_pairs"] == [] and "hardware" not in to_markdown([alike])
 
 
 def test_interval_of_one_difference_is_unknown() -> None:
