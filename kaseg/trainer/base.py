@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import broadcast
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments, set_seed
@@ -58,6 +59,16 @@ def synchronize_batch_norm(model: nn.Module, args: TrainingArguments) -> nn.Modu
     return convert_sync_batchnorm(model)
 
 
+def share_buffers(module: nn.Module) -> None:
+    """Give all processes the first one's buffers, in place; nothing where there is one process.
+
+    DDP does so before each forward pass in training, so that after the last one every process has statistics of
+    BatchNorm of its own, while those of the first are saved.
+    """
+    for buffer in module.buffers():
+        broadcast(buffer)
+
+
 class EpochCallback(TrainerCallback):
     """Tells the dataset the epoch, on which its augmentation depends.
 
@@ -87,6 +98,12 @@ class TermTrainer(PublishingTrainer):
     args: Any
 
     def __init__(self, model: Any, args: Any, **kwargs: Any) -> None:
+        if args.fsdp or args.deepspeed:
+            raise ValueError(
+                "FSDP and DeepSpeed are not supported: models of this size fit on every device, and the teacher is "
+                "kept whole on each. Leave fsdp and deepspeed out and start one process per device (torchrun "
+                "--nproc_per_node=...), which is DDP."
+            )
         if args.sync_batch_norm:
             model = synchronize_batch_norm(model, args)
         super().__init__(model=model, args=args, **kwargs)

@@ -22,7 +22,7 @@ from kaseg.distillation.terms import PAPER_TERMS, DistillationTerm, build_rivals
 from kaseg.image_processing_kaseg import KASegImageProcessor
 from kaseg.modeling_kaseg import KASegModel
 from kaseg.trainer.autoencoder_trainer import AutoencoderTrainer, autoencoder_arguments
-from kaseg.trainer.base import last_complete_checkpoint
+from kaseg.trainer.base import last_complete_checkpoint, share_buffers
 from kaseg.trainer.knowledge_adaptation_config import KnowledgeAdaptationConfig
 from kaseg.trainer.segmentation_trainer import SegmentationTrainer
 
@@ -260,6 +260,7 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
             data_collator=self.data_collator,
         )
         trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder) if resume else None)
+        share_buffers(autoencoder)  # each process is about to freeze its own
         trainer.save_model()
         trainer.save_state()
         return autoencoder
@@ -396,7 +397,7 @@ def _build_teacher(
                 f"teacher_scale={args.teacher_scale} is given, but the teacher is a TeacherAdapter with an image_scale "
                 f"of {teacher.image_scale}: set it there, TeacherAdapter(model, image_scale=...)."
             )
-        if teacher.normalization is not None and not teacher.knows_images:
+        if not teacher.knows_images:
             teacher.expect_images(processor.image_mean, processor.image_std)
         if teacher.label_match is None or label_map:
             teacher.match(labels, label_map)

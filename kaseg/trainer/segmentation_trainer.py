@@ -20,7 +20,7 @@ from kaseg.data import (
 from kaseg.evaluation import ConfusionMatrix, iou_scores
 from kaseg.image_processing_kaseg import KASegImageProcessor
 from kaseg.losses import CrossEntropyLoss, build_loss
-from kaseg.trainer.base import TermTrainer
+from kaseg.trainer.base import TermTrainer, share_buffers
 from kaseg.trainer.segmentation_config import SegmentationConfig
 
 
@@ -31,7 +31,8 @@ class SegmentationTrainer(TermTrainer):
     normalised as `args` and `processing_class` say; datasets that already give `pixel_values` and `labels` are taken as
     they are. Cross-entropy is normalised by the labelled pixels of the whole step, over micro-batches and processes.
 
-    Evaluation streams a confusion matrix at the labels' own resolution: no logits are kept. It reports `eval_loss`,
+    Evaluation streams a confusion matrix at the labels' own resolution: no logits are kept. It computes in the type of
+    the weights, also where training autocasts (`bf16_full_eval` has it in bfloat16). It reports `eval_loss`,
     `eval_mean_iou`, `eval_mean_accuracy`, `eval_overall_accuracy` and `eval_iou_<class>` for every class present.
 
     Args:
@@ -42,7 +43,7 @@ class SegmentationTrainer(TermTrainer):
         kwargs: Further arguments of `transformers.Trainer`.
 
     Raises:
-        ValueError: class weights that do not fit the model's classes.
+        ValueError: class weights that do not fit the model's classes; FSDP or DeepSpeed.
     """
 
     def __init__(
@@ -174,6 +175,7 @@ class SegmentationTrainer(TermTrainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         config = self.segmentation_model.config
+        share_buffers(self.segmentation_model)  # the score is of the network that is saved
         self.confusion_matrix = ConfusionMatrix(config.num_labels, device=self.args.device)
         self._eval_loss = torch.zeros(2, dtype=torch.float64, device=self.args.device)
         output = super().evaluation_loop(dataloader, description, True, ignore_keys, metric_key_prefix)
@@ -193,8 +195,13 @@ class SegmentationTrainer(TermTrainer):
         self, model: nn.Module, inputs: dict[str, torch.Tensor], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[None, None, None]:
         inputs = self._prepare_inputs(inputs)
-        with self.compute_loss_context_manager():
-            logits = model(pixel_values=inputs["pixel_values"]).logits
+        # The score is of the weights that are saved, so none of training's autocast, which accelerate has wrapped
+        # around the forward pass of some of the models.
+        network = self.segmentation_model
+        forward = vars(network).get("_original_forward", network)
+        pixel_values = inputs["pixel_values"]
+        with torch.autocast(pixel_values.device.type, enabled=False):
+            logits = forward(pixel_values=pixel_values.to(next(network.parameters()).dtype)).logits
         labels = inputs["labels"][: self._real_samples(len(inputs["labels"]))]
         # One image at a time: its full-size logits are the largest tensor of an evaluation.
         for scores, reference in zip(logits, labels, strict=False):

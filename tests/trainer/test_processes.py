@@ -15,7 +15,13 @@ from torch import nn
 from toy import arguments, make_dataset, make_model, make_teacher, states_equal
 from transformers import TrainerCallback
 
-from kaseg import KnowledgeAdaptationConfig, KnowledgeAdaptationTrainer
+from kaseg import (
+    KASegModel,
+    KnowledgeAdaptationConfig,
+    KnowledgeAdaptationTrainer,
+    SegmentationConfig,
+    SegmentationTrainer,
+)
 from kaseg.distillation.terms import RIVAL_TERMS
 
 GLOBAL_BATCH, STEPS = 4, 4
@@ -38,7 +44,7 @@ class Recorder(TrainerCallback):
             os._exit(1)
 
 
-def main(output_dir: str, stop: int) -> None:
+def as_one(output_dir: str, stop: int) -> None:
     """One process of a run of both stages, with every loss that is a mean over positions or images."""
     # Statistics of BatchNorm would be each process's own.
     nn.modules.batchnorm._BatchNorm.train = lambda self, mode=True: nn.Module.train(self, False)
@@ -74,10 +80,36 @@ def main(output_dir: str, stop: int) -> None:
     trainer.save_state()
 
 
-def _launch(processes: int, output_dir: Path, stop: int = 0) -> int:
+def each_with_its_statistics(output_dir: str, stop: int) -> None:
+    """One process of a run in which BatchNorm takes its own; writes what every process is left with."""
+    fields = arguments(
+        output_dir,
+        per_device_train_batch_size=2,
+        max_steps=2,
+        ddp_backend="gloo",
+        latent_channels=8,
+        autoencoder_epochs=0,
+        autoencoder_max_steps=3,
+    )
+    trainer = KnowledgeAdaptationTrainer(
+        make_model(),
+        make_teacher(),
+        KnowledgeAdaptationConfig(**fields),
+        train_dataset=make_dataset(),
+        eval_dataset=make_dataset(4, seed=3),
+    )
+    trainer.train()
+    metrics = trainer.evaluate()
+    trainer.save_model()
+    rank = trainer.args.process_index
+    save_file(trainer.autoencoder.encoder.state_dict(), Path(output_dir) / f"encoder-{rank}.safetensors")
+    (Path(output_dir) / f"loss-{rank}.json").write_text(json.dumps(metrics["eval_loss"]))
+
+
+def _launch(processes: int, output_dir: Path, stop: int = 0, job: str = "as_one") -> int:
     output_dir.mkdir(exist_ok=True)
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command = [sys.executable, *(launcher if processes > 1 else []), __file__, str(output_dir), str(stop)]
+    command = [sys.executable, *(launcher if processes > 1 else []), __file__, job, str(output_dir), str(stop)]
     root = str(Path(__file__).resolve().parents[2])
     environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     process = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -137,5 +169,22 @@ def test_a_killed_run_of_two_processes_goes_on_exactly(runs, tmp_path) -> None:
         assert states_equal(load_file(runs[2] / name), load_file(tmp_path / name)), name
 
 
+@pytest.mark.slow
+def test_all_processes_teach_and_score_with_what_is_saved(tmp_path) -> None:
+    _launch(2, tmp_path, job="each_with_its_statistics")
+    saved = load_file(tmp_path / "autoencoder" / "model.safetensors")
+    for rank in (0, 1):
+        encoder = load_file(tmp_path / f"encoder-{rank}.safetensors")
+        assert any("running_mean" in name for name in encoder)
+        assert all(torch.equal(tensor, saved[f"encoder.{name}"]) for name, tensor in encoder.items()), rank
+    scored = SegmentationTrainer(
+        KASegModel.from_pretrained(tmp_path),
+        SegmentationConfig(**arguments(tmp_path)),
+        eval_dataset=make_dataset(4, seed=3),
+    ).evaluate()
+    for rank in (0, 1):
+        assert json.loads((tmp_path / f"loss-{rank}.json").read_text()) == pytest.approx(scored["eval_loss"], rel=1e-5)
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    {"as_one": as_one, "each_with_its_statistics": each_with_its_statistics}[sys.argv[1]](sys.argv[2], int(sys.argv[3]))

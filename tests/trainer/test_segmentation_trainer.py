@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -128,6 +130,22 @@ class TestEvaluation:
         assert counts.sum(1).tolist() == [(labels == 0).sum(), (labels == 1).sum()]
         assert np.isfinite(metrics["eval_loss"])
 
+    def test_scores_are_those_of_the_saved_weights_whatever_training_autocasts(self, tmp_path) -> None:
+        model = make_model()
+        trainer = _trainer(tmp_path, model=model, bf16=True)
+        plain = _trainer(tmp_path, model=copy.deepcopy(model))
+        assert trainer.evaluate()["eval_loss"] == pytest.approx(plain.evaluate()["eval_loss"], rel=1e-6)
+        trainer.train()
+        trained = trainer.evaluate()["eval_loss"]
+        trainer.save_model()
+        saved = _trainer(tmp_path, model=KASegModel.from_pretrained(tmp_path)).evaluate()["eval_loss"]
+        assert trained == pytest.approx(saved, rel=1e-6)
+        # Accelerate's autocast is still there for what comes next.
+        with torch.no_grad():
+            rounded = trainer.model.eval()(torch.ones(1, 3, 32, 32)).logits
+            exact = KASegModel.from_pretrained(tmp_path).eval()(torch.ones(1, 3, 32, 32)).logits
+        assert not torch.allclose(rounded, exact, rtol=1e-6, atol=1e-7)
+
     def test_loss_is_the_mean_over_all_labelled_pixels(self, tmp_path) -> None:
         trainer = _trainer(tmp_path)
         metrics = trainer.evaluate()
@@ -234,6 +252,15 @@ def _set_label_7(example: dict) -> dict:
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="about machines without an accelerator")
+@pytest.mark.parametrize("fields", [{"fsdp": "full_shard"}, {"deepspeed": "zero.json"}])
+def test_sharding_is_refused(tmp_path, fields: dict) -> None:
+    args = SegmentationConfig(**arguments(tmp_path))
+    for name, value in fields.items():
+        setattr(args, name, value)
+    with pytest.raises(ValueError, match="FSDP and DeepSpeed are not supported"):
+        SegmentationTrainer(make_model(), args)
+
+
 def test_bf16_trains_on_the_cpu_where_there_is_nothing_else(tmp_path) -> None:
     fields = arguments(tmp_path, bf16=True, max_steps=1)
     del fields["use_cpu"]

@@ -25,6 +25,7 @@ from kaseg.distillation.teachers.taps import (
     named_tap,
     patch_size_of,
     recorded,
+    reference_tensor,
 )
 from kaseg.modeling_kaseg import KASegModel
 
@@ -180,6 +181,11 @@ class TeacherAdapter(nn.Module):
     def train(self, mode: bool = True) -> TeacherAdapter:
         return super().train(False)
 
+    @torch.compiler.disable
+    def _stay_in_eval_mode(self) -> None:
+        # Whoever holds the network may have switched it without passing through our train().
+        self.model.eval()
+
     @torch.no_grad()
     def forward(self, pixel_values: torch.Tensor) -> TeacherOutput:
         """(B, 3, H, W) images, normalised as the student's -> tapped map and logits, in float32; under autocast in
@@ -188,6 +194,7 @@ class TeacherAdapter(nn.Module):
         Raises:
             ValueError: the forward pass does not reach the tap, or the tap gives no map.
         """
+        self._stay_in_eval_mode()
         if self.scale is not None and self.shift is not None:
             pixel_values = pixel_values * self.scale + self.shift
         if self.flip_channels:
@@ -250,7 +257,7 @@ class TeacherAdapter(nn.Module):
         the map's size. Gradients reach the map and nothing else. [`~TeacherAdapter.require_classifier`] says whether
         there is one."""
         classifier = self.model.get_submodule(self.tap.name)
-        features = features.to(next(classifier.parameters()).dtype)
+        features = features.to(reference_tensor(classifier).dtype)
         if isinstance(classifier, nn.Linear):
             return classifier(features.movedim(1, -1)).movedim(-1, 1)
         return classifier(features)
@@ -259,8 +266,8 @@ class TeacherAdapter(nn.Module):
     def describe(self, image_size: int = 128, num_channels: int = 3) -> tuple[int, int]:
         """Channels and stride of the tapped map, from a dry run on a square image of `image_size` pixels; the stride
         is rounded to a power of two."""
-        parameter = next(self.model.parameters())
-        features = self(torch.zeros(1, num_channels, image_size, image_size, device=parameter.device)).features
+        device = reference_tensor(self.model).device
+        features = self(torch.zeros(1, num_channels, image_size, image_size, device=device)).features
         stride = 2 ** round(float(torch.log2(torch.tensor(image_size / features.shape[-1]))))
         return features.shape[1], stride
 
@@ -285,7 +292,7 @@ class TeacherAdapter(nn.Module):
             self.class_names = tuple(f"LABEL_{index}" for index in range(count))
         match = match_labels([student_labels[index] for index in sorted(student_labels)], self.class_names, label_map)
         self.label_match = match
-        self.known_classes = torch.tensor(match.known_classes, device=next(self.model.parameters()).device).long()
+        self.known_classes = torch.tensor(match.known_classes, device=reference_tensor(self.model).device).long()
         complete = len(match.groups) == len(match.student)
         logger.log(logging.INFO if complete else logging.WARNING, "Labels: %s.", match.report())
         return match
@@ -327,15 +334,7 @@ class TeacherAdapter(nn.Module):
         self.normalization: Normalization | None = None
         if own[0] is not None and own[1] is not None:
             self.normalization = Normalization(tuple(own[0]), tuple(own[1]), flip_channels)
-        elif student[0] is not None:
-            self.normalization = Normalization.of(model)
-            if self.normalization is None:
-                logger.warning(
-                    "How the teacher %s normalises images is not known; it gets them as the student does. If that is "
-                    "wrong, wrap it in TeacherAdapter(..., image_mean=..., image_std=...).",
-                    type(model).__name__,
-                )
-        self.flip_channels = flip_channels or (self.normalization is not None and self.normalization.flip_channels)
+        self.flip_channels = flip_channels
         self.register_buffer("scale", None, persistent=False)
         self.register_buffer("shift", None, persistent=False)
         self.scale: torch.Tensor | None
@@ -346,11 +345,21 @@ class TeacherAdapter(nn.Module):
 
     def expect_images(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Take images that are normalised with the student's `mean` and `std`: from now on they are normalised anew
-        with the teacher's own, if that is known."""
+        with the teacher's own, as given or, if it was not, found; there is a warning if it is not known."""
+        if self.normalization is None:
+            self.normalization = Normalization.of(self.model)
+            if self.normalization is None:
+                logger.warning(
+                    "How the teacher %s normalises images is not known; it gets them as the student does. If that is "
+                    "wrong, wrap it in TeacherAdapter(..., image_mean=..., image_std=...).",
+                    type(self.model).__name__,
+                )
+            else:
+                self.flip_channels = self.flip_channels or self.normalization.flip_channels
         own, self.knows_images = self.normalization, True
         self.scale = self.shift = None
         if own is not None and (list(own.mean), list(own.std)) != (list(mean), list(std)):
-            device = next(self.model.parameters()).device
+            device = reference_tensor(self.model).device
             self.scale, self.shift = (factor.to(device) for factor in own.from_student(mean, std))
 
     def _run(self, images: torch.Tensor) -> Any:
@@ -358,7 +367,7 @@ class TeacherAdapter(nn.Module):
             name: getattr(self, f"input_{name}").expand(len(images), *getattr(self, f"input_{name}").shape[1:])
             for name in self._input_names
         }
-        return self.model(images.to(next(self.model.parameters()).dtype), **extra)
+        return self.model(images.to(reference_tensor(self.model).dtype), **extra)
 
     @torch.no_grad()
     def _dry_run(self) -> Any:

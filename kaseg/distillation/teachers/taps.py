@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -230,8 +231,15 @@ def example_image(model: nn.Module, size: InputSize, side: int = 128) -> torch.T
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
     channels = first.in_channels if first is not None else 3
     noise = torch.randn(1, channels, side, side, generator=torch.Generator().manual_seed(0))
-    parameter = next(model.parameters())
-    return size.fit(noise).to(parameter.device, parameter.dtype)
+    reference = reference_tensor(model)
+    return size.fit(noise).to(reference.device, reference.dtype)
+
+
+def reference_tensor(model: nn.Module) -> torch.Tensor:
+    """A tensor of the type and on the device that the network computes in: its first parameter or, as pooling and fixed
+    filters have none, buffer of a floating type, else a new one of the default type."""
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    return next((tensor for tensor in tensors if tensor.is_floating_point()), torch.empty(0))
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from transformers import (
     SegformerForSemanticSegmentation,
 )
 
-from kaseg import KASegConfig, KASegModel
+from kaseg import KASegConfig, KASegImageProcessor, KASegModel
 from kaseg.distillation import TeacherAdapter
 from kaseg.distillation.teachers import InputSize
 
@@ -140,6 +140,17 @@ class TestFrozen:
         assert not features.requires_grad and not any(p.requires_grad for p in teacher.parameters())
         assert all(torch.equal(before[name], tensor) for name, tensor in teacher.state_dict().items())
 
+    @pytest.mark.parametrize("compiled", [False, True])
+    def test_a_network_switched_behind_its_back_does_not_train(self, compiled: bool) -> None:
+        model = _kaseg(classifier_dropout_prob=0.9)
+        teacher = TeacherAdapter(model)
+        expected, before = teacher(IMAGE).logits, {name: t.clone() for name, t in model.state_dict().items()}
+        run = torch.compile(teacher, backend="eager") if compiled else teacher
+        run(IMAGE)
+        model.train()
+        torch.testing.assert_close(run(IMAGE).logits, expected)
+        assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
     def test_the_network_keeps_no_hook(self) -> None:
         model = _kaseg()
         TeacherAdapter(model, tap="head.conv")(IMAGE)
@@ -181,6 +192,28 @@ def test_the_students_normalisation_may_be_told_later() -> None:
     later.expect_images(*given.values())
     with torch.no_grad():
         assert torch.equal(later(IMAGE).logits, model(IMAGE).logits)
+
+
+def test_a_normalisation_that_can_be_found_is_found_once_the_students_is_told(tmp_path, caplog) -> None:
+    _kaseg().save_pretrained(tmp_path)
+    KASegImageProcessor(image_mean=[0.5] * 3, image_std=[0.25] * 3).save_pretrained(tmp_path)
+    student = KASegImageProcessor()
+    named = TeacherAdapter.from_pretrained(
+        str(tmp_path), student_mean=student.image_mean, student_std=student.image_std
+    )
+    wrapped = TeacherAdapter(KASegModel.from_pretrained(tmp_path))
+    wrapped.expect_images(student.image_mean, student.image_std)
+    assert wrapped.normalization == named.normalization and torch.equal(wrapped(IMAGE).logits, named(IMAGE).logits)
+    assert not caplog.records
+    unknown = TeacherAdapter(_kaseg())
+    unknown.expect_images(student.image_mean, student.image_std)
+    assert "not known" in caplog.text and unknown.scale is None
+
+
+def test_a_network_without_parameters() -> None:
+    network = nn.Sequential(nn.AvgPool2d(4), nn.Identity())
+    teacher = TeacherAdapter(network, tap="0")
+    assert teacher.describe() == (3, 4) and torch.equal(teacher(IMAGE).features, network(IMAGE))
 
 
 class TestLabels:
