@@ -199,10 +199,20 @@ def _read_weights(file: Path) -> dict[str, torch.Tensor]:
         ) from error
 
 
-def _explain_failure(name: str, error: Exception) -> str:
+def check_encoder_name(name: str) -> None:
+    """Raises a `ValueError` that lists close names if timm has no such trunk; those on the Hub (`hf-hub:...`) pass."""
     base = name.partition(".")[0]
     if not timm.is_model(base) and ":" not in name:
         close = timm.list_models(f"*{base.split('_')[0]}*")[:8]
-        return f"timm has no encoder named {name!r}." + (f" Close names: {', '.join(close)}." if close else "")
+        raise ValueError(
+            f"timm has no encoder named {name!r}." + (f" Close names: {', '.join(close)}." if close else "")
+        )
+
+
+def _explain_failure(name: str, error: Exception) -> str:
+    try:
+        check_encoder_name(name)
+    except ValueError as unknown:
+        return str(unknown)
     reason = str(error) or type(error).__name__
     return f"timm encoder {name!r} offers no feature maps ({reason}). Use for example {EXAMPLES}."

@@ -87,7 +87,7 @@ def check_cached_weights(name: Any, revision: str | None = None, cache_dir: Any 
 
 def _reason(name: str, revision: str | None, cache_dir: Any, error: Exception) -> str | None:
     """In words, why loading failed and what to do; `None` if that is not known."""
-    if not isinstance(error, OSError | HTTPError | SafetensorError):
+    if not isinstance(error, OSError | HTTPError | HFValidationError | SafetensorError):
         return None
     page = f"{constants.ENDPOINT}/{name}"
     if isinstance(error, SafetensorError):

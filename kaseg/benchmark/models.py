@@ -8,10 +8,18 @@ from typing import Any
 import torch
 import yaml
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSemanticSegmentation, PretrainedConfig
+from transformers import (
+    CONFIG_MAPPING,
+    AutoConfig,
+    AutoModelForSemanticSegmentation,
+    AutoModelForUniversalSegmentation,
+    PretrainedConfig,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES
 
 from kaseg.checkpoints import resolve
 from kaseg.configuration_kaseg import KASegConfig
+from kaseg.distillation.teachers.query_maps import class_scores_from_queries
 from kaseg.loading_errors import explained_loading
 
 NUM_LABELS = 21
@@ -31,6 +39,8 @@ class Logits(nn.Module):
         outputs = self.model(pixel_values)
         if isinstance(outputs, torch.Tensor):
             return outputs
+        if "class_queries_logits" in outputs:
+            return class_scores_from_queries(outputs.class_queries_logits, outputs.masks_queries_logits)
         return outputs["out"] if "out" in outputs else outputs["logits"]
 
 
@@ -42,7 +52,8 @@ def build_model(spec: str, num_labels: int = NUM_LABELS) -> Logits:
 
             - a folder with a `config.json`, a shipped checkpoint or a Hub id, of kaseg or transformers;
             - `kaseg:FIELD=VALUE,...`, fields of [`KASegConfig`];
-            - `transformers:MODEL_TYPE[:FIELD=VALUE,...]`, such as `transformers:segformer`;
+            - `transformers:MODEL_TYPE[:FIELD=VALUE,...]`, such as `transformers:segformer`; a universal model's queries
+              are turned into scores of classes;
             - `smp:ARCHITECTURE:ENCODER`, of segmentation_models.pytorch, such as `smp:Unet:mobilenet_v2`;
             - `torchvision:NAME`, such as `torchvision:lraspp_mobilenet_v3_large`.
         num_labels: Classes, for all but the first form, whose config says.
@@ -69,7 +80,11 @@ def build_model(spec: str, num_labels: int = NUM_LABELS) -> Logits:
         name = resolve(spec)
         with explained_loading(name):
             config = AutoConfig.from_pretrained(name)
-    return Logits(AutoModelForSemanticSegmentation.from_config(config))
+    if config.model_type == "oneformer":
+        raise ValueError(f"{spec}: OneFormer is told its task in words beside the image, which is not measured here")
+    universal = config.model_type in MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES
+    auto_class = AutoModelForUniversalSegmentation if universal else AutoModelForSemanticSegmentation
+    return Logits(auto_class.from_config(config))
 
 
 def _torchvision(name: str, num_labels: int) -> nn.Module:

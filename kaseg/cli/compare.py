@@ -61,27 +61,31 @@ def read_comparison(path: Path) -> Comparison:
     """Reads the YAML file of a comparison.
 
     Raises:
-        typer.BadParameter: the file is missing or not YAML, or a section is unknown or of the wrong form.
-        ValueError: a field is unknown, or the parts do not fit together.
+        typer.BadParameter: the file is missing or not YAML; a section is unknown, missing or of the wrong form; a field
+            is unknown or has the wrong type; or the parts do not fit together.
     """
     from ..experiments.comparison import Comparison
     from .recipes import read_recipe
 
-    sections = read_recipe(path, set(_SECTIONS), {})
+    sections = read_recipe(path, set(_SECTIONS), {}, "FILE")
     for name in ("recipe", "objectives"):
-        if not isinstance(sections.get(name), dict):
-            raise typer.BadParameter(f"{path}: section {name!r} is missing or no mapping.", param_hint="FILE")
-    teacher = sections.get("teacher")
-    students = sections.get("students") or {"student": {}}
-    objectives = sections["objectives"]
-    return Comparison(
-        recipe=_typed(sections["recipe"], f"{path}: recipe"),
-        objectives={n: None if f is None else _typed(f, f"{path}: objectives: {n}") for n, f in objectives.items()},
-        students={name: _typed(fields or {}, f"{path}: students: {name}") for name, fields in students.items()},
-        seeds=tuple(sections.get("seeds") or (1,)),
-        teacher=_typed(teacher, f"{path}: teacher") if isinstance(teacher, dict) else teacher,
-        share_autoencoder=bool(sections.get("share_autoencoder", False)),
-    )
+        if name not in sections:
+            raise typer.BadParameter(f"{path}: section {name!r} is missing.", param_hint="FILE")
+    parts: dict[str, Any] = {"recipe": {}, "objectives": {}}
+    for name, section in sections.items():
+        if name in ("recipe", "teacher"):
+            section = _typed(section, f"{path}: {name}")
+        elif name in ("objectives", "students") and isinstance(section, dict):
+            section = {n: _typed(fields, f"{path}: {name}: {n}") for n, fields in section.items()}
+        if name == "students" and isinstance(section, dict):
+            section = {n: {} if fields is None else fields for n, fields in section.items()}
+        elif name == "seeds" and isinstance(section, list):
+            section = tuple(section)
+        parts |= {} if section is None else {name: section}
+    try:
+        return Comparison(**parts)
+    except ValueError as error:
+        raise typer.BadParameter(f"{path}: {error}", param_hint="FILE") from None
 
 
 def _places(settings: list[str]) -> dict[str, Any]:
@@ -94,10 +98,13 @@ def _places(settings: list[str]) -> dict[str, Any]:
     return _typed(values, "--set")
 
 
-def _typed(fields: dict[str, Any], where: str) -> dict[str, Any]:
-    """The fields as their dataclasses take them; unknown ones are left to [`Comparison`], which names them."""
+def _typed(fields: Any, where: str) -> Any:
+    """The fields as their dataclasses take them. Unknown ones, and what is no mapping, are left to [`Comparison`],
+    which says what is wrong with them."""
     from ..experiments.comparison import ADAPTED_PARTS
     from .options import convert_field, options_of
 
+    if not isinstance(fields, dict):
+        return fields
     options = options_of(ADAPTED_PARTS)
     return {n: convert_field(v, options[n], f"{where}: {n}") if n in options else v for n, v in fields.items()}

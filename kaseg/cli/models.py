@@ -53,7 +53,13 @@ def _load_export(source: str) -> Any:
     from ..export.record import RECORD_NAME, read_record
 
     runtimes = {runtime.format: runtime for runtime in (KASegOnnxModel, KASegOpenVINOModel)}
-    kind = read_record(Path(source) / RECORD_NAME)["format"]
+    record = read_record(Path(source) / RECORD_NAME)
+    kind = record["format"]
+    if record["output"] != "logits":
+        raise ValueError(
+            f"{source} is an export that gives masks, which are its own affair; the commands need logits. Export it "
+            "with --output logits."
+        )
     if kind not in runtimes:
         raise ValueError(f"{source} is an export for {kind}; those that run here are {', '.join(runtimes)}.")
     return runtimes[kind].from_pretrained(source)

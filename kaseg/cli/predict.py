@@ -41,16 +41,22 @@ def predict(
     from PIL import Image
 
     from ..inference import Predictor, deployed
-    from ..inference.video import is_video
+    from ..inference.video import is_video, is_webcam, pyav
     from .models import load_model
 
-    Image.MAX_IMAGE_PIXELS = max_megapixels * 500_000  # Pillow warns above this and refuses above its double
-    network, processor = load_model(model, device)
-    predictor = Predictor(deployed(network), processor, batch_size=batch_size, alpha=alpha)
+    # Whatever can be said before the model is loaded and the first of many sources is done.
     pictures = [source for source in sources if not is_video(source)]
     videos = [source for source in sources if is_video(source)]
     if len({Path(source).stem.casefold() for source in videos}) < len(videos):
         raise ValueError("the results of two videos would have one name: segment them in two calls, to two folders")
+    for source in sources:
+        if not is_webcam(source) and not Path(source).exists():
+            raise FileNotFoundError(f"{source}: no such file or folder")
+    if videos:
+        pyav()
+    Image.MAX_IMAGE_PIXELS = max_megapixels * 500_000  # Pillow warns above this and refuses above its double
+    network, processor = load_model(model, device)
+    predictor = Predictor(deployed(network), processor, batch_size=batch_size, alpha=alpha)
     if pictures:
         _predict_pictures(predictor, pictures, output, overlay, on_error)
     for source in videos:

@@ -15,13 +15,14 @@ import yaml
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})")
 
 
-def read_recipe(path: Path, known: set[str], others: Mapping[str, set[str]]) -> dict[str, Any]:
+def read_recipe(path: Path, known: set[str], others: Mapping[str, set[str]], hint: str = "--config") -> dict[str, Any]:
     """Reads a recipe; `$NAME` and `${NAME}` in its strings are replaced by environment variables.
 
     Args:
         path: The file.
         known: The keys it may have.
         others: Keys of other commands by their name, for the error message.
+        hint: What the error message calls the option or argument that the file comes from.
 
     Raises:
         typer.BadParameter: the file is missing or is not a YAML mapping, a key is unknown, or an environment variable
@@ -30,18 +31,18 @@ def read_recipe(path: Path, known: set[str], others: Mapping[str, set[str]]) -> 
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        _fail(f"{path}: {error.strerror or error}.")
+        _fail(f"{path}: {error.strerror or error}.", hint)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        _fail(f"{path} is not YAML: {error}")
+        _fail(f"{path} is not YAML: {error}", hint)
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
-        _fail(f"{path} must hold 'field: value' lines, found a {type(loaded).__name__}.")
+        _fail(f"{path} must hold 'field: value' lines, found a {type(loaded).__name__}.", hint)
     recipe = {str(key): value for key, value in loaded.items()}
     unknown = [key for key in recipe if key not in known]
     if unknown:
-        _fail(f"{path}: " + " ".join(_explain(key, known, others) for key in unknown))
-    return {key: _expand(value, f"{path}: {key}") for key, value in recipe.items()}
+        _fail(f"{path}: " + " ".join(_explain(key, known, others) for key in unknown), hint)
+    return {key: _expand(value, f"{path}: {key}", hint) for key, value in recipe.items()}
 
 
 def _explain(key: str, known: set[str], others: Mapping[str, set[str]]) -> str:
@@ -53,18 +54,18 @@ def _explain(key: str, known: set[str], others: Mapping[str, set[str]]) -> str:
     return f"unknown key {key!r}" + (f" (close matches: {', '.join(matches)})." if matches else ".")
 
 
-def _expand(value: Any, where: str) -> Any:
+def _expand(value: Any, where: str, hint: str) -> Any:
     if isinstance(value, str):
         missing = [name for match in _VARIABLE.findall(value) for name in match if name and name not in os.environ]
         if missing:
-            _fail(f"{where} is {value!r}, but the environment variable {missing[0]} is not set.")
+            _fail(f"{where} is {value!r}, but the environment variable {missing[0]} is not set.", hint)
         return os.path.expandvars(value)
     if isinstance(value, list):
-        return [_expand(item, where) for item in value]
+        return [_expand(item, where, hint) for item in value]
     if isinstance(value, dict):
-        return {key: _expand(item, where) for key, item in value.items()}
+        return {key: _expand(item, where, hint) for key, item in value.items()}
     return value
 
 
-def _fail(message: str) -> NoReturn:
-    raise typer.BadParameter(message, param_hint="--config")
+def _fail(message: str, hint: str) -> NoReturn:
+    raise typer.BadParameter(message, param_hint=hint)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import fsspec
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from kaseg.data.mat_files import read_mat_mask
 
@@ -133,8 +133,9 @@ def _guarded(read: Callable[[], T], where: str) -> T:
     except FileNotFoundError:
         raise FileNotFoundError(f"{where} does not exist.") from None
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        # Pillow reports broken files with all of these.
-        raise ValueError(f"{where} cannot be read: {error}. Replace it or leave the sample out.") from error
+        # Pillow reports broken files with all of these, and what it cannot identify by the buffer's address.
+        reason = "no picture of a format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
+        raise ValueError(f"{where} cannot be read: {reason}. Replace it or leave it out.") from error
 
 
 def _read_bytes(source: str | Path | EncodedImage) -> bytes:

@@ -7,6 +7,7 @@ import difflib
 import fnmatch
 import functools
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from kaseg.distillation.terms import parse_losses
 from kaseg.experiments.parallel import do_in_parallel, in_worker
 from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArguments, build_arguments
-from kaseg.experiments.run import RECIPE_NAME, check_same_recipe, distill, train
+from kaseg.experiments.run import RECIPE_NAME, check_model, check_same_recipe, distill, train
 from kaseg.model_card.results import RESULTS_NAME
 from kaseg.model_card.settings import recipe_of
 from kaseg.trainer import KnowledgeAdaptationConfig, SegmentationConfig
@@ -40,6 +41,7 @@ _SECOND_STAGE_ALONE = (
     "adapter_learning_rate_scale",
 )
 ADAPTED_PARTS = (ModelArguments, DataArguments, TeacherArguments, KnowledgeAdaptationConfig)
+_FOLDER_NAME = re.compile(r"\w[\w.+-]*")
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ class Comparison:
             then leaves out is that of the autoencoder.
 
     Raises:
-        ValueError: a field or a name that is unknown, given twice or missing; the message says which and where.
+        ValueError: a part of another form; a field or a name that is unknown, given twice or missing; a name that is no
+            name of a folder. The message says which and where.
     """
 
     recipe: Mapping[str, Any]
@@ -96,6 +99,7 @@ class Comparison:
     share_autoencoder: bool = False
 
     def __post_init__(self) -> None:
+        self._check_forms()
         if not self.objectives or not self.students or not self.seeds:
             raise ValueError("A comparison needs at least one objective, one student and one seed.")
         if len(set(self.seeds)) != len(self.seeds):
@@ -139,6 +143,34 @@ class Comparison:
                     runs.append(Run(student, objective, seed, fields, distils=own is not None))
         return _sharing(runs, output_dir) if self.share_autoencoder else runs
 
+    def _check_forms(self) -> None:
+        forms: list[tuple[str, Any, tuple[type, ...], str]] = [
+            ("recipe", self.recipe, (Mapping,), "fields and their values"),
+            ("objectives", self.objectives, (Mapping,), "names, each with its fields or nothing"),
+            ("students", self.students, (Mapping,), "names, each with its fields"),
+            ("seeds", self.seeds, (list, tuple, range), "a list of whole numbers"),
+            ("teacher", self.teacher, (str, Mapping, type(None)), "a checkpoint, or fields and their values"),
+            ("share_autoencoder", self.share_autoencoder, (bool,), "true or false"),
+        ]
+        for where, value, types, wanted in forms:
+            if not isinstance(value, types):
+                raise ValueError(f"{where}: expected {wanted}, got {value!r}.")
+        if not all(type(seed) is int for seed in self.seeds):
+            raise ValueError(f"seeds: expected a list of whole numbers, got {list(self.seeds)!r}.")
+        for where, section in (("objectives", self.objectives), ("students", self.students)):
+            for name, fields in section.items():
+                if not isinstance(fields, Mapping) and (where == "students" or fields is not None):
+                    raise ValueError(f"{where}: {name}: expected fields and their values, got {fields!r}.")
+                # They are names of folders.
+                if not isinstance(name, str) or not _FOLDER_NAME.fullmatch(name):
+                    raise ValueError(
+                        f"{where}: {name!r} cannot be a name, as a folder is called by it: take letters, digits, and "
+                        "-, _, + or . after the first."
+                    )
+            folded = [name.casefold() for name in section]
+            if twice := [name for name in section if folded.count(name.casefold()) > 1]:
+                raise ValueError(f"{where}: {' and '.join(twice)} would be one folder where case does not count.")
+
     def _sections(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield "recipe", self.recipe
         for name, fields in self.objectives.items():
@@ -172,7 +204,8 @@ def run_comparison(
         The runs that are finished, each with what its `results.json` holds.
 
     Raises:
-        ValueError: `jobs` is below 1, `only` matches no run, or a folder holds a run with another recipe.
+        ValueError: `jobs` is below 1, `only` matches no run, a folder holds a run with another recipe, or, before any
+            run is begun, a field of one has a value that it cannot have.
         ChildProcessError: with several `jobs`, some runs failed or were killed; the others were done.
     """
     if jobs < 1:
@@ -182,6 +215,7 @@ def run_comparison(
     chosen = [run for run in runs if fnmatch.fnmatch(run.name, only)]
     if not chosen:
         raise ValueError(f"No run is called {only!r}. There are: {', '.join(run.name for run in runs)}.")
+    _check_values(chosen, output_dir, places)
     if jobs > 1:
         work = functools.partial(_do_in_worker, output_dir=output_dir, places=places, jobs=jobs)
         is_ready = functools.partial(_is_ready, chosen=chosen, output_dir=Path(output_dir))
@@ -263,6 +297,20 @@ def _sharing(runs: Sequence[Run], output_dir: str | Path) -> list[Run]:
 def _arguments(run: Run, output_dir: str | Path, places: Mapping[str, Any] | None) -> list[Any]:
     fields = {**run.fields, **(places or {}), "output_dir": str(Path(output_dir) / run.name)}
     return build_arguments(ADAPTED_PARTS if run.distils else PLAIN_PARTS, fields)
+
+
+def _check_values(runs: Sequence[Run], output_dir: str | Path, places: Mapping[str, Any] | None) -> None:
+    """Builds the arguments of all runs, so that a value which the last cannot have is found before the first."""
+    checked = set()
+    for run in runs:
+        kind = (run.student, run.objective)  # which differ in nothing but the seed
+        if kind in checked:
+            continue
+        checked.add(kind)
+        try:
+            check_model(_arguments(run, output_dir, places)[0])
+        except ValueError as error:
+            raise ValueError(f"{run.name}: {error}") from None
 
 
 def _check_fields(where: str, fields: Mapping[str, Any]) -> None:

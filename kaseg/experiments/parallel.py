@@ -6,6 +6,7 @@ import itertools
 import multiprocessing
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -46,7 +47,8 @@ def do_in_parallel(
     failed: dict[str, str] = {}
     running: dict[Future[None], T] = {}
     # A process that was forked could not use the GPU.
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_end_with_the_parent) as pool:
         while waiting or running:
             for task in list(itertools.islice(filter(is_ready, waiting), jobs - len(running))):
                 waiting.remove(task)
@@ -68,6 +70,18 @@ def do_in_parallel(
     if failed:
         lines = (f"- {name}: {error}" for name, error in failed.items())
         raise ChildProcessError("\n".join([f"{len(failed)} of {len(tasks)} failed:", *lines]))
+
+
+def _end_with_the_parent() -> None:
+    """A process whose parent was killed would go on with a run that the same command, given again, begins as well."""
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def in_worker(work: Callable[[], object], log_file: Path, jobs: int) -> None:

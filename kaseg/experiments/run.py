@@ -16,6 +16,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from kaseg.configuration_kaseg import KASegConfig
 from kaseg.data import LabelSpace, get_label_space, load_segmentation_dataset
+from kaseg.encoders import check_encoder_name
 from kaseg.experiments.encoder_source import normalization_of, read_encoder
 from kaseg.experiments.latency import milliseconds_per_image
 from kaseg.experiments.recipe import LOADING_OPTIONS, DataArguments, ModelArguments, TeacherArguments
@@ -34,6 +35,14 @@ from kaseg.trainer import (
 from kaseg.trainer.base import last_complete_checkpoint
 
 RECIPE_NAME = "recipe.yaml"
+_CONFIG_FIELDS = (
+    "backbone",
+    "output_stride",
+    "head",
+    "separable_head",
+    "classifier_dropout_prob",
+    "freeze_batch_norm",
+)
 
 
 def build_model(model_args: ModelArguments, label_space: LabelSpace, seed: int) -> KASegModel:
@@ -48,8 +57,7 @@ def build_model(model_args: ModelArguments, label_space: LabelSpace, seed: int) 
         config = KASegConfig.from_pretrained(model_args.model)
         same = list(config.id2label.values()) == list(label_space.names)
         return KASegModel.from_pretrained(model_args.model, **labels, ignore_mismatched_sizes=not same)
-    names = ("backbone", "output_stride", "head", "separable_head", "classifier_dropout_prob", "freeze_batch_norm")
-    fields = {name: getattr(model_args, name) for name in names}
+    fields = {name: getattr(model_args, name) for name in _CONFIG_FIELDS}
     if model_args.encoder_from is not None:
         own, weights = read_encoder(model_args.encoder_from)
         model = KASegModel(KASegConfig(**{**fields, **own}, **labels))
@@ -59,6 +67,13 @@ def build_model(model_args: ModelArguments, label_space: LabelSpace, seed: int) 
     return KASegModel(
         config, pretrained_backbone=model_args.pretrained_backbone, backbone_weights=model_args.backbone_weights
     )
+
+
+def check_model(model_args: ModelArguments) -> None:
+    """Raise a `ValueError` for fields of a new model that none can be built of, as far as that shows beforehand."""
+    if model_args.model is None:
+        KASegConfig(**{name: getattr(model_args, name) for name in _CONFIG_FIELDS})
+        check_encoder_name(model_args.backbone)
 
 
 def load_data(data_args: DataArguments) -> tuple[Any, Any]:

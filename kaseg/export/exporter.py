@@ -23,7 +23,7 @@ from kaseg.export.card import write_card
 from kaseg.export.graph import MaskGraph, build_graph, export_program
 from kaseg.export.options import ExportOptions
 from kaseg.export.packages import require
-from kaseg.export.parity import DEFAULT_SIZES, check_parity, parity_batches
+from kaseg.export.parity import DEFAULT_SIZES, check_parity, noise_batches, parity_batches
 from kaseg.export.quantize_onnx import METHODS, CalibrationMethod, choose_method
 from kaseg.export.quantize_openvino import quantize_openvino
 from kaseg.export.record import write_record
@@ -105,7 +105,8 @@ def export_model(
         output_dir: The folder; it must not exist or be empty.
         options: What to export; by default ONNX in float32, any size, logits.
         int8_data: What `dtype="int8"` needs.
-        pictures: Two RGB pictures to compare on. Default: calibration images, or synthetic street scenes.
+        pictures: Two RGB pictures to compare on. Default: calibration images, or synthetic street scenes. Models of
+            another number of channels are compared on noise.
         parity_sizes: (height, width) to compare at; a fixed size is compared there, on two images.
         source: Name or folder of the model, for the card and its licence.
 
@@ -127,6 +128,12 @@ def export_model(
             f"{type(model).__name__} is not exported by kaseg, a KASegModel is. KASegModel.from_transformers makes one "
             "of a MobileNetV2ForSemanticSegmentation."
         )
+    channels = model.config.num_channels
+    if channels != 3 and (options.output == "mask" or options.dtype == "int8"):
+        raise ValueError(
+            f"The model takes images of {channels} channels; masks in the graph and int8 are for RGB pictures. Export "
+            "its logits in float32 or bf16."
+        )
     for package in _needs(options):
         require(package, f"for exports to {options.format}")
     model = copy.deepcopy(model).cpu().float().eval()
@@ -137,14 +144,17 @@ def export_model(
         pictures = pictures or [calibration.picture(0), calibration.picture(len(calibration) - 1)]
     with _in_place_of(Path(output_dir)) as folder:
         graph = build_graph(model, image_processor, options)
-        program = export_program(graph, model.config.num_channels, options)
+        program = export_program(graph, channels, options)
         files, how = _write_model(program, folder, options, calibration, int8_data)
         model.config.save_pretrained(folder)
         image_processor.save_pretrained(folder)
         write_record(folder, files, facts)
         exported, run = _load(folder, options)
         reference = _reference(model, image_processor, options)
-        batches = parity_batches(pictures or _scenes(), image_processor, options, parity_sizes)
+        if channels == 3:
+            batches = parity_batches(pictures or _scenes(), image_processor, options, parity_sizes)
+        else:
+            batches = noise_batches(channels, options, parity_sizes)
         facts["parity"] = [parity.as_dict() for parity in check_parity(reference, run, batches, options)]
         if int8_data is not None:
             assert exported is not None

@@ -9,7 +9,7 @@ _INSTALL = {
     "executorch": "pip install executorch",
     "nncf": "pip install nncf",
 }
-_EXTRA = 'pip install "kaseg[export]"'
+_EXTRA = 'pip install "kaseg[export]", or pip install ".[export]" in a clone of kaseg'
 
 
 class MissingPackageError(ImportError):

@@ -92,13 +92,26 @@ def parity_batches(
         options: What was exported.
         sizes: (height, width) of the batches, where the export takes any.
     """
-    if options.size is None:
-        groups = [(size, pictures[: 2 - place % 2]) for place, size in enumerate(sizes)]
-    else:
-        groups = [(options.size, [picture]) for picture in pictures]
-    for (height, width), group in groups:
+    for (height, width), places in _groups(options, sizes):
+        group = [pictures[place % len(pictures)] for place in places]
         resized = [picture.resize((width, height), Image.Resampling.BILINEAR) for picture in group]
         yield graph_inputs(resized, image_processor, options)
+
+
+def noise_batches(
+    channels: int, options: ExportOptions, sizes: Sequence[tuple[int, int]] = DEFAULT_SIZES
+) -> Iterator[np.ndarray]:
+    """As [`parity_batches`], of normal noise (B, channels, H, W), the same every time, for images that are not RGB."""
+    noise = np.random.default_rng(0)
+    for (height, width), places in _groups(options, sizes):
+        yield noise.standard_normal((len(places), channels, height, width), dtype=np.float32)
+
+
+def _groups(options: ExportOptions, sizes: Sequence[tuple[int, int]]) -> list[tuple[tuple[int, int], tuple[int, ...]]]:
+    """(height, width) of each batch, and which of two pictures are in it."""
+    if options.size is not None:
+        return [(options.size, (0,)), (options.size, (1,))]
+    return [(size, (0, 1) if place % 2 == 0 else (0,)) for place, size in enumerate(sizes)]
 
 
 def graph_inputs(images: Sequence[Image.Image], image_processor: Any, options: ExportOptions) -> np.ndarray:

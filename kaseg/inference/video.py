@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -9,6 +10,7 @@ from fractions import Fraction
 from functools import partial
 from itertools import count, islice
 from pathlib import Path
+from time import sleep
 from types import ModuleType
 from typing import Any
 
@@ -25,13 +27,20 @@ MASK_SUFFIX = "_mask.mkv"
 OVERLAY_SUFFIX = "_overlay.mp4"
 _WEBCAM = "webcam:"
 # What FFmpeg calls the cameras of each system, and how a number becomes a name there.
-_CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}"), "win32": ("dshow", "video={}")}
+_CAMERAS: dict[str, tuple[str, str, dict[str, str]]] = {
+    "linux": ("v4l2", "/dev/video{}", {}),
+    # FFmpeg's default of 29.97 is refused by most of Apple's cameras.
+    "darwin": ("avfoundation", "{}", {"framerate": "30"}),
+    "win32": ("dshow", "video={}", {}),
+}
+_SECONDS_BETWEEN_LOOKS = 0.005
 _CLOCK = Fraction(1, 60_000)  # a multiple of the usual frame rates; MPEG-4 allows no more than 65,535
 _DEFAULT_RATE = Fraction(25)
 
 
 def is_webcam(source: str) -> bool:
-    """Whether `source` is `webcam:NUMBER` (`webcam:NAME` on Windows)."""
+    """Whether `source` is `webcam:NUMBER`, or `webcam:` and what FFmpeg calls the camera: its name on Windows, a file
+    such as `/dev/video2` on Linux."""
     return source.startswith(_WEBCAM)
 
 
@@ -79,7 +88,7 @@ def predict_video(
         raise ValueError(f"mask videos hold 255 classes, the model has {num_labels}: segment single frames instead")
     suffixes = (MASK_SUFFIX, OVERLAY_SUFFIX) if overlay else (MASK_SUFFIX,)
     if is_webcam(source):
-        stem = Path(output_dir) / source.replace(":", "")
+        stem = Path(output_dir) / re.sub(r"[^\w.-]", "", source)
     else:
         ((_, stem),) = plan_outputs(source, output_dir, suffixes)
     files = [stem.with_name(stem.name + suffix) for suffix in suffixes]
@@ -120,28 +129,36 @@ def _segment(
     return mask, np.asarray(draw_overlay(image, mask, predictor.palette, predictor.alpha)), time
 
 
-def _av() -> ModuleType:
+def pyav() -> ModuleType:
+    """The module.
+
+    Raises:
+        ImportError: PyAV is not installed.
+    """
     try:
         import av
     except ImportError as error:
-        raise ImportError(f'videos are read and written with PyAV: pip install "kaseg[video]" ({error})') from error
+        raise ImportError(f"videos are read and written with PyAV: pip install av ({error})") from error
     return av
 
 
 def _open(source: str) -> Any:
-    av = _av()
+    av = pyav()
     file, layout = source, None
+    options: dict[str, str] = {}
     if is_webcam(source):
         if sys.platform not in _CAMERAS:
             raise ValueError(f"webcams are known on {', '.join(_CAMERAS)}, not on {sys.platform}")
-        layout, name = _CAMERAS[sys.platform]
-        file = name.format(source.removeprefix(_WEBCAM))
+        layout, name, options = _CAMERAS[sys.platform]
+        camera = source.removeprefix(_WEBCAM)
+        file = camera if camera.startswith("/") else name.format(camera)
     try:
-        return av.open(file, format=layout)
+        return av.open(file, format=layout, options=options)
     except (FileNotFoundError, PermissionError):
         raise
     except (av.FFmpegError, ValueError) as error:
-        raise ValueError(f"{source} cannot be opened as a video: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"{source} cannot be opened as a video: {reason}") from error
 
 
 def _video_stream(container: Any, source: str) -> Any:
@@ -160,24 +177,28 @@ def _frames(container: Any, source: str) -> Iterator[tuple[np.ndarray, Fraction]
     for index in count():
         try:
             frame = next(decoded, None)
-        except _av().FFmpegError as error:
-            raise ValueError(f"{source}: frame {index} cannot be decoded: {error}") from error
+        except BlockingIOError:  # a camera has no frame yet, and a generator that has raised gives no more
+            sleep(_SECONDS_BETWEEN_LOOKS)
+            decoded = container.decode(stream)
+            continue
+        except pyav().FFmpegError as error:
+            raise ValueError(f"{source}: frame {index} cannot be decoded: {error.strerror or error}") from error
         if frame is None:
             return
-        time = index / Fraction(rate) if frame.pts is None else frame.pts * frame.time_base
-        first = time if first is None else first
+        moment = index / Fraction(rate) if frame.pts is None else frame.pts * frame.time_base
+        first = moment if first is None else first
         pixels = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
         shape = shape or pixels.shape
         if pixels.shape != shape:
             raise ValueError(f"{source}: frame {index} has (height, width) {pixels.shape[:2]}, the first {shape[:2]}")
-        yield np.ascontiguousarray(pixels), time - first
+        yield np.ascontiguousarray(pixels), moment - first
 
 
 class _Writer:
     """A video file: grey frames (H, W) without loss, or RGB frames (H, W, 3)."""
 
     def __init__(self, file: Path, rate: Fraction) -> None:
-        self._container = _av().open(str(file), "w")
+        self._container = pyav().open(str(file), "w")
         self._rate = rate
         self._stream: Any = None
         self._last = -1
@@ -192,7 +213,7 @@ class _Writer:
             pixels = np.pad(pixels, ((0, pixels.shape[0] % 2), (0, pixels.shape[1] % 2), (0, 0)), mode="edge")
         if self._stream is None:
             self._stream = self._start(pixels)
-        frame = _av().VideoFrame.from_ndarray(pixels, format="gray" if pixels.ndim == 2 else "rgb24")
+        frame = pyav().VideoFrame.from_ndarray(pixels, format="gray" if pixels.ndim == 2 else "rgb24")
         self._last = max(self._last + 1, round(time / _CLOCK))
         frame.pts, frame.time_base = self._last, _CLOCK
         self._container.mux(self._stream.encode(frame))
@@ -201,7 +222,7 @@ class _Writer:
         if pixels.ndim == 2:
             codec, layout = "ffv1", "gray"
         else:
-            codec, layout = "libx264" if "libx264" in _av().codecs_available else "mpeg4", "yuv420p"
+            codec, layout = "libx264" if "libx264" in pyav().codecs_available else "mpeg4", "yuv420p"
         stream = self._container.add_stream(codec, rate=self._rate)
         stream.height, stream.width = pixels.shape[:2]
         stream.pix_fmt = layout

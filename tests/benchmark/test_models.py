@@ -35,6 +35,15 @@ def test_segmentation_models_pytorch() -> None:
         build_model("smp:Nothing:mobilenet_v2")
 
 
+def test_queries_of_universal_models_become_scores_of_classes() -> None:
+    small = "hidden_size=16,num_hidden_layers=2,num_blocks=1,num_attention_heads=2,image_size=64,num_queries=4"
+    model = build_model(f"transformers:eomt:{small}", num_labels=5)
+    scores = model(torch.zeros(1, 3, 64, 64))
+    assert scores.shape[:2] == (1, 5) and scores.isfinite().all()
+    with pytest.raises(ValueError, match="OneFormer is told its task"):
+        build_model("transformers:oneformer")
+
+
 def test_a_folder_without_weights_is_enough(tmp_path: Path) -> None:
     KASegConfig(backbone="mobilenetv2_035", output_stride=32, num_labels=4).save_pretrained(tmp_path)
     model = build_model(str(tmp_path))

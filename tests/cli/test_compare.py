@@ -63,15 +63,19 @@ def test_families_that_we_ship_can_be_run(file: Path, tmp_path) -> None:
     "text, error, message",
     [
         ("recipe: {}\n", typer.BadParameter, "'objectives' is missing"),
-        ("recipe: 3\nobjectives: {plain: }\n", typer.BadParameter, "'recipe' is missing or no mapping"),
+        ("recipe: 3\nobjectives: {plain: }\n", typer.BadParameter, "recipe: expected fields and their values, got 3"),
+        ("recipe:\nobjectives: {plain: 3}\n", typer.BadParameter, "objectives: plain: expected fields.*got 3"),
+        (FILE.replace("[1, 2]", "1"), typer.BadParameter, "seeds: expected a list of whole numbers, got 1"),
+        ("- 1\n", typer.BadParameter, "must hold 'field: value' lines, found a list"),
         (FILE + "seed: 3\n", typer.BadParameter, "unknown key 'seed'.*seeds"),
         (FILE.replace("1e-3", "fast"), typer.BadParameter, "fast"),
-        (FILE.replace("head:", "haed:"), ValueError, "teacher: unknown field 'haed'.*head"),
+        (FILE.replace("head:", "haed:"), typer.BadParameter, "teacher: unknown field 'haed'.*head"),
     ],
 )
 def test_mistakes_are_named(tmp_path, text: str, error, message: str) -> None:
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=message) as raised:
         read_comparison(_write(tmp_path, text))
+    assert raised.value.param_hint == "FILE" or "fast" in text
 
 
 def test_a_family_from_the_command_line(kaseg, tmp_path) -> None:

@@ -75,6 +75,9 @@ def test_videos(kaseg: Any, trained: tuple[Path, str], pictures: Path, tmp_path:
     assert f"2 frames of {tmp_path / 'drive.mp4'} segmented: {output}" in result.output
     names = ["a_mask.png", "a_overlay.jpg", "drive_mask.mkv", "drive_overlay.mp4"]
     assert sorted(path.name for path in output.iterdir()) == names
+    result = kaseg(*command[:-1], tmp_path / "nothing", "gone.mp4")
+    assert result.exit_code == 1 and "gone.mp4: no such file" in result.output
+    assert not (tmp_path / "nothing").exists()
     result = kaseg(*command, tmp_path / "DRIVE.mkv")
     assert result.exit_code == 1 and "two videos would have one name" in result.output
 

@@ -120,7 +120,7 @@ def test_broken_and_missing_files(read, tmp_path):
     whole = _encode(Image.fromarray(RNG.integers(0, 256, (64, 64)).astype(np.uint8)))["bytes"]
     for name, content in (("cut.png", whole[: len(whole) // 2]), ("text.png", b"no picture"), ("empty.png", b"")):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ValueError, match=rf"{name} cannot be read"):
+        with pytest.raises(ValueError, match=rf"{name} cannot be read: (?!.*BytesIO)"):
             read(tmp_path / name)
         with pytest.raises(ValueError, match=r"Sample 17: the .* cannot be read"):
             read({"bytes": content, "path": None}, "17")

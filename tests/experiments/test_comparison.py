@@ -117,11 +117,41 @@ class TestRuns:
             {"objectives": {"plain": None, "x": {"distillation_losses": {"hnt": 1.0}}}},
             "objectives: x: distillation_losses: unknown loss 'hnt' .*hint",
         ),
+        ({"students": ["a", "b"]}, r"students: expected names, each with its fields, got \['a', 'b'\]"),
+        ({"students": {"a": 16}}, "students: a: expected fields and their values, got 16"),
+        ({"objectives": {"plain": None, "kd": 3}}, "objectives: kd: expected fields and their values, got 3"),
+        ({"seeds": 1}, "seeds: expected a list of whole numbers, got 1"),
+        ({"seeds": "123"}, "seeds: expected a list of whole numbers, got '123'"),
+        ({"seeds": (1, 1.5)}, r"seeds: expected a list of whole numbers, got \[1, 1.5\]"),
+        ({"seeds": (1, True)}, "seeds: expected a list of whole numbers"),
+        ({"teacher": 3}, "teacher: expected a checkpoint, or fields and their values, got 3"),
+        ({"share_autoencoder": "nope"}, "share_autoencoder: expected true or false, got 'nope'"),
+        ({"objectives": {"plain": None, "../../evil": ADAPTED}}, "objectives: '../../evil' cannot be a name"),
+        ({"students": {"": {}}}, "students: '' cannot be a name"),
+        ({"students": {"..": {}}}, "students: '..' cannot be a name"),
+        ({"students": {"a\\b": {}}}, "cannot be a name"),
+        ({"students": {"A": {}, "a": {}}}, "students: A and a would be one folder"),
     ],
 )
 def test_what_does_not_fit_is_refused(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         _comparison(**change)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"objectives": {"plain": None, "x": {"adaptation_weight": -1.0}}}, "student/x/seed-1: .*adaptation_weight"),
+        ({"objectives": {"plain": None, "x": {"distillation_schedule": "foo"}}}, "student/x/seed-1: .*foo"),
+        ({"students": {"a": {"output_stride": 17}}}, "a/plain/seed-1: output_stride must be one of .*17"),
+        ({"students": {"a": {"backbone": "mobilenet_nonsense"}}}, "a/plain/seed-1: timm has no encoder named.*Close"),
+    ],
+)
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_values_are_checked_before_anything_is_trained(tmp_path, change: dict, message: str, jobs: int) -> None:
+    with pytest.raises(ValueError, match=message):
+        run_comparison(_comparison(**change), tmp_path / "out", WATCHING, jobs=jobs)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture(scope="module")

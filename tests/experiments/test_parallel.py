@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,6 +40,42 @@ def test_a_failure_stops_nothing_but_what_needs_it(tmp_path) -> None:
     assert first == "2 of 3 failed:"
     assert "- there: " in others[0] and "exists" in others[0]
     assert others[1] == "- leaf: not begun, as what it needs was not made"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="reads /proc to see which processes there are")
+def test_processes_end_with_a_parent_that_was_killed(tmp_path) -> None:
+    script = tmp_path / "parent.py"
+    script.write_text(
+        "import os, sys, time\nfrom pathlib import Path\nfrom kaseg.experiments.parallel import do_in_parallel\n\n"
+        "def work(name):\n    Path(sys.argv[1], name).write_text(str(os.getpid()))\n    time.sleep(250)\n\n"
+        "if __name__ == '__main__':\n    do_in_parallel(['a', 'b'], work, lambda name: True, 2, print)\n"
+    )
+    parent = subprocess.Popen([sys.executable, script, tmp_path])
+    files = [tmp_path / "a", tmp_path / "b"]
+    assert _comes_true(lambda: all(file.is_file() and file.read_text() for file in files), 240)
+    workers = [int(file.read_text()) for file in files]
+    assert all(_is_alive(worker) for worker in workers)
+    parent.kill()
+    parent.wait()
+    assert _comes_true(lambda: not any(_is_alive(worker) for worker in workers), 20)
+
+
+def _comes_true(condition: Callable[[], bool], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        # In a container nobody may collect those whose parent is gone.
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_a_killed_process_is_an_error_that_says_so() -> None:

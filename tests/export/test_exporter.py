@@ -125,6 +125,17 @@ def test_other_formats(exported: Callable[..., Path], format: str, dtype: str) -
     assert (record["parity"][0]["relative_error"] > 1e-5) == (dtype == "bf16")
 
 
+def test_images_that_are_not_rgb(processor, tmp_path: Path) -> None:
+    model = KASegModel(KASegConfig(backbone="mobilenetv2_035", output_stride=32, num_channels=4)).eval()
+    facts = export_model(model, processor, tmp_path / "export", parity_sizes=SIZES)
+    assert [row["batch"] for row in facts["parity"]] == [2, 1]
+    images = torch.randn(1, 4, 40, 48)
+    with torch.no_grad():
+        expected = model(images).logits
+    found = KASegOnnxModel.from_pretrained(tmp_path / "export")(images).logits
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
 def test_a_fixed_size(exported: Callable[..., Path], model: KASegModel) -> None:
     folder = exported(size=(48, 64))
     runtime = KASegOnnxModel.from_pretrained(folder)
@@ -164,6 +175,14 @@ class TestRefusals:
     def test_int8_without_data(self, model, processor, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="int8 needs a dataset"):
             export_model(model, processor, tmp_path / "export", ExportOptions(dtype="int8"))
+
+    @pytest.mark.parametrize("options", [{"output": "mask"}, {"dtype": "int8"}])
+    def test_what_is_for_rgb_pictures_alone(self, processor, tmp_path: Path, options: dict) -> None:
+        model = KASegModel(KASegConfig(backbone="mobilenetv2_035", num_channels=4))
+        data = Int8Data([], []) if "dtype" in options else None
+        with pytest.raises(ValueError, match="takes images of 4 channels"):
+            export_model(model, processor, tmp_path / "export", ExportOptions(**options), data)
+        assert list(tmp_path.iterdir()) == []
 
     def test_a_processor_that_resizes_within_a_mask_graph(self, model, tmp_path: Path) -> None:
         resizing = KASegImageProcessor(do_resize=True, size={"height": 32, "width": 32})

@@ -12,7 +12,7 @@ from PIL import Image
 
 from kaseg import KASegConfig, KASegImageProcessor, KASegModel
 from kaseg.inference import Predictor, video
-from kaseg.inference.video import frame_count, is_video, predict_video
+from kaseg.inference.video import frame_count, is_video, predict_video, pyav
 
 av = pytest.importorskip("av")
 
@@ -76,7 +76,7 @@ def test_odd_sizes_and_masks_alone(predictor: Predictor, tmp_path: Path) -> None
 def test_a_webcam_ends_when_the_iterator_is_closed(
     predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(video._CAMERAS, sys.platform, ("lavfi", "testsrc=size=64x48:rate=10,trim=start_frame={}"))
+    monkeypatch.setitem(video._CAMERAS, sys.platform, ("lavfi", "testsrc=size=64x48:rate=10,trim=start_frame={}", {}))
     masks = predict_video(predictor, "webcam:0", tmp_path)
     for _ in range(3):
         next(masks)
@@ -85,6 +85,53 @@ def test_a_webcam_ends_when_the_iterator_is_closed(
     assert len(list(predict_video(predictor, "webcam:1", tmp_path, max_frames=2))) == 2
     assert len(read_video(tmp_path / "webcam1_overlay.mp4", "rgb24")[0]) == 2
     assert frame_count("webcam:0") is None
+
+
+def test_a_camera_that_has_no_frame_yet_is_asked_again(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow:
+        """A container whose decoder is not ready every other time, as avfoundation's."""
+
+        def __init__(self, container) -> None:
+            self.container, self.calls = container, 0
+
+        def __enter__(self) -> Slow:
+            return self
+
+        def __exit__(self, *error) -> None:
+            self.container.close()
+
+        @property
+        def streams(self):
+            return self.container.streams
+
+        def decode(self, stream):
+            for frame in self.container.decode(stream):
+                self.calls += 1
+                if self.calls % 2:
+                    raise BlockingIOError(11, "Resource temporarily unavailable")
+                yield frame
+
+    monkeypatch.setitem(video._CAMERAS, sys.platform, ("lavfi", "testsrc=size=64x48:rate={}", {}))
+    opened = video._open("webcam:10")
+    monkeypatch.setattr(video, "_open", lambda source: Slow(opened))
+    assert len(list(predict_video(predictor, "webcam:10", tmp_path, max_frames=3))) == 3
+    assert len(read_video(tmp_path / "webcam10_mask.mkv", "gray")[0]) == 3
+
+
+def test_cameras_by_number_and_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(pyav(), "open", lambda file, format, options: asked.append((file, format, options)))
+    for platform, source in (("linux", "0"), ("linux", "/dev/video2"), ("darwin", "1"), ("win32", "HD Camera")):
+        monkeypatch.setattr(sys, "platform", platform)
+        video._open(f"webcam:{source}")
+    assert asked == [
+        ("/dev/video0", "v4l2", {}),
+        ("/dev/video2", "v4l2", {}),
+        ("1", "avfoundation", {"framerate": "30"}),
+        ("video=HD Camera", "dshow", {}),
+    ]
 
 
 def test_a_damaged_video_names_itself_and_leaves_nothing(predictor: Predictor, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from torch import nn
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
+from kaseg.checkpoints import resolve
 from kaseg.configuration_kaseg import KASegConfig
 from kaseg.export.record import CONFIG_NAME, PROCESSOR_NAME, RECORD_NAME, check_files, read_record
 from kaseg.loading_errors import explained_loading
@@ -54,6 +55,11 @@ class ExportedModel(nn.Module):
         """Where inputs are expected and logits are put; what the engine computes on is the engine's own matter."""
         return self.placeholder.device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of inputs and logits."""
+        return self.placeholder.dtype
+
     @abstractmethod
     def run(self, inputs: np.ndarray) -> np.ndarray:
         """The graph's output for its input."""
@@ -84,8 +90,10 @@ class ExportedModel(nn.Module):
             TypeError: an option that the engine does not take.
         """
         name = str(pretrained_model_name_or_path)
-        folder = Path(name)
+        folder = Path(resolve(name))
         if not folder.is_dir():
+            if "/" not in name:
+                raise FileNotFoundError(f"{name}: no such folder, and no id of a repository (namespace/name) either.")
             folder = _download(name, revision, token, cache_dir)
         record = _record_of(folder, name)
         if record["format"] != cls.format:
@@ -106,6 +114,7 @@ class ExportedModel(nn.Module):
             return_dict (`bool`, *optional*): `False` returns a plain tuple.
 
         Raises:
+            TypeError: the input is no tensor.
             ValueError: the export gives masks, or the input has another type or shape than the graph takes.
         """
         if self.export_record["output"] != "logits":
@@ -113,12 +122,17 @@ class ExportedModel(nn.Module):
                 "This export takes images and gives masks: call model.masks(images). For logits, export with "
                 "--output logits."
             )
+        if not isinstance(pixel_values, torch.Tensor):
+            raise TypeError(
+                f"pixel_values must be a tensor, got {type(pixel_values).__name__}: KASegImageProcessor makes one of "
+                "pictures, processor(image, return_tensors='pt')."
+            )
         if not pixel_values.is_floating_point():
             raise ValueError(
                 f"pixel_values must be floating point (normalised by KASegImageProcessor), got {pixel_values.dtype}."
             )
         channels = self.config.num_channels
-        if pixel_values.ndim != 4 or pixel_values.shape[1] != channels:
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != channels or not pixel_values.numel():
             raise ValueError(
                 f"pixel_values must have shape (batch, {channels}, height, width), got {tuple(pixel_values.shape)}."
             )
@@ -140,17 +154,22 @@ class ExportedModel(nn.Module):
             Class ids (B, H, W), uint8 (int32 above 256 classes).
 
         Raises:
-            ValueError: the export gives logits, or the images have another type or shape than the graph takes.
+            TypeError: the images are neither an array nor a list.
+            ValueError: the export gives logits, there is no image, they are of several sizes, or they have another type
+                or shape than the graph takes.
         """
         if self.export_record["output"] != "mask":
             raise ValueError(
                 "This export gives logits: call the model, then post_process_semantic_segmentation of its image "
                 "processor. For masks out of the graph, export with --output mask."
             )
-        batch = images if isinstance(images, np.ndarray) else np.stack([np.asarray(image) for image in images])
+        batch = images if isinstance(images, np.ndarray) else _stacked(images)
         channels, expected = self.config.num_channels, self.export_record["image_dtype"]
-        if batch.ndim != 4 or batch.shape[-1] != channels:
-            raise ValueError(f"images must have shape (batch, height, width, {channels}), got {batch.shape}.")
+        if batch.ndim != 4 or batch.shape[-1] != channels or not batch.size:
+            raise ValueError(
+                f"images must have shape (batch, height, width, {channels}), got {batch.shape}. Pictures that are grey "
+                "or transparent: image.convert('RGB')."
+            )
         if batch.dtype != np.dtype(expected):
             raise ValueError(f"This export takes {expected} images with values in 0..255, got {batch.dtype}.")
         self._check_size(len(batch), (batch.shape[1], batch.shape[2]))
@@ -195,6 +214,27 @@ class ExportedModel(nn.Module):
                 f"This export takes one image of (height, width) {tuple(fixed)} at a time, got {batch} of {size}. "
                 "Resize to it, or export without --size."
             )
+
+
+def check_threads(threads: int | None) -> None:
+    """Raises a `ValueError` for a number of threads that no engine can take."""
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads must be at least 1, or None for the engine's own choice, got {threads}.")
+
+
+def _stacked(images: Sequence[Any]) -> np.ndarray:
+    if not isinstance(images, Sequence) or isinstance(images, str):
+        raise TypeError(
+            f"images must be an array (batch, height, width, channels) or a list of pictures, got "
+            f"{type(images).__name__}. For a single one: masks([image])."
+        )
+    arrays = [np.asarray(image) for image in images]
+    if not arrays or any(array.dtype.kind not in "uif" for array in arrays):
+        raise ValueError(f"images must be PIL images or arrays of numbers, at least one, got {list(images)!r:.200}.")
+    shapes = sorted({array.shape for array in arrays})
+    if len(shapes) > 1:
+        raise ValueError(f"Images of one call must have one size and mode, got arrays of the shapes {shapes}.")
+    return np.stack(arrays)
 
 
 def _download(name: str, revision: str | None, token: str | bool | None, cache_dir: str | Path | None) -> Path:

@@ -10,7 +10,7 @@ import numpy as np
 
 from kaseg.configuration_kaseg import KASegConfig
 from kaseg.export.packages import require
-from kaseg.export.runtimes.base import ExportedModel
+from kaseg.export.runtimes.base import ExportedModel, check_threads
 
 ONNX_NAME = "model.onnx"
 
@@ -57,8 +57,10 @@ def open_session(file: Path, threads: int | None = None, providers: Sequence[str
 
     Raises:
         MissingPackageError (an `ImportError`): ONNX Runtime is not installed.
-        ValueError: a provider that this installation lacks, or a file that is no ONNX model or a damaged one.
+        ValueError: `threads` is below 1, a provider that this installation lacks, or a file that is no ONNX model or a
+            damaged one.
     """
+    check_threads(threads)
     ort = require("onnxruntime", "to run ONNX models")
     missing = [provider for provider in providers if provider not in ort.get_available_providers()]
     if missing:

@@ -11,7 +11,7 @@ import numpy as np
 
 from kaseg.configuration_kaseg import KASegConfig
 from kaseg.export.packages import require
-from kaseg.export.runtimes.base import ExportedModel
+from kaseg.export.runtimes.base import ExportedModel, check_threads
 
 OPENVINO_NAME = "openvino_model.xml"
 
@@ -74,8 +74,10 @@ def compile_model(file: Path, dtype: str, threads: int | None = None, device: st
 
     Raises:
         MissingPackageError (an `ImportError`): OpenVINO is not installed.
-        ValueError: a device that is not there, or a file that is no OpenVINO model or a damaged one.
+        ValueError: `threads` is below 1, a device that is not there, or a file that is no OpenVINO model or a damaged
+            one.
     """
+    check_threads(threads)
     core = openvino_core()
     if device.partition(".")[0] not in {name.partition(".")[0] for name in core.available_devices}:
         raise ValueError(f"OpenVINO sees no device {device!r} here; it sees {', '.join(core.available_devices)}.")

@@ -113,6 +113,10 @@ class TestErrors:
             runtime(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
         with pytest.raises(ValueError, match=r"shape \(batch, 3, height, width\), got \(3, 32, 32\)"):
             runtime(torch.zeros(3, 32, 32))
+        with pytest.raises(ValueError, match=r"got \(1, 3, 0, 32\)"):
+            runtime(torch.zeros(1, 3, 0, 32))
+        with pytest.raises(TypeError, match=r"must be a tensor, got ndarray: KASegImageProcessor"):
+            runtime(np.zeros((1, 3, 32, 32), np.float32))
         with pytest.raises(ValueError, match="This export gives logits"):
             runtime.masks(np.zeros((1, 32, 32, 3), np.uint8))
 
@@ -130,6 +134,17 @@ class TestErrors:
     def test_neither_folder_nor_repository(self, engine: str) -> None:
         with pytest.raises(OSError, match="HF_HUB_OFFLINE forbids the network"):
             RUNTIMES[engine][0].from_pretrained("me/nothing")
+        with pytest.raises(FileNotFoundError, match="camvid-onx: no such folder"):
+            RUNTIMES[engine][0].from_pretrained("camvid-onx")
+        with pytest.raises(OSError, match="./no/where: no such folder"):
+            RUNTIMES[engine][0].from_pretrained("./no/where")
+        with pytest.raises(FileNotFoundError, match="kaseg/.*-plain holds no export of kaseg .*kaseg export"):
+            RUNTIMES[engine][0].from_pretrained("kaseg/mobilenetv2-os16-camvid-plain")
+
+    def test_threads(self, engine: str, folder: Path) -> None:
+        assert RUNTIMES[engine][0].from_pretrained(folder, threads=1).dtype == torch.float32
+        with pytest.raises(ValueError, match="threads must be at least 1, .*got 0"):
+            RUNTIMES[engine][0].from_pretrained(folder, threads=0)
 
 
 def test_wrong_images_for_a_mask_graph(exported: Callable[..., Path]) -> None:
@@ -140,6 +155,15 @@ def test_wrong_images_for_a_mask_graph(exported: Callable[..., Path]) -> None:
         runtime.masks(np.zeros((1, 3, 32, 32), np.uint8))
     with pytest.raises(ValueError, match="takes images and gives masks"):
         runtime(torch.zeros(1, 3, 32, 32))
+    with pytest.raises(ValueError, match=r"got \(1, 32, 40\).*convert\('RGB'\)"):
+        runtime.masks([Image.new("L", (40, 32))])
+    with pytest.raises(TypeError, match=r"got Image. For a single one: masks\(\[image\]\)"):
+        runtime.masks(Image.new("RGB", (40, 32)))
+    with pytest.raises(ValueError, match=r"one size and mode, .*\(32, 40, 3\), \(40, 32, 3\)"):
+        runtime.masks([Image.new("RGB", (40, 32)), Image.new("RGB", (32, 40))])
+    for nothing in ([], ["street.jpg"]):
+        with pytest.raises(ValueError, match="PIL images or arrays of numbers, at least one"):
+            runtime.masks(nothing)
     picture = Image.new("RGB", (40, 32))
     assert runtime.masks([picture, picture]).shape == (2, 32, 40)
 
