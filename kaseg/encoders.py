@@ -182,7 +182,7 @@ class Encoder(nn.Module):
         except (OSError, RuntimeError) as error:
             where = f"the file {file}" if file is not None else "timm's download"
             raise OSError(
-                f"Could not load pretrained weights of encoder {self.name!r} from {where}: {error}. "
+                f"Could not load pretrained weights of encoder {self.name!r} from {where}: {str(error).rstrip('.')}. "
                 "Give a local file (backbone_weights=...) or train without (pretrained_backbone=False)."
             ) from error
         self.body.load_state_dict(source.state_dict())
