@@ -57,8 +57,8 @@ def _load_export(source: str) -> Any:
     kind = record["format"]
     if record["output"] != "logits":
         raise ValueError(
-            f"{source} is an export that gives masks, which are its own affair; the commands need logits. Export it "
-            "with --output logits."
+            f"{source} is an export with --output mask, and this command needs logits: export the model once more with "
+            "--output logits."
         )
     if kind not in runtimes:
         raise ValueError(f"{source} is an export for {kind}; those that run here are {', '.join(runtimes)}.")

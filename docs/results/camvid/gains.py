@@ -24,10 +24,12 @@ def main() -> None:
             results = json.loads(file.read_text())
             machine = "CPU" if results["hardware"].startswith("CPU") else "GPU"
             scores.setdefault(found[1], {})[found[2], machine] = 100 * results["mean_iou"]
-    plain = scores["plain"]
+    plain = scores.pop("plain")
+    for machine in ("GPU", "CPU"):
+        scores[f"plain on the {machine}"] = {key: score for key, score in plain.items() if key[1] == machine}
     print("| objective | mIoU | gain over plain (95 % interval) | pair by pair |\n|---|---|---|---|")
     for objective, own in scores.items():
-        pairs = {key: score - plain[key] for key, score in own.items() if key in plain and objective != "plain"}
+        pairs = {key: score - plain[key] for key, score in own.items() if not objective.startswith("plain")}
         listed = ", ".join(f"{seed} {machine} {gain:+.1f}" for (seed, machine), gain in pairs.items())
         print(f"| {objective} | {statistics.mean(own.values()):.1f} ± {statistics.stdev(own.values()):.1f} |", end="")
         interval = paired_interval(list(pairs.values()))

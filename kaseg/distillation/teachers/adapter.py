@@ -62,7 +62,7 @@ class TeacherAdapter(nn.Module):
             default what [`~kaseg.distillation.teachers.normalization.Normalization.of`] finds, else the student's.
         student_mean, student_std (`Sequence[float]`, *optional*): The normalisation of the images it will be given.
             Without it they are taken to be normalised for the teacher already, until
-            [`~TeacherAdapter.expect_images`] says otherwise, as the trainer does if `image_mean` is known.
+            [`~TeacherAdapter.expect_images`] says otherwise, as the trainer does.
         flip_channels (`bool`, *optional*, defaults to `False`): The teacher reads BGR.
         class_names (`Sequence[str]`, *optional*): Names of the teacher's classes by id, read from its `config` when
             it has one.
