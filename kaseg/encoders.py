@@ -82,7 +82,11 @@ class Encoder(nn.Module):
         try:
             self._create_with(plain)
         except (AssertionError, TypeError, RuntimeError, AttributeError) as error:
-            raise ValueError(_explain_failure(self.name, error)) from error
+            check_encoder_name(self.name)
+            raise ValueError(
+                f"timm encoder {self.name!r} offers no feature maps ({str(error) or type(error).__name__}). Use for "
+                f"example {EXAMPLES}."
+            ) from error
 
     def _create_with(self, kwargs: dict[str, Any]) -> None:
         self.body = timm.create_model(self.name, pretrained=False, **kwargs)
@@ -207,12 +211,3 @@ def check_encoder_name(name: str) -> None:
         raise ValueError(
             f"timm has no encoder named {name!r}." + (f" Close names: {', '.join(close)}." if close else "")
         )
-
-
-def _explain_failure(name: str, error: Exception) -> str:
-    try:
-        check_encoder_name(name)
-    except ValueError as unknown:
-        return str(unknown)
-    reason = str(error) or type(error).__name__
-    return f"timm encoder {name!r} offers no feature maps ({reason}). Use for example {EXAMPLES}."

@@ -71,19 +71,17 @@ def read_comparison(path: Path) -> Comparison:
     for name in ("recipe", "objectives"):
         if name not in sections:
             raise typer.BadParameter(f"{path}: section {name!r} is missing.", param_hint="FILE")
-    parts: dict[str, Any] = {"recipe": {}, "objectives": {}}
-    for name, section in sections.items():
-        if name in ("recipe", "teacher"):
-            section = _typed(section, f"{path}: {name}")
-        elif name in ("objectives", "students") and isinstance(section, dict):
-            section = {n: _typed(fields, f"{path}: {name}: {n}") for n, fields in section.items()}
-        if name == "students" and isinstance(section, dict):
-            section = {n: {} if fields is None else fields for n, fields in section.items()}
-        elif name == "seeds" and isinstance(section, list):
-            section = tuple(section)
-        parts |= {} if section is None else {name: section}
+    parts = {name: section for name, section in sections.items() if section is not None}
+    for name in ("recipe", "teacher"):
+        if name in parts:
+            parts[name] = _typed(parts[name], f"{path}: {name}")
+    for name in ("objectives", "students"):
+        if isinstance(parts.get(name), dict):
+            parts[name] = {n: _typed(fields, f"{path}: {name}: {n}") for n, fields in parts[name].items()}
+    if isinstance(parts.get("students"), dict):
+        parts["students"] = {n: {} if fields is None else fields for n, fields in parts["students"].items()}
     try:
-        return Comparison(**parts)
+        return Comparison(**{"recipe": {}, "objectives": {}, **parts})
     except ValueError as error:
         raise typer.BadParameter(f"{path}: {error}", param_hint="FILE") from None
 

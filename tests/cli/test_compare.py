@@ -39,7 +39,7 @@ def test_sections_become_typed_fields(tmp_path) -> None:
     # YAML itself reads 1e-3 as text.
     assert comparison.recipe["learning_rate"] == 0.001
     assert comparison.objectives == {"plain": None, "adapted": {"adaptation_weight": 10.0}}
-    assert comparison.students == {"os32": {"output_stride": 32}} and comparison.seeds == (1, 2)
+    assert comparison.students == {"os32": {"output_stride": 32}} and comparison.seeds == [1, 2]
     assert comparison.teacher == {"head": "deeplabv3plus"}
 
 
