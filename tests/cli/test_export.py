@@ -58,6 +58,10 @@ def test_an_export_is_scored_and_predicts(kaseg, checkpoint: Path, tmp_path: Pat
     Image.new("RGB", (65, 47), (90, 120, 60)).save(tmp_path / "x.png")
     kaseg.succeed("predict", tmp_path / "x.png", "--model", tmp_path / "out", "--output", tmp_path / "masks")
     assert Image.open(tmp_path / "masks" / "x_mask.png").size == (65, 47)
+    record = tmp_path / "out" / "export.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "output": "mask"}))
+    result = kaseg("predict", tmp_path / "x.png", "--model", tmp_path / "out", "--output", tmp_path / "none")
+    assert result.exit_code == 1 and "this command needs logits" in result.output and not (tmp_path / "none").exists()
 
 
 def test_a_missing_package_is_an_error_in_words(kaseg, checkpoint: Path, tmp_path: Path, monkeypatch) -> None:

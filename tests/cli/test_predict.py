@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,11 @@ def test_videos(kaseg: Any, trained: tuple[Path, str], pictures: Path, tmp_path:
     assert sorted(path.name for path in output.iterdir()) == names
     result = kaseg(*command[:-1], tmp_path / "nothing", "gone.mp4")
     assert result.exit_code == 1 and "gone.mp4: no such file" in result.output
+    assert not (tmp_path / "nothing").exists()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "av", None)
+        result = kaseg(*command[:-1], tmp_path / "nothing")
+    assert result.exit_code == 1 and "PyAV: pip install av" in result.output
     assert not (tmp_path / "nothing").exists()
     result = kaseg(*command, tmp_path / "DRIVE.mkv")
     assert result.exit_code == 1 and "two videos would have one name" in result.output

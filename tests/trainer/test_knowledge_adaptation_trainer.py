@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from toy import arguments, copy_state, make_dataset, make_model, make_teacher, states_equal
 
 from kaseg import (
+    KASegImageProcessor,
     KASegModel,
     KnowledgeAdaptationConfig,
     KnowledgeAdaptationTrainer,
@@ -379,6 +380,11 @@ class TestOptions:
         )  # fmt: skip
         assert torch.equal(adapter(images).features, told(images).features)
         assert not torch.equal(adapter(images).features, TeacherAdapter(make_teacher())(images).features)
+        make_teacher().save_pretrained(tmp_path / "teacher")
+        KASegImageProcessor(image_mean=mean, image_std=std).save_pretrained(tmp_path / "teacher")
+        found = TeacherAdapter(KASegModel.from_pretrained(tmp_path / "teacher"))
+        _trainer(tmp_path, teacher=found)
+        assert torch.equal(found(images).features, told(images).features)
 
     def test_what_a_teacher_adapter_contradicts_is_refused(self, tmp_path) -> None:
         adapter = TeacherAdapter(make_teacher(), student_labels={0: "road", 1: "sky"})

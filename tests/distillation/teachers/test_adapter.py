@@ -210,6 +210,34 @@ def test_a_normalisation_that_can_be_found_is_found_once_the_students_is_told(tm
     assert "not known" in caplog.text and unknown.scale is None
 
 
+def test_channels_are_turned_for_a_network_that_is_found_to_read_bgr() -> None:
+    model = _kaseg()
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    # In timm's settings they are in the order of the network's channels.
+    settings = {"mean": mean[::-1], "std": std[::-1], "input_space": "BGR"}
+    wrapped = nn.Sequential(model, _Logits())
+    model.encoder.body.pretrained_cfg = settings
+    found = TeacherAdapter(wrapped, tap="0.head.conv")
+    found.expect_images((0.4,) * 3, (0.2,) * 3)
+    told = TeacherAdapter(
+        model,
+        tap="head.conv",
+        image_mean=mean,
+        image_std=std,
+        flip_channels=True,
+        student_mean=(0.4,) * 3,
+        student_std=(0.2,) * 3,
+    )
+    assert torch.equal(found(IMAGE).features, told(IMAGE).features)
+    unturned = TeacherAdapter(model, tap="head.conv")
+    assert not torch.equal(unturned(IMAGE).features, told(IMAGE).features)
+
+
+class _Logits(nn.Module):
+    def forward(self, output):
+        return output.logits
+
+
 def test_a_network_without_parameters() -> None:
     network = nn.Sequential(nn.AvgPool2d(4), nn.Identity())
     teacher = TeacherAdapter(network, tap="0")
