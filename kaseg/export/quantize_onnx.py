@@ -19,7 +19,7 @@ METHODS: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
 
 # Our choice. ONNX Runtime's own default, 99.999, cuts next to nothing.
 _PERCENTILE = 99.99
-# The shapes of tensors, which some of these compute, are not to be rounded.
+# They move values and compute none; some of them also read a shape.
 _NEVER = {"Shape", "Gather", "Div", "Squeeze", "Unsqueeze", "Reshape", "Expand", "Range", "Cast", "Slice"}
 
 
@@ -61,7 +61,7 @@ def quantize_onnx(float_file: Path, file: Path, calibration: Sequence[np.ndarray
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
-            nodes_to_exclude=outside_convolutions(graph),
+            nodes_to_exclude=[*outside_convolutions(graph), *computing_shapes(graph)],
             calibrate_method=methods[method],
             # The activations of one image at a time are kept, not those of all.
             extra_options={"CalibStridedMinMax": 1, "CalibPercentile": _PERCENTILE, "CalibTensorRangeSymmetric": False},
@@ -112,6 +112,23 @@ def outside_convolutions(graph: Any) -> list[str]:
         if node.op_type != "Conv"
         and not (any(name in after for name in node.input) and any(name in before for name in node.output))
     ]
+
+
+def computing_shapes(graph: Any) -> list[str]:
+    """Names of the nodes that compute with the sizes of tensors and with nothing else, as TensorFlow's padding does, in
+    part with floats: they must not be rounded."""
+    sizes: set[str] = set()
+    constants = {"", *(tensor.name for tensor in graph.initializer)}
+    names = []
+    for node in graph.node:
+        if node.op_type == "Constant":
+            constants.update(node.output)
+            continue
+        inputs = set(node.input) - constants
+        if node.op_type == "Shape" or (inputs and inputs <= sizes):
+            sizes.update(node.output)
+            names.append(node.name)
+    return names
 
 
 def _classes(file: Path, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -215,6 +215,9 @@ def _sources(facts: CardFacts) -> Iterator[str]:
     lines = [f"- Training data: {name}. Licence: {data.licence or 'not stated'}. {data.citation}".rstrip()]
     if teacher:
         lines.append(f"- Teacher: `{teacher.name}`. Licence: {teacher.licence or 'not stated'}.")
+    for field, part in (("model", "Weights"), ("encoder_from", "Encoder")):
+        if start := facts.settings.get(field):
+            lines.append(f"- {part} before training: those of `{start}`, which has a licence of its own.")
     if facts.trained:
         lines.append("- The weights are under the licence of the training data; the code of kaseg is Apache-2.0.")
     yield "## Data and licences\n\n" + "\n".join(lines)

@@ -7,7 +7,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from kaseg.export.quantize_onnx import choose_method, outside_convolutions
+from kaseg import KASegConfig, KASegImageProcessor, KASegModel
+from kaseg.export import export_model
+from kaseg.export.quantize_onnx import choose_method, computing_shapes, outside_convolutions, quantize_onnx
+from kaseg.export.runtimes.onnx import open_session
 
 
 @pytest.fixture
@@ -57,3 +60,18 @@ def test_the_method_that_changes_least_is_kept(network: Path, tmp_path: Path) ->
     assert resize.output[0] == "logits"
     scale = next(node for node in nodes if node.op_type == "Mul")
     assert scale.input[0] == "image"
+
+
+def test_sizes_are_not_rounded(tmp_path: Path) -> None:
+    # TensorFlow's padding divides sizes and rounds them up, in floats.
+    config = KASegConfig(backbone="test_efficientnet.r160_in1k", output_stride=16, head_channels=8, tf_padding=True)
+    export_model(KASegModel(config).eval(), KASegImageProcessor(), tmp_path / "export", parity_sizes=[(64, 96)])
+    file, int8 = tmp_path / "export" / "model.onnx", tmp_path / "int8.onnx"
+    graph = onnx.load(file).graph
+    assert {"Ceil", "Shape"} <= {node.op_type for node in graph.node if node.name in computing_shapes(graph)}
+    images = [np.random.default_rng(0).normal(size=(1, 3, *size)).astype(np.float32) for size in ((90, 120), (65, 97))]
+    quantize_onnx(file, int8, images, "minmax")
+    sessions = [open_session(path) for path in (file, int8)]
+    for image in images:
+        shapes = [session.run(None, {session.get_inputs()[0].name: image})[0].shape for session in sessions]
+        assert shapes[0] == shapes[1]

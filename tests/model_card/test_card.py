@@ -96,6 +96,13 @@ def test_everything_that_is_known_is_said() -> None:
     assert "/home/me" not in text
 
 
+@pytest.mark.parametrize(("field", "said"), [("model", "Weights"), ("encoder_from", "Encoder")])
+def test_whose_weights_training_began_with_is_said(field: str, said: str) -> None:
+    text = parse(make_facts(settings={field: "org/net"})).text
+    assert f"- {said} before training: those of `org/net`, which has a licence of its own." in text
+    assert "before training" not in parse(make_facts()).text
+
+
 def test_compared_models_stand_in_one_table() -> None:
     twin, teacher = {**RESULTS, "mean_iou": 0.4}, {**RESULTS, "mean_iou": 0.7}
     text = parse(make_facts(compared={"plain": twin, "teacher": teacher})).text

@@ -1,4 +1,4 @@
-"""The table of docs/camvid.md, objective by objective, out of the results beside this file.
+"""The tables of docs/camvid.md, student by student and objective by objective, out of the results beside this file.
 
     python docs/results/camvid/gains.py
 
@@ -14,30 +14,41 @@ from pathlib import Path
 
 from kaseg.experiments.summary import paired_interval
 
-FILE = re.compile(r"os16-([a-z_]+)-seed-([234])(?:-cpu)?\.json")
+# Seed 1 was used for trials.
+FILE = re.compile(r"((?:voc-)?os\d+)-([a-z_]+)-seed-([2-6])(?:-cpu)?\.json")
+Scores = dict[str, dict[tuple[str, str], float]]  # objective -> (seed, machine) -> mIoU in %
 
 
 def main() -> None:
-    scores: dict[str, dict[tuple[str, str], float]] = {}
-    for file in sorted(Path(__file__).parent.glob("os16-*.json")):
+    students: dict[str, Scores] = {}
+    for file in sorted(Path(__file__).parent.glob("*.json")):
         if found := FILE.fullmatch(file.name):
             results = json.loads(file.read_text())
             machine = "CPU" if results["hardware"].startswith("CPU") else "GPU"
-            scores.setdefault(found[1], {})[found[2], machine] = 100 * results["mean_iou"]
+            own = students.setdefault(found[1], {}).setdefault(found[2], {})
+            own[found[3], machine] = 100 * results["mean_iou"]
+    for student, scores in students.items():
+        print(f"\n{student}\n")
+        print_table(scores)
+
+
+def print_table(scores: Scores) -> None:
     plain = scores.pop("plain")
     for machine in ("GPU", "CPU"):
-        scores[f"plain on the {machine}"] = {key: score for key, score in plain.items() if key[1] == machine}
+        if own := {key: score for key, score in plain.items() if key[1] == machine}:
+            scores[f"plain on the {machine}"] = own
     print("| objective | mIoU | gain over plain (95 % interval) | pair by pair |\n|---|---|---|---|")
     for objective, own in scores.items():
+        spread = f" ± {statistics.stdev(own.values()):.1f}" if len(own) > 1 else ""
+        print(f"| {objective} | {statistics.mean(own.values()):.1f}{spread} |", end="")
         pairs = {key: score - plain[key] for key, score in own.items() if not objective.startswith("plain")}
-        listed = ", ".join(f"{seed} {machine} {gain:+.1f}" for (seed, machine), gain in pairs.items())
-        print(f"| {objective} | {statistics.mean(own.values()):.1f} ± {statistics.stdev(own.values()):.1f} |", end="")
-        interval = paired_interval(list(pairs.values()))
-        if interval is None:
+        if not pairs:
             print(" | |")
-        else:
-            gain = statistics.mean(pairs.values())
-            print(f" {gain:+.1f} ({interval[0]:+.1f} to {interval[1]:+.1f}) | {listed} |")
+            continue
+        gain, interval = statistics.mean(pairs.values()), paired_interval(list(pairs.values()))
+        within = f" ({interval[0]:+.1f} to {interval[1]:+.1f})" if interval else ""
+        listed = ", ".join(f"{seed} {machine} {gain:+.1f}" for (seed, machine), gain in pairs.items())
+        print(f" {gain:+.1f}{within} | {listed} |")
 
 
 if __name__ == "__main__":
