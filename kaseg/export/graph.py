@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from kaseg.export.options import ExportOptions
+from kaseg.export.same_padding import pad_in_whole_numbers
 from kaseg.modeling_kaseg import KASegModel
 
 
@@ -83,6 +84,7 @@ def build_graph(model: KASegModel, image_processor: Any, options: ExportOptions,
     model = copy.deepcopy(model).cpu().float().eval()
     if fuse:
         model.fuse()
+    pad_in_whole_numbers(model)
     if options.dtype == "bf16" and options.format == "torch-export":
         model = model.to(torch.bfloat16)
     graph = LogitsGraph(model) if options.output == "logits" else MaskGraph(model, image_processor)

@@ -7,8 +7,6 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from kaseg import KASegConfig, KASegImageProcessor, KASegModel
-from kaseg.export import export_model
 from kaseg.export.quantize_onnx import choose_method, computing_shapes, outside_convolutions, quantize_onnx
 from kaseg.export.runtimes.onnx import open_session
 
@@ -30,15 +28,18 @@ def network(tmp_path: Path) -> Path:
         helper.make_node("Conv", ["b", "last_weight"], ["c"], "last", kernel_shape=[1, 1]),
         helper.make_node("Resize", ["c", "", "scales"], ["logits"], "resize", mode="linear"),
     ]
-    shape = ["n", 3, "h", "w"]
+    return save(nodes, constants, tmp_path / "float.onnx")
+
+
+def save(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], file: Path) -> Path:
+    """The graph from `image` (n, 3, h, w) to `logits`."""
     graph = helper.make_graph(
         nodes,
         "g",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, "h", "w"])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 3, None, None])],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
-    file = tmp_path / "float.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), file)
     return file
 
@@ -63,15 +64,28 @@ def test_the_method_that_changes_least_is_kept(network: Path, tmp_path: Path) ->
 
 
 def test_sizes_are_not_rounded(tmp_path: Path) -> None:
-    # TensorFlow's padding divides sizes and rounds them up, in floats.
-    config = KASegConfig(backbone="test_efficientnet.r160_in1k", output_stride=16, head_channels=8, tf_padding=True)
-    export_model(KASegModel(config).eval(), KASegImageProcessor(), tmp_path / "export", parity_sizes=[(64, 96)])
-    file, int8 = tmp_path / "export" / "model.onnx", tmp_path / "int8.onnx"
-    graph = onnx.load(file).graph
-    assert {"Ceil", "Shape"} <= {node.op_type for node in graph.node if node.name in computing_shapes(graph)}
-    images = [np.random.default_rng(0).normal(size=(1, 3, *size)).astype(np.float32) for size in ((90, 120), (65, 97))]
+    """A graph that halves its maps and rounds up, in floats, as TensorFlow's padding does."""
+    rng = np.random.default_rng(0)
+    constants = {
+        "first_weight": rng.normal(size=(4, 3, 1, 1)).astype(np.float32),
+        "last_weight": rng.normal(size=(3, 4, 1, 1)).astype(np.float32),
+        "factors": np.array([1, 1, 0.5, 0.5], np.float32),
+    }
+    nodes = [
+        helper.make_node("Conv", ["image", "first_weight"], ["a"], "first", kernel_shape=[1, 1]),
+        helper.make_node("Shape", ["a"], ["shape"], "shape"),
+        helper.make_node("Cast", ["shape"], ["lengths"], "cast", to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["lengths", "factors"], ["halves"], "halve"),
+        helper.make_node("Ceil", ["halves"], ["up"], "ceil"),
+        helper.make_node("Cast", ["up"], ["sizes"], "cast_back", to=TensorProto.INT64),
+        helper.make_node("Resize", ["a", "", "", "sizes"], ["b"], "resize", mode="linear"),
+        helper.make_node("Conv", ["b", "last_weight"], ["logits"], "last", kernel_shape=[1, 1]),
+    ]
+    file, int8 = save(nodes, constants, tmp_path / "float.onnx"), tmp_path / "int8.onnx"
+    assert computing_shapes(onnx.load(file).graph) == ["shape", "cast", "halve", "ceil", "cast_back"]
+    images = [rng.normal(size=(1, 3, *size)).astype(np.float32) for size in ((90, 120), (65, 97), (31, 250))]
     quantize_onnx(file, int8, images, "minmax")
-    sessions = [open_session(path) for path in (file, int8)]
+    session = open_session(int8)
     for image in images:
-        shapes = [session.run(None, {session.get_inputs()[0].name: image})[0].shape for session in sessions]
-        assert shapes[0] == shapes[1]
+        height, width = image.shape[2:]
+        assert session.run(None, {"image": image})[0].shape == (1, 3, (height + 1) // 2, (width + 1) // 2)

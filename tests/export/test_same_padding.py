@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from timm.layers import Conv2dSame
+from torch import nn
+
+from kaseg import KASegConfig, KASegImageProcessor, KASegModel
+from kaseg.export import export_model
+from kaseg.export.same_padding import pad_in_whole_numbers
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 3, 5])
+@pytest.mark.parametrize("stride", [1, 2, 3, 4])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_it_is_timms_padding(kernel: int, stride: int, dilation: int) -> None:
+    conv = Conv2dSame(2, 3, kernel, stride=(stride, max(1, stride - 1)), dilation=dilation)
+    images = [torch.randn(1, 2, height, 20 - height) for height in range(7, 13)]
+    with torch.no_grad():
+        expected = [conv(image) for image in images]
+        pad_in_whole_numbers(nn.Sequential(conv))
+        for image, output in zip(images, expected, strict=True):
+            torch.testing.assert_close(conv(image), output, rtol=0, atol=0)
+
+
+def test_exports_of_any_size_have_no_fractions(tmp_path: Path) -> None:
+    config = KASegConfig(backbone="test_efficientnet.r160_in1k", output_stride=16, head_channels=8, tf_padding=True)
+    model = KASegModel(config).eval()
+    export_model(model, KASegImageProcessor(), tmp_path / "export", parity_sizes=[(64, 96), (65, 97)])
+    types = {node.op_type for node in onnx.load(tmp_path / "export" / "model.onnx").graph.node}
+    assert "Pad" in types and "Ceil" not in types
+    assert any(type(module) is Conv2dSame for module in model.modules())  # the model itself stays as it is
