@@ -37,6 +37,11 @@ class KASegConfig(PreTrainedConfig):
         tf_padding (`bool`, defaults to `False`): Pad the trunk's convolutions the TensorFlow way ("SAME").
         batch_norm_eps (`float`, *optional*): Epsilon of the trunk's BatchNorm; timm's own by default.
         freeze_batch_norm (`bool`, defaults to `False`): Keep BatchNorm statistics and weights fixed while training.
+        pad_to_stride (`bool`, defaults to `False`): Pad images at the bottom and at the right, with 0, to multiples of
+            the coarsest stride before the trunk, and let the logits span the image alone, so that they lie where they
+            are resized to. Without it the logits of an image of another size are stretched over it, by up to a stride;
+            with `tf_padding` they are also shifted. Shapes are the same either way, and images of such multiples are
+            not touched.
         backbone_kwargs (`dict`, *optional*): Further keyword arguments for `timm.create_model`.
         palette (`list[list[int]]`, *optional*): One RGB colour per class, for pictures.
         semantic_loss_ignore_index (`int`, defaults to 255): Void label, never a class.
@@ -70,6 +75,7 @@ class KASegConfig(PreTrainedConfig):
         tf_padding: bool = False,
         batch_norm_eps: float | None = None,
         freeze_batch_norm: bool = False,
+        pad_to_stride: bool = False,
         backbone_kwargs: dict[str, Any] | None = None,
         palette: list[list[int]] | None = None,
         semantic_loss_ignore_index: int = 255,
@@ -87,6 +93,7 @@ class KASegConfig(PreTrainedConfig):
         self.tf_padding = tf_padding
         self.batch_norm_eps = batch_norm_eps
         self.freeze_batch_norm = freeze_batch_norm
+        self.pad_to_stride = pad_to_stride
         self.backbone_kwargs = backbone_kwargs
         self.palette = palette
         self.semantic_loss_ignore_index = semantic_loss_ignore_index

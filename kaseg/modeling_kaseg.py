@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -223,15 +225,30 @@ class KASegModel(PreTrainedModel):
             output_hidden_states = self.config.output_hidden_states
         if return_dict is None:
             return_dict = self.config.return_dict
+        size = pixel_values.shape[-2:]
+        if self.config.pad_to_stride:
+            pixel_values = self._padded(pixel_values)
         features = self.encoder(pixel_values)
         maps = features if self.merge is None else self.merge(features, pixel_values.shape[-2:])
         feature_map = self.head(maps)
         logits = self.classifier(self.dropout(feature_map))
+        hidden_states = [*features, feature_map] if output_hidden_states else []
+        # A traced graph has to do it for whichever size comes.
+        if self.config.pad_to_stride and (torch.compiler.is_exporting() or pixel_values.shape[-2:] != size):
+            logits = _spanning(logits, size, self.feature_stride)
+            strides = (*self.encoder.reductions, self.feature_stride)
+            hidden_states = [_spanning(*item) for item in zip(hidden_states, repeat(size), strides)]
         loss = None if labels is None else self._cross_entropy(logits, labels)
-        hidden_states = (*features, feature_map) if output_hidden_states else None
         if not return_dict:
-            return tuple(value for value in (loss, logits, hidden_states) if value is not None)
-        return SemanticSegmenterOutput(loss=loss, logits=logits, hidden_states=hidden_states)
+            values = (loss, logits, tuple(hidden_states) or None)
+            return tuple(value for value in values if value is not None)
+        return SemanticSegmenterOutput(loss=loss, logits=logits, hidden_states=tuple(hidden_states) or None)
+
+    def _padded(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """The images with zeros at the bottom and at the right up to multiples of the coarsest stride."""
+        height, width = pixel_values.shape[-2:]
+        multiple = max(*self.encoder.reductions, self.config.output_stride)
+        return F.pad(pixel_values, (0, -width % multiple, 0, -height % multiple))
 
     def _cross_entropy(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         if labels.ndim != 3:
@@ -242,6 +259,23 @@ class KASegModel(PreTrainedModel):
         total = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum")
         # An image without a single labelled pixel gives 0, not nan.
         return total / labels.ne(ignore_index).sum().clamp(min=1)
+
+
+def _spanning(feature_map: torch.Tensor, size: Sequence[int], stride: int) -> torch.Tensor:
+    """What the map of a padded image says of the image, (B, C, ceil(H / stride), ceil(W / stride)).
+
+    Resized to (H, W) by `F.interpolate(align_corners=False)`, it lies where the padded map lies if that is resized to
+    the padded size and cut: linear between neighbours, by no more than one position.
+    """
+    for axis, length in ((-2, size[0]), (-1, size[1])):
+        cells = (length + stride - 1) // stride
+        feature_map = feature_map.transpose(axis, -1)[..., :cells]
+        # How far the last position, and in proportion each before it, reaches beyond the image.
+        beyond = 1 - length / (cells * stride)
+        share = (torch.arange(cells, device=feature_map.device, dtype=torch.float32) + 0.5) * beyond
+        before = F.pad(feature_map, (1, 0, 0, 0), mode="replicate")[..., :cells]
+        feature_map = torch.lerp(feature_map, before, share.to(feature_map.dtype)).transpose(axis, -1)
+    return feature_map
 
 
 def _build_head(config: KASegConfig, encoder: Encoder) -> tuple[StrideMerge | None, Head]:

@@ -3,7 +3,9 @@ from __future__ import annotations
 import copy
 import functools
 import logging
+import math
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -20,6 +22,7 @@ from transformers import (
 
 from kaseg import KASegConfig, KASegForSemanticSegmentation, KASegImageProcessor, KASegModel
 from kaseg.configuration_kaseg import HEADS
+from kaseg.modeling_kaseg import _spanning
 
 SWIN = {"embed_dim": 16, "depths": (2, 1, 1, 1), "num_heads": (1, 2, 4, 8)}
 ARCHITECTURES = [
@@ -220,6 +223,79 @@ class TestForward:
     def test_training_on_a_batch_of_one_says_what_to_do(self) -> None:
         with pytest.raises(ValueError, match="batch of two or more"):
             _small().train()(torch.randn(1, 3, 64, 64))
+
+
+def _resampled(values: np.ndarray, axis: int, length: int, stride: int) -> np.ndarray:
+    """A map of a padded image, at the places where cells that divide `length` pixels evenly have their centres."""
+    cells = math.ceil(length / stride)
+    pixels = (np.arange(cells) + 0.5) * length / cells
+    places = pixels / stride - 0.5
+    own = np.arange(values.shape[axis])
+    return np.apply_along_axis(lambda line: np.interp(places, own, line), axis, values)
+
+
+class TestPadToStride:
+    """Images of sizes that are no multiple of the stride."""
+
+    @pytest.mark.parametrize(
+        "architecture",
+        [
+            {"output_stride": 16},
+            {"output_stride": 16, "tf_padding": True},
+            {"output_stride": 8, "head": "deeplabv3plus"},
+            {"backbone": "test_mambaout", "output_stride": 16},
+        ],
+        ids=lambda a: "-".join(str(v) for v in a.values()),
+    )
+    @pytest.mark.parametrize("size", [(65, 100), (90, 33), (7, 250)])
+    def test_it_is_the_padded_image_resampled(self, architecture: dict, size: tuple[int, int]) -> None:
+        model = _small(head_channels=16, **architecture).eval()
+        multiple = max(*model.encoder.reductions, architecture["output_stride"])
+        image = torch.randn(2, 3, *size)
+        padded = torch.zeros(2, 3, *(math.ceil(side / multiple) * multiple for side in size))
+        padded[..., : size[0], : size[1]] = image
+        with torch.no_grad():
+            plain, whole = (model(x, output_hidden_states=True) for x in (image, padded))
+            model.config.pad_to_stride = True
+            outputs = model(image, output_hidden_states=True)
+        strides = (*model.encoder.reductions, model.feature_stride, model.feature_stride)
+        found, unpadded, of_padded = ((*o.hidden_states, o.logits) for o in (outputs, plain, whole))
+        assert len(found) == len(strides)
+        for own, before, other, stride in zip(found, unpadded, of_padded, strides, strict=True):
+            expected = other.double().numpy()
+            for axis, length in zip((2, 3), size, strict=True):
+                expected = _resampled(expected, axis, length, stride)
+            assert own.shape == before.shape
+            torch.testing.assert_close(own.double(), torch.from_numpy(expected), rtol=1e-4, atol=1e-4)
+
+    def test_resizing_puts_it_where_it_is(self) -> None:
+        """A map of its own pixel coordinates, stretched over the image, says where each pixel is."""
+        size, stride = (360, 470), 16
+        cells = [math.ceil(side / stride) for side in size]
+        rows, columns = ((torch.arange(count) + 0.5) * stride for count in cells)
+        places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None]
+        own = torch.stack(torch.meshgrid(*(torch.arange(side) + 0.5 for side in size), indexing="ij"))
+        inside = (..., slice(stride, -stride), slice(stride, -stride))
+
+        def error(feature_map: torch.Tensor) -> float:
+            found = F.interpolate(feature_map, size=size, mode="bilinear", align_corners=False)[0]
+            return float((found - own)[inside].abs().max())
+
+        assert error(places) > 6 and error(_spanning(places, size, stride)) < 0.5
+
+    def test_other_images_are_not_touched(self) -> None:
+        model = _small(output_stride=16).eval()
+        image = torch.randn(1, 3, 48, 64)
+        with torch.no_grad():
+            before = model(image).logits
+            model.config.pad_to_stride = True
+            assert torch.equal(model(image).logits, before)
+
+    def test_gradients_and_loss(self) -> None:
+        model = _small(output_stride=16, pad_to_stride=True).train()
+        loss = model(torch.randn(2, 3, 50, 70), labels=torch.randint(0, 5, (2, 50, 70))).loss
+        loss.backward()
+        assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 class TestFrozenBatchNorm:

@@ -23,6 +23,9 @@ class ModelArguments:
     separable_head: bool = field(default=True, metadata={"help": "Separable 3x3 convolutions in deeplabv3plus, fpn."})
     classifier_dropout_prob: float = field(default=0.1, metadata={"help": "Dropout before the classifier."})
     freeze_batch_norm: bool = field(default=False, metadata={"help": "Keep BatchNorm fixed."})
+    pad_to_stride: bool = field(
+        default=False, metadata={"help": "Pad images to multiples of the stride, so that logits are not stretched."}
+    )
     pretrained_backbone: bool = field(default=True, metadata={"help": "Start from timm's ImageNet weights."})
     backbone_weights: str | None = field(
         default=None, metadata={"help": "Local file of encoder weights in timm's layout instead of a download."}

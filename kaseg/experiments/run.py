@@ -42,6 +42,7 @@ _CONFIG_FIELDS = (
     "separable_head",
     "classifier_dropout_prob",
     "freeze_batch_norm",
+    "pad_to_stride",
 )
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+from dataclasses import replace
 
 import pytest
 import torch
@@ -85,6 +86,10 @@ class TestBuildModel:
         weight = "head.conv.0.weight"
         assert torch.equal(first.state_dict()[weight], second.state_dict()[weight])
         assert not torch.equal(first.state_dict()[weight], other.state_dict()[weight])
+
+    def test_how_images_are_padded_is_part_of_it(self) -> None:
+        assert not build_model(MODEL, SCENES, seed=0).config.pad_to_stride
+        assert build_model(replace(MODEL, pad_to_stride=True), SCENES, seed=0).config.pad_to_stride
 
     def test_a_checkpoint_of_other_classes_gets_a_new_classifier(self, tmp_path) -> None:
         source = KASegModel(KASegConfig(backbone="mobilenetv2_035", output_stride=32, num_labels=4))

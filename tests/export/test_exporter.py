@@ -28,12 +28,15 @@ SIZES = ((64, 96), (65, 97))
 
 
 # Of these, traces with free sizes take many minutes (docs/deploy.md).
+ALIGNED = {"backbone": "mobilenetv2_035", "output_stride": 16, "tf_padding": True, "pad_to_stride": True}
 WINDOWED = [architecture for architecture in ARCHITECTURES if architecture["backbone"].startswith("swin")]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "architecture", [a for a in ARCHITECTURES if a not in WINDOWED], ids=lambda a: "-".join(str(v) for v in a.values())
+    "architecture",
+    [ALIGNED, *(a for a in ARCHITECTURES if a not in WINDOWED)],
+    ids=lambda a: "-".join(str(v) for v in a.values()),
 )
 def test_every_architecture_at_any_size_and_batch(architecture: dict, tmp_path: Path) -> None:
     model = KASegModel(KASegConfig(num_labels=5, head_channels=32, **architecture)).eval()
