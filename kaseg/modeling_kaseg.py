@@ -246,9 +246,10 @@ class KASegModel(PreTrainedModel):
 
     def _padded(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """The images with zeros at the bottom and at the right up to multiples of the coarsest stride."""
-        height, width = pixel_values.shape[-2:]
         multiple = max(*self.encoder.reductions, self.config.output_stride)
-        return F.pad(pixel_values, (0, -width % multiple, 0, -height % multiple))
+        # Not -side % multiple, for which torch.compile has no code where sides are free.
+        down, right = (multiple - 1 - (side - 1) % multiple for side in pixel_values.shape[-2:])
+        return F.pad(pixel_values, (0, right, 0, down))
 
     def _cross_entropy(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         if labels.ndim != 3:
@@ -274,7 +275,8 @@ def _spanning(feature_map: torch.Tensor, size: Sequence[int], stride: int) -> to
         beyond = 1 - length / (cells * stride)
         share = (torch.arange(cells, device=feature_map.device, dtype=torch.float32) + 0.5) * beyond
         before = F.pad(feature_map, (1, 0, 0, 0), mode="replicate")[..., :cells]
-        feature_map = torch.lerp(feature_map, before, share.to(feature_map.dtype)).transpose(axis, -1)
+        # In float32 at least, and autocast pads in it.
+        feature_map = (feature_map + (before - feature_map) * share).to(feature_map.dtype).transpose(axis, -1)
     return feature_map
 
 

@@ -291,11 +291,20 @@ class TestPadToStride:
             model.config.pad_to_stride = True
             assert torch.equal(model(image).logits, before)
 
-    def test_gradients_and_loss(self) -> None:
+    @pytest.mark.parametrize("autocast", [False, True])
+    def test_gradients_reach_every_parameter(self, autocast: bool) -> None:
         model = _small(output_stride=16, pad_to_stride=True).train()
-        loss = model(torch.randn(2, 3, 50, 70), labels=torch.randint(0, 5, (2, 50, 70))).loss
-        loss.backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            outputs = model(torch.randn(2, 3, 50, 70), labels=torch.randint(0, 5, (2, 50, 70)))
+        assert outputs.logits.dtype == (torch.bfloat16 if autocast else torch.float32)
+        outputs.loss.backward()
         assert all(parameter.grad is not None for parameter in model.parameters())
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+    def test_types_are_kept(self, dtype: torch.dtype) -> None:
+        model = _small(output_stride=16, pad_to_stride=True).eval().to(dtype)
+        with torch.no_grad():
+            assert model(torch.randn(1, 3, 50, 70, dtype=dtype)).logits.dtype == dtype
 
 
 class TestFrozenBatchNorm:
