@@ -273,9 +273,10 @@ def _spanning(feature_map: torch.Tensor, size: Sequence[int], stride: int) -> to
         feature_map = feature_map.transpose(axis, -1)[..., :cells]
         # How far the last position, and in proportion each before it, reaches beyond the image.
         beyond = 1 - length / (cells * stride)
-        share = (torch.arange(cells, device=feature_map.device, dtype=torch.float32) + 0.5) * beyond
-        before = F.pad(feature_map, (1, 0, 0, 0), mode="replicate")[..., :cells]
-        # In float32 at least, and autocast pads in it.
+        places = torch.arange(cells, device=feature_map.device, dtype=torch.float32)
+        share = (places + 0.5) * beyond * (places > 0)  # nothing is before the first
+        before = F.pad(feature_map, (1, 0))[..., :cells]
+        # In float32 at least.
         feature_map = (feature_map + (before - feature_map) * share).to(feature_map.dtype).transpose(axis, -1)
     return feature_map
 
