@@ -41,7 +41,7 @@ class KASegConfig(PreTrainedConfig):
             the coarsest stride before the trunk, and let the logits span the image alone, so that they lie where they
             are resized to. Without it the logits of an image of another size are stretched over it, by up to a stride;
             with `tf_padding` they are also shifted. Shapes are the same either way, and images of such multiples are
-            not touched.
+            not touched (our choice).
         backbone_kwargs (`dict`, *optional*): Further keyword arguments for `timm.create_model`.
         palette (`list[list[int]]`, *optional*): One RGB colour per class, for pictures.
         semantic_loss_ignore_index (`int`, defaults to 255): Void label, never a class.

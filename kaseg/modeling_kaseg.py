@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -237,7 +236,8 @@ class KASegModel(PreTrainedModel):
         if self.config.pad_to_stride and (torch.compiler.is_exporting() or pixel_values.shape[-2:] != size):
             logits = _spanning(logits, size, self.feature_stride)
             strides = (*self.encoder.reductions, self.feature_stride)
-            hidden_states = [_spanning(*item) for item in zip(hidden_states, repeat(size), strides)]
+            # Without hidden states there are none to take strides for.
+            hidden_states = [_spanning(state, size, s) for state, s in zip(hidden_states, strides, strict=False)]
         loss = None if labels is None else self._cross_entropy(logits, labels)
         if not return_dict:
             values = (loss, logits, tuple(hidden_states) or None)
@@ -266,7 +266,7 @@ def _spanning(feature_map: torch.Tensor, size: Sequence[int], stride: int) -> to
     """What the map of a padded image says of the image, (B, C, ceil(H / stride), ceil(W / stride)).
 
     Resized to (H, W) by `F.interpolate(align_corners=False)`, it lies where the padded map lies if that is resized to
-    the padded size and cut: linear between neighbours, by no more than one position.
+    the padded size and cut: linear between neighbours, by no more than one position. Our choice.
     """
     for axis, length in ((-2, size[0]), (-1, size[1])):
         cells = (length + stride - 1) // stride

@@ -19,7 +19,7 @@ METHODS: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
 
 # Our choice. ONNX Runtime's own default, 99.999, cuts next to nothing.
 _PERCENTILE = 99.99
-# They move values and compute none; some of them also read a shape.
+# Left in float32 wherever they stand: they move values, or are rare and gain nothing.
 _NEVER = {"Shape", "Gather", "Div", "Squeeze", "Unsqueeze", "Reshape", "Expand", "Range", "Cast", "Slice"}
 
 

@@ -27,8 +27,8 @@ from test_modeling_kaseg import ARCHITECTURES
 SIZES = ((64, 96), (65, 97))
 
 
-# Of these, traces with free sizes take many minutes (docs/deploy.md).
 ALIGNED = {"backbone": "mobilenetv2_035", "output_stride": 16, "tf_padding": True, "pad_to_stride": True}
+# Of these, traces with free sizes take many minutes (docs/deploy.md).
 WINDOWED = [architecture for architecture in ARCHITECTURES if architecture["backbone"].startswith("swin")]
 
 

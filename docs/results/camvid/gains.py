@@ -27,6 +27,11 @@ def main() -> None:
             machine = "CPU" if results["hardware"].startswith("CPU") else "GPU"
             own = students.setdefault(found[1], {}).setdefault(found[2], {})
             own[found[3], machine] = 100 * results["mean_iou"]
+    padded = json.loads((Path(__file__).parent / "pad_to_stride.json").read_text())
+    for run, score in padded["mean_iou"].items():
+        student, objective, seed, machine = run.split("/")
+        scores = students.setdefault(f"{student} with pad_to_stride", {})
+        scores.setdefault(objective, {})[seed.removeprefix("seed-"), machine] = 100 * score
     for student, scores in students.items():
         print(f"\n{student}\n")
         print_table(scores)
