@@ -5,8 +5,9 @@ from __future__ import annotations
 from kaseg.data.bad_samples import SkippedSample
 from kaseg.data.class_weights import ClassCounts, count_classes, median_frequency_weights
 from kaseg.data.collator import SegmentationCollator
-from kaseg.data.dataset import SegmentationDataset, StreamingSegmentationDataset
+from kaseg.data.dataset import SegmentationDataset, StreamingSegmentationDataset, WithUnlabelled
 from kaseg.data.image_files import read_image, read_mask
+from kaseg.data.images import load_images
 from kaseg.data.label_spaces import LabelSpace, map_labels, palette_for, read_label_space
 from kaseg.data.loading import get_label_space, load_segmentation_dataset
 from kaseg.data.sources import CAMVID, PASCAL_VOC, SCENES, SPECS, DatasetSpec
@@ -28,8 +29,10 @@ __all__ = [
     "SkippedSample",
     "StreamingSegmentationDataset",
     "TrainTransform",
+    "WithUnlabelled",
     "count_classes",
     "get_label_space",
+    "load_images",
     "load_segmentation_dataset",
     "map_labels",
     "median_frequency_weights",

@@ -13,6 +13,8 @@ from PIL import Image
 if TYPE_CHECKING:
     import datasets
 
+VOID = 255
+
 Transform = Callable[[Image.Image, Image.Image], dict[str, torch.Tensor]]
 
 
@@ -61,13 +63,17 @@ class SegmentationDataset(_EpochMixin, torch.utils.data.Dataset):
         dataset: Data with the columns `image` and `label`, as [`load_segmentation_dataset`] returns it.
         transform: Takes (image, label) and returns the model's inputs, for example [`TrainTransform`].
         seed: Seed of the augmentation.
+        unlabelled: Take the images alone: every pixel's label is void, and `label` need not be there.
     """
 
-    def __init__(self, dataset: datasets.Dataset, transform: Transform, seed: int = 0) -> None:
+    def __init__(
+        self, dataset: datasets.Dataset, transform: Transform, seed: int = 0, unlabelled: bool = False
+    ) -> None:
         super().__init__()
         self.dataset = dataset
         self.transform = transform
         self.seed = seed
+        self.unlabelled = unlabelled
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -87,9 +93,47 @@ class SegmentationDataset(_EpochMixin, torch.utils.data.Dataset):
         try:
             example = self.dataset[index]
             name = f"number {index} (id {example.get('id')})"
+            if self.unlabelled:
+                example = {**example, "label": Image.new("L", example["image"].size, VOID)}
             return _transform_sample(self.transform, example, _sample_seed(self.seed, self.epoch, index))
         except Exception as error:
             raise ValueError(f"Sample {name} failed: {error}") from error
+
+
+class WithUnlabelled(torch.utils.data.ConcatDataset):
+    """Labelled samples, then unlabelled ones; the fewer of the two are repeated until there are as many of each.
+
+    Shuffled, half of a batch is labelled on average. Repeated samples are augmented anew each time.
+
+    Args:
+        labelled: Data with the columns `image` and `label`.
+        unlabelled: Data with the column `image`.
+        transform: Takes (image, label) and returns the model's inputs; of unlabelled images, every label is void.
+        seed: Seed of the augmentation.
+
+    Raises:
+        ValueError: If one of the two is empty.
+    """
+
+    def __init__(
+        self, labelled: datasets.Dataset, unlabelled: datasets.Dataset, transform: Transform, seed: int = 0
+    ) -> None:
+        if not len(labelled) or not len(unlabelled):
+            raise ValueError(f"There are {len(labelled)} labelled and {len(unlabelled)} unlabelled samples: need both.")
+        length = max(len(labelled), len(unlabelled))
+        first = SegmentationDataset(_repeated(labelled, length), transform, seed)
+        # Of their own seed, so that the two of a number are not augmented alike.
+        second = SegmentationDataset(_repeated(unlabelled, length), transform, _sample_seed(seed, "unlabelled"), True)
+        super().__init__([first, second])
+
+    def set_epoch(self, epoch: int) -> None:
+        """Sets the epoch of the augmentation."""
+        for part in self.datasets:
+            part.set_epoch(epoch)  # type: ignore[attr-defined]
+
+
+def _repeated(data: datasets.Dataset, length: int) -> datasets.Dataset:
+    return data if len(data) == length else data.select([index % len(data) for index in range(length)])
 
 
 class StreamingSegmentationDataset(_EpochMixin, torch.utils.data.IterableDataset):

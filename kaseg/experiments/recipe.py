@@ -61,16 +61,26 @@ class DataArguments:
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     eval_split: str = field(default="validation", metadata={"help": "Split to evaluate on."})
     max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first so many samples."})
+    max_labelled_samples: int | None = field(
+        default=None,
+        metadata={
+            "help": "Use the masks of so many training samples only, spread evenly; kaseg distill learns from the "
+            "images of the others, too."
+        },
+    )
     max_eval_samples: int | None = field(default=None, metadata={"help": "Use only the first so many samples."})
 
 
 @dataclass
 class TeacherArguments:
-    """Who teaches."""
+    """Who teaches, and with which further images."""
 
     teacher: str = field(default="", metadata={"help": "Teacher: Hub id, folder or shipped checkpoint."})
     autoencoder: str | None = field(
         default=None, metadata={"help": "Folder of a fitted autoencoder; by default one is fitted first."}
+    )
+    unlabelled_dir: str | None = field(
+        default=None, metadata={"help": "Folder of images without masks, of which the student learns from the teacher."}
     )
 
 

@@ -15,7 +15,7 @@ from transformers import set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from kaseg.configuration_kaseg import KASegConfig
-from kaseg.data import LabelSpace, get_label_space, load_segmentation_dataset
+from kaseg.data import LabelSpace, get_label_space, load_images, load_segmentation_dataset
 from kaseg.encoders import check_encoder_name
 from kaseg.experiments.encoder_source import normalization_of, read_encoder
 from kaseg.experiments.latency import milliseconds_per_image
@@ -121,7 +121,11 @@ def distill(
     if not teacher_args.teacher:
         raise ValueError("Knowledge adaptation needs a teacher: set teacher (Hub id, folder or shipped checkpoint).")
     recipe = recipe_of(model_args, data_args, args, teacher_args)
-    extra = {"teacher": teacher_args.teacher, "autoencoder": teacher_args.autoencoder}
+    extra: dict[str, Any] = {"teacher": teacher_args.teacher, "autoencoder": teacher_args.autoencoder}
+    if teacher_args.unlabelled_dir is not None:
+        if data_args.max_labelled_samples is not None:
+            raise ValueError("Set unlabelled_dir or max_labelled_samples, not both: each says what is unlabelled.")
+        extra["unlabelled_dataset"] = load_images(teacher_args.unlabelled_dir)
     return run(recipe, model_args, data_args, args, resume, KnowledgeAdaptationTrainer, extra)
 
 
@@ -156,6 +160,10 @@ def run(
     write_atomically(output_dir / RECIPE_NAME, yaml.safe_dump(recipe, sort_keys=False))
     label_space = get_label_space(data_args.dataset, data_args.data_dir, data_args.label_space)
     train_dataset, eval_dataset = load_data(data_args)
+    if data_args.max_labelled_samples is not None:
+        train_dataset, unlabelled = _keep_labels(train_dataset, data_args.max_labelled_samples)
+        if issubclass(trainer_class, KnowledgeAdaptationTrainer):
+            trainer_kwargs = {**trainer_kwargs, "unlabelled_dataset": unlabelled}
     model = build_model(model_args, label_space, args.seed)
     start_from = model_args.model or model_args.encoder_from
     trainer = trainer_class(
@@ -185,6 +193,17 @@ def run(
     if args.push_to_hub:
         trainer.push_to_hub()
     return results
+
+
+def _keep_labels(data: datasets.Dataset, count: int) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Samples whose masks are used, `count` of them spread evenly over the data, and the others."""
+    if not 0 < count < len(data):
+        raise ValueError(
+            f"max_labelled_samples is {count}: it must be from 1 to {len(data) - 1}, so that some of the {len(data)} "
+            "training samples are labelled and some are not."
+        )
+    kept = [index * len(data) // count for index in range(count)]
+    return data.select(kept), data.select(sorted(set(range(len(data))) - set(kept)))
 
 
 def _introduce(trainer: SegmentationTrainer, recipe: dict[str, Any], data_args: DataArguments) -> ModelCardCallback:

@@ -36,7 +36,7 @@ WATCHING = {
     "resume_from_checkpoint",
 }
 # Fields that may name a folder of this machine.
-_NAMES = {"model", "encoder_from", "teacher", "autoencoder", "dataset", "label_space"}
+_NAMES = {"model", "encoder_from", "teacher", "autoencoder", "dataset", "label_space", "unlabelled_dir"}
 _NEVER_WRITTEN = {"hub_token", "accelerator_config", "parallelism_config"}
 # The paper's own terms in KnowledgeAdaptationConfig and the fields that weigh them; distillation_losses has the others.
 _TERMS = {"adaptation": "adaptation_weight", "affinity": "affinity_weight"}

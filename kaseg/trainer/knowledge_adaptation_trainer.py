@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import datasets
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -15,6 +16,7 @@ from transformers import set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import ModelOutput
 
+from kaseg.data import WithUnlabelled
 from kaseg.distillation.autoencoder import FeatureAutoencoder, FeatureAutoencoderConfig, encoder_strides
 from kaseg.distillation.losses import AdaptationLoss, AffinityLoss
 from kaseg.distillation.teachers import TeacherAdapter
@@ -131,10 +133,15 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         args ([`KnowledgeAdaptationConfig`]): The arguments.
         autoencoder ([`FeatureAutoencoder`], `str` or `Path`, *optional*): A fitted autoencoder, which skips the first
             stage. There is no such stage, and this is not used, where no term reads the code.
+        unlabelled_dataset (`datasets.Dataset`, *optional*): Images without masks, such as
+            [`~kaseg.data.load_images`] gives. The terms learn from them, too, the labels' loss does not; half of a
+            batch is theirs on average, and an epoch is twice the longer of the two data sets
+            ([`~kaseg.data.WithUnlabelled`]). A column `label` is not looked at.
         kwargs: As in [`SegmentationTrainer`].
 
     Raises:
-        ValueError: an autoencoder that does not fit the teacher's map; a teacher that gives no logits or shares no
+        ValueError: unlabelled images where the `train_dataset` is no `datasets.Dataset` or void positions are left out;
+            an autoencoder that does not fit the teacher's map; a teacher that gives no logits or shares no
             classes with the student where a term compares logits; a [`TeacherAdapter`] that was matched with other
             classes, or that `teacher_tap` or `teacher_scale` comes too late for; an autoencoder that is to be fitted
             with the teacher's classifier, where none reads the tapped map; a `student_tap` that does not exist; a
@@ -159,6 +166,7 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         teacher: str | Path | nn.Module,
         args: KnowledgeAdaptationConfig,
         autoencoder: FeatureAutoencoder | str | Path | None = None,
+        unlabelled_dataset: datasets.Dataset | None = None,
         **kwargs: Any,
     ) -> None:
         if args.n_gpu > 1:
@@ -189,6 +197,7 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
             adapter.require_classifier()
         self._step_labels: list[torch.Tensor] = []
         self._step_counts: dict[str, torch.Tensor] = {}
+        self._unlabelled = unlabelled_dataset
         composite = StudentWithAdapters(model, terms, args.student_tap, known_classes)
         super().__init__(model=composite, args=args, **kwargs)
         if self.model_card is not None:
@@ -196,6 +205,20 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         self.teacher = self.accelerator.prepare_model(adapter, evaluation_mode=True)
         if fitted is not None and self.needs_code:
             self._use_autoencoder(fitted)
+
+    def _prepare_dataset(self, dataset: Any, args: Any, training: bool) -> Any:
+        if not training or self._unlabelled is None:
+            return super()._prepare_dataset(dataset, args, training)
+        if args.ignore_void_positions:
+            raise ValueError(
+                "Every position of an unlabelled image is void: set ignore_void_positions to False, or leave "
+                "unlabelled_dataset out."
+            )
+        for name, data in (("train_dataset", dataset), ("unlabelled_dataset", self._unlabelled)):
+            if not isinstance(data, datasets.Dataset):
+                raise ValueError(f"Beside unlabelled images, {name} must be a datasets.Dataset, not {type(data)}.")
+        seed = args.seed if args.data_seed is None else args.data_seed
+        return WithUnlabelled(dataset, self._unlabelled, self._train_transform(args), seed)
 
     @property
     def segmentation_model(self) -> KASegModel:

@@ -85,35 +85,36 @@ class SegmentationTrainer(TermTrainer):
     def _prepare_dataset(self, dataset: Any, args: SegmentationConfig, training: bool) -> Any:
         if not isinstance(dataset, datasets.Dataset | datasets.IterableDataset):
             return dataset
-        mean, std = self.processing_class.image_mean, self.processing_class.image_std
-        transform: TrainTransform | EvalTransform
-        if training:
-            transform = TrainTransform(
-                crop_size=(args.crop_size[0], args.crop_size[1]),
-                scale_range=(args.min_scale, args.max_scale),
-                scale_step=args.scale_step,
-                horizontal_flip=args.horizontal_flip,
-                brightness=args.brightness,
-                contrast=args.contrast,
-                saturation=args.saturation,
-                hue=args.hue,
-                photometric_distortion=args.photometric_distortion,
-                cat_max_ratio=args.cat_max_ratio,
-                short_edge=args.short_edge,
-                max_long_edge=args.max_long_edge,
-                image_mean=mean,
-                image_std=std,
-            )
-        else:
-            transform = EvalTransform(
-                image_mean=mean,
-                image_std=std,
-                size=args.eval_size,
-                max_long_edge=args.eval_max_long_edge,
-                size_divisor=args.eval_size_divisor,
-            )
+        transform = self._train_transform(args) if training else self._eval_transform(args)
         wrapper = SegmentationDataset if isinstance(dataset, datasets.Dataset) else StreamingSegmentationDataset
         return wrapper(dataset, transform, seed=args.seed if args.data_seed is None else args.data_seed)
+
+    def _train_transform(self, args: SegmentationConfig) -> TrainTransform:
+        return TrainTransform(
+            crop_size=(args.crop_size[0], args.crop_size[1]),
+            scale_range=(args.min_scale, args.max_scale),
+            scale_step=args.scale_step,
+            horizontal_flip=args.horizontal_flip,
+            brightness=args.brightness,
+            contrast=args.contrast,
+            saturation=args.saturation,
+            hue=args.hue,
+            photometric_distortion=args.photometric_distortion,
+            cat_max_ratio=args.cat_max_ratio,
+            short_edge=args.short_edge,
+            max_long_edge=args.max_long_edge,
+            image_mean=self.processing_class.image_mean,
+            image_std=self.processing_class.image_std,
+        )
+
+    def _eval_transform(self, args: SegmentationConfig) -> EvalTransform:
+        return EvalTransform(
+            image_mean=self.processing_class.image_mean,
+            image_std=self.processing_class.image_std,
+            size=args.eval_size,
+            max_long_edge=args.eval_max_long_edge,
+            size_divisor=args.eval_size_divisor,
+        )
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader:
         if eval_dataset is not None and not isinstance(eval_dataset, str):

@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from kaseg.data.collator import SegmentationCollator
-from kaseg.data.dataset import SegmentationDataset, StreamingSegmentationDataset
+from kaseg.data.dataset import SegmentationDataset, StreamingSegmentationDataset, WithUnlabelled
 from kaseg.data.transforms import EvalTransform, TrainTransform
 
 CROP = TrainTransform(crop_size=16, brightness=0.2)
@@ -172,3 +172,47 @@ def test_streams_with_workers():
     dataset = StreamingSegmentationDataset(_stream(shards=2), CROP)
     loader = DataLoader(dataset, batch_size=None, num_workers=2, multiprocessing_context="fork")
     assert _by_content(loader) == _by_content(dataset)
+
+
+class TestWithUnlabelled:
+    @staticmethod
+    def _images(count: int) -> datasets.Dataset:
+        """Other pictures than those of `_samples`, without a column of masks."""
+
+        def render(batch: dict) -> dict:
+            return {"image": _Render()({"index": [index + 100 for index in batch["index"]]})["image"]}
+
+        return datasets.Dataset.from_dict({"index": list(range(count))}).with_transform(render)
+
+    @pytest.mark.parametrize("labelled, unlabelled", [(2, 5), (5, 2), (3, 3)])
+    def test_there_are_as_many_of_each(self, labelled: int, unlabelled: int) -> None:
+        data = WithUnlabelled(_samples(labelled), self._images(unlabelled), EvalTransform())
+        length = max(labelled, unlabelled)
+        assert len(data) == 2 * length
+        plain, others = (SegmentationDataset(d, EvalTransform()) for d in (_samples(labelled), _samples(200)))
+        for index in range(length):
+            assert _same(data[index], plain[index % labelled])
+            other = data[length + index]
+            assert torch.equal(other["pixel_values"], others[100 + index % unlabelled]["pixel_values"])
+            assert other["labels"].shape == (24, 32) and other["labels"].eq(255).all()
+
+    def test_repeated_samples_are_augmented_anew(self) -> None:
+        data = WithUnlabelled(_samples(1), self._images(8), CROP)
+        assert len({data[index]["pixel_values"].numpy().tobytes() for index in range(16)}) == 16
+
+    def test_the_two_of_a_number_are_not_augmented_alike(self) -> None:
+        data = WithUnlabelled(_samples(4), _samples(4), CROP)
+        assert not any(torch.equal(data[i]["pixel_values"], data[4 + i]["pixel_values"]) for i in range(4))
+
+    def test_the_epoch_reaches_both(self) -> None:
+        data = WithUnlabelled(_samples(2), self._images(2), CROP)
+        before = [data[index]["pixel_values"] for index in range(4)]
+        data.set_epoch(1)
+        assert not any(torch.equal(data[index]["pixel_values"], before[index]) for index in range(4))
+        data.set_epoch(0)
+        assert all(torch.equal(data[index]["pixel_values"], before[index]) for index in range(4))
+
+    @pytest.mark.parametrize("labelled, unlabelled", [(0, 2), (2, 0)])
+    def test_both_are_needed(self, labelled: int, unlabelled: int) -> None:
+        with pytest.raises(ValueError, match=f"{labelled} labelled and {unlabelled} unlabelled"):
+            WithUnlabelled(_samples(labelled), self._images(unlabelled), CROP)

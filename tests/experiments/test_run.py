@@ -4,11 +4,20 @@ import json
 import multiprocessing
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
-from kaseg import KASegConfig, KASegModel, KnowledgeAdaptationConfig, SegmentationConfig
+from kaseg import (
+    KASegConfig,
+    KASegModel,
+    KnowledgeAdaptationConfig,
+    KnowledgeAdaptationTrainer,
+    SegmentationConfig,
+    SegmentationTrainer,
+)
 from kaseg.data import SCENES
 from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArguments
 from kaseg.experiments.run import build_model, distill, recipe_of, train, write_atomically
@@ -78,6 +87,55 @@ class TestRun:
     def test_distillation_needs_a_teacher(self, tmp_path) -> None:
         with pytest.raises(ValueError, match="teacher"):
             distill(MODEL, DATA, TeacherArguments(), _args(tmp_path, KnowledgeAdaptationConfig))
+
+
+class TestFewLabels:
+    """`max_labelled_samples` and `unlabelled_dir`."""
+
+    @staticmethod
+    def _datasets(monkeypatch: pytest.MonkeyPatch, data: DataArguments, teacher: TeacherArguments | None, args) -> dict:
+        """What a run gives its trainer to train on."""
+        given = {}
+
+        def stop(*_, **kwargs) -> None:
+            given.update(kwargs)
+            raise InterruptedError
+
+        trainer = SegmentationTrainer if teacher is None else KnowledgeAdaptationTrainer
+        monkeypatch.setattr(trainer, "__init__", stop)
+        with pytest.raises(InterruptedError):
+            train(MODEL, data, args) if teacher is None else distill(MODEL, data, teacher, args)
+        return given
+
+    def test_masks_are_spread_evenly_and_others_go_to_distillation(self, plain, tmp_path, monkeypatch) -> None:
+        data = replace(DATA, max_labelled_samples=3)
+        teacher = TeacherArguments(teacher=str(plain[0]))
+        given = self._datasets(monkeypatch, data, teacher, _args(tmp_path / "ka", KnowledgeAdaptationConfig))
+        everything = [f"train-{index:06d}" for index in range(8)]
+        assert [sample["id"] for sample in given["train_dataset"]] == [everything[index] for index in (0, 2, 5)]
+        assert [s["id"] for s in given["unlabelled_dataset"]] == [everything[index] for index in (1, 3, 4, 6, 7)]
+        given = self._datasets(monkeypatch, data, None, _args(tmp_path / "plain"))
+        assert [sample["id"] for sample in given["train_dataset"]] == [everything[index] for index in (0, 2, 5)]
+        assert "unlabelled_dataset" not in given
+
+    @pytest.mark.parametrize("count", [0, 8, 9])
+    def test_some_are_labelled_and_some_are_not(self, tmp_path, count: int) -> None:
+        with pytest.raises(ValueError, match=f"max_labelled_samples is {count}: it must be from 1 to 7"):
+            train(MODEL, replace(DATA, max_labelled_samples=count), _args(tmp_path))
+
+    def test_a_folder_of_images(self, plain, tmp_path) -> None:
+        rng = np.random.default_rng(0)
+        (tmp_path / "photos").mkdir()
+        for index in range(3):
+            pixels = rng.integers(0, 256, (80, 90, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / f"photos/{index}.png")
+        teacher = TeacherArguments(teacher=str(plain[0]), unlabelled_dir=str(tmp_path / "photos"))
+        fields = dict(latent_channels=8, autoencoder_epochs=0, autoencoder_max_steps=1)
+        args = _args(tmp_path / "run", KnowledgeAdaptationConfig, **fields)
+        with pytest.raises(ValueError, match="not both"):
+            distill(MODEL, replace(DATA, max_labelled_samples=2), teacher, args)
+        results = distill(MODEL, DATA, teacher, args)
+        assert results["recipe"]["unlabelled_dir"] == "photos" and results["steps"] == 2
 
 
 class TestBuildModel:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -23,7 +24,9 @@ from kaseg.distillation.terms import RIVAL_TERMS
 from kaseg.trainer.autoencoder_trainer import AutoencoderTrainer, autoencoder_arguments
 
 
-def _trainer(output_dir, model=None, teacher=None, autoencoder=None, **kwargs) -> KnowledgeAdaptationTrainer:
+def _trainer(
+    output_dir, model=None, teacher=None, autoencoder=None, unlabelled_dataset=None, **kwargs
+) -> KnowledgeAdaptationTrainer:
     fields = arguments(output_dir, latent_channels=8, autoencoder_epochs=0, autoencoder_max_steps=3, **kwargs)
     return KnowledgeAdaptationTrainer(
         model=model or make_model(),
@@ -32,6 +35,7 @@ def _trainer(output_dir, model=None, teacher=None, autoencoder=None, **kwargs) -
         autoencoder=autoencoder,
         train_dataset=make_dataset(),
         eval_dataset=make_dataset(3, seed=1),
+        unlabelled_dataset=unlabelled_dataset,
     )
 
 
@@ -85,6 +89,57 @@ class TestBothStages:
     def test_evaluation_is_the_students(self, run) -> None:
         metrics = run["trainer"].evaluate()
         assert 0 <= metrics["eval_mean_iou"] <= 1 and "eval_iou_LABEL_0" in metrics
+
+
+class TestUnlabelledImages:
+    @staticmethod
+    def _trained(output_dir, unlabelled=None, resume=False, **fields) -> KnowledgeAdaptationTrainer:
+        fields = {"max_steps": 4, "affinity_weight": 0.0, **fields}
+        torch.manual_seed(0)  # one and the same autoencoder
+        trainer = _trainer(output_dir, autoencoder=_autoencoder(), unlabelled_dataset=unlabelled, **fields)
+        trainer.train(resume_from_checkpoint=resume)
+        return trainer
+
+    def test_their_masks_are_not_looked_at_and_they_teach(self, tmp_path) -> None:
+        images = make_dataset(6, seed=5)
+        trained = {
+            name: copy_state(self._trained(tmp_path / name, unlabelled).segmentation_model)
+            for name, unlabelled in {
+                "masks": images,
+                "no masks": images.remove_columns("label"),
+                "other images": make_dataset(6, seed=6),
+                "none": None,
+            }.items()
+        }
+        assert states_equal(trained["masks"], trained["no masks"])
+        assert not states_equal(trained["masks"], trained["other images"])
+        assert not states_equal(trained["masks"], trained["none"])
+
+    def test_the_labels_loss_is_that_of_the_labelled_half(self, tmp_path) -> None:
+        trainer = _trainer(tmp_path, unlabelled_dataset=make_dataset(6, seed=5), autoencoder=_autoencoder())
+        batch = next(iter(trainer.get_train_dataloader()))
+        labelled = batch["labels"].ne(255).flatten(1).any(1)
+        assert labelled.any() and not labelled.all()
+        logits = torch.randn(len(labelled), trainer.segmentation_model.config.num_labels, 8, 8)
+        found = trainer.label_loss(logits, batch["labels"], None)
+        expected = trainer.label_loss(logits[labelled], batch["labels"][labelled], None)
+        torch.testing.assert_close(found, expected)
+
+    def test_a_resumed_run_is_the_uninterrupted_one(self, tmp_path) -> None:
+        fields = dict(unlabelled=make_dataset(6, seed=5), max_steps=9, save_strategy="steps", save_steps=7)
+        whole = copy_state(self._trained(tmp_path, **fields).segmentation_model)
+        assert (tmp_path / "checkpoint-7").is_dir() and not (tmp_path / "checkpoint-8").exists()
+        shutil.rmtree(tmp_path / "checkpoint-9")
+        resumed = self._trained(tmp_path, resume=True, **fields)
+        assert resumed.state.global_step == 9
+        assert states_equal(whole, copy_state(resumed.segmentation_model))
+
+    def test_what_cannot_be_is_refused(self, tmp_path) -> None:
+        images = make_dataset(6, seed=5)
+        with pytest.raises(ValueError, match="set ignore_void_positions to False"):
+            self._trained(tmp_path, images, ignore_void_positions=True)
+        with pytest.raises(ValueError, match=r"unlabelled_dataset must be a datasets\.Dataset"):
+            self._trained(tmp_path, [image for image in images])
 
 
 @pytest.mark.parametrize("bf16", [False, True])

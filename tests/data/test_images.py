@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kaseg.data import load_images
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "more").mkdir()
+    for value, name in enumerate(("b.png", "a.JPG", "more/c.jpeg", ".hidden.png")):
+        Image.fromarray(np.full((4, 6), 50 * value, dtype=np.uint8)).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no image")
+    return tmp_path
+
+
+def test_every_image_below_the_folder_in_order(folder: Path) -> None:
+    data = load_images(folder)
+    assert [sample["id"] for sample in data] == ["a.JPG", "b.png", "more/c.jpeg"]
+    assert all(sample["image"].mode == "RGB" and sample["image"].size == (6, 4) for sample in data)
+    assert [round(np.asarray(sample["image"]).mean(), -1) for sample in data] == [50, 0, 100]
+
+
+def test_unreadable_images_are_named(folder: Path) -> None:
+    (folder / "b.png").write_bytes(b"no picture")
+    data = load_images(folder)
+    assert data[0]["id"] == "a.JPG"
+    with pytest.raises(ValueError, match="b.png"):
+        data[1]
+
+
+@pytest.mark.parametrize("name, message", [("absent", "absent: no such folder"), ("more/empty", "no images in this")])
+def test_nothing_there(folder: Path, name: str, message: str) -> None:
+    (folder / "more/empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=message):
+        load_images(folder / name)
