@@ -15,7 +15,7 @@ from pathlib import Path
 from kaseg.experiments.summary import paired_interval
 
 # Seed 1 was used for trials.
-FILE = re.compile(r"((?:voc-)?os\d+)-([a-z_]+)-seed-([2-6])(?:-cpu)?\.json")
+FILE = re.compile(r"((?:voc-)?os\d+(?:-\d+-labels|-padded)?)-([a-z_]+)-seed-([2-6])(?:-cpu)?\.json")
 Scores = dict[str, dict[tuple[str, str], float]]  # objective -> (seed, machine) -> mIoU in %
 
 
