@@ -125,6 +125,7 @@ class WithUnlabelled(torch.utils.data.ConcatDataset):
         # Of their own seed, so that the two of a number are not augmented alike.
         second = SegmentationDataset(_repeated(unlabelled, length), transform, _sample_seed(seed, "unlabelled"), True)
         super().__init__([first, second])
+        self.dataset = labelled  # whose name and licence a model card states
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch of the augmentation."""

@@ -18,6 +18,7 @@ from kaseg import (
     SegmentationConfig,
     SegmentationTrainer,
 )
+from kaseg.data import load_segmentation_dataset
 from kaseg.distillation import FeatureAutoencoder, FeatureAutoencoderConfig, TeacherAdapter
 from kaseg.distillation.losses import AdaptationLoss, AffinityLoss, KnowledgeDistillationLoss
 from kaseg.distillation.terms import RIVAL_TERMS
@@ -133,6 +134,20 @@ class TestUnlabelledImages:
         resumed = self._trained(tmp_path, resume=True, **fields)
         assert resumed.state.global_step == 9
         assert states_equal(whole, copy_state(resumed.segmentation_model))
+
+    def test_the_card_states_the_labelled_datas_name_and_licence(self, tmp_path) -> None:
+        scenes = load_segmentation_dataset("scenes", split="train", num_scenes=4, height=32, width=32)
+        model = make_model(num_labels=9)
+        fields = arguments(tmp_path, adaptation_weight=0.0, affinity_weight=0.0, max_steps=1)
+        trainer = KnowledgeAdaptationTrainer(
+            model=model,
+            teacher=make_teacher(),
+            args=KnowledgeAdaptationConfig(**fields),
+            train_dataset=scenes,
+            unlabelled_dataset=make_dataset(4),
+        )
+        trainer.train()
+        assert trainer.model_card is not None and trainer.model_card.data.name == "scenes"
 
     def test_what_cannot_be_is_refused(self, tmp_path) -> None:
         images = make_dataset(6, seed=5)
