@@ -16,7 +16,7 @@ def load_images(folder: str | Path) -> datasets.Dataset:
     """All images in a folder and the folders in it, decoded when they are accessed.
 
     Args:
-        folder: The folder. Other files in it are left alone.
+        folder: The folder. Other files in it, and files and folders whose names start with a dot, are left alone.
 
     Returns:
         Data with the columns `image` (PIL picture, mode "RGB", upright) and `id` (the path within the folder).
@@ -29,7 +29,7 @@ def load_images(folder: str | Path) -> datasets.Dataset:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder of images.")
     found = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    files = sorted(path.as_posix() for path in found if not path.name.startswith("."))
+    files = sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
     if not files:
         raise FileNotFoundError(f"{folder}: no images in this folder; looked for {', '.join(IMAGE_SUFFIXES)}.")
     return datasets.Dataset.from_dict({"id": files}).with_transform(_ReadImages(folder))

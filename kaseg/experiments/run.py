@@ -121,12 +121,11 @@ def distill(
     if not teacher_args.teacher:
         raise ValueError("Knowledge adaptation needs a teacher: set teacher (Hub id, folder or shipped checkpoint).")
     recipe = recipe_of(model_args, data_args, args, teacher_args)
-    extra: dict[str, Any] = {"teacher": teacher_args.teacher, "autoencoder": teacher_args.autoencoder}
-    if teacher_args.unlabelled_dir is not None:
-        if data_args.max_labelled_samples is not None:
-            raise ValueError("Set unlabelled_dir or max_labelled_samples, not both: each says what is unlabelled.")
-        extra["unlabelled_dataset"] = load_images(teacher_args.unlabelled_dir)
-    return run(recipe, model_args, data_args, args, resume, KnowledgeAdaptationTrainer, extra)
+    if teacher_args.unlabelled_dir is not None and data_args.max_labelled_samples is not None:
+        raise ValueError("Set unlabelled_dir or max_labelled_samples, not both: each says what is unlabelled.")
+    extra = {"teacher": teacher_args.teacher, "autoencoder": teacher_args.autoencoder}
+    unlabelled_dir = teacher_args.unlabelled_dir
+    return run(recipe, model_args, data_args, args, resume, KnowledgeAdaptationTrainer, extra, unlabelled_dir)
 
 
 def run(
@@ -137,6 +136,7 @@ def run(
     resume: bool,
     trainer_class: type[SegmentationTrainer],
     trainer_kwargs: dict[str, Any],
+    unlabelled_dir: str | None = None,
 ) -> dict[str, Any]:
     """Train, evaluate on `eval_split` after the last step, and write model, recipe and results to `output_dir`.
 
@@ -160,10 +160,11 @@ def run(
     write_atomically(output_dir / RECIPE_NAME, yaml.safe_dump(recipe, sort_keys=False))
     label_space = get_label_space(data_args.dataset, data_args.data_dir, data_args.label_space)
     train_dataset, eval_dataset = load_data(data_args)
+    unlabelled = None if unlabelled_dir is None else load_images(unlabelled_dir)
     if data_args.max_labelled_samples is not None:
         train_dataset, unlabelled = _keep_labels(train_dataset, data_args.max_labelled_samples)
-        if issubclass(trainer_class, KnowledgeAdaptationTrainer):
-            trainer_kwargs = {**trainer_kwargs, "unlabelled_dataset": unlabelled}
+    if issubclass(trainer_class, KnowledgeAdaptationTrainer):
+        trainer_kwargs = {**trainer_kwargs, "unlabelled_dataset": unlabelled}
     model = build_model(model_args, label_space, args.seed)
     start_from = model_args.model or model_args.encoder_from
     trainer = trainer_class(

@@ -211,8 +211,8 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
             return super()._prepare_dataset(dataset, args, training)
         if args.ignore_void_positions:
             raise ValueError(
-                "Every position of an unlabelled image is void: set ignore_void_positions to False, or leave "
-                "unlabelled_dataset out."
+                "Every position of an unlabelled image is void: set ignore_void_positions to False, or leave them "
+                "out (unlabelled_dataset; in recipes unlabelled_dir or max_labelled_samples)."
             )
         for name, data in (("train_dataset", dataset), ("unlabelled_dataset", self._unlabelled)):
             if not isinstance(data, datasets.Dataset):

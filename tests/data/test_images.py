@@ -11,8 +11,9 @@ from kaseg.data import load_images
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "more").mkdir()
-    for value, name in enumerate(("b.png", "a.JPG", "more/c.jpeg", ".hidden.png")):
+    for name in ("more", ".thumbnails"):
+        (tmp_path / name).mkdir()
+    for value, name in enumerate(("b.png", "a.JPG", "more/c.jpeg", ".hidden.png", ".thumbnails/b.png")):
         Image.fromarray(np.full((4, 6), 50 * value, dtype=np.uint8)).save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("no image")
     return tmp_path

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -123,7 +124,7 @@ class TestFewLabels:
         with pytest.raises(ValueError, match=f"max_labelled_samples is {count}: it must be from 1 to 7"):
             train(MODEL, replace(DATA, max_labelled_samples=count), _args(tmp_path))
 
-    def test_a_folder_of_images(self, plain, tmp_path) -> None:
+    def test_a_folder_of_images(self, plain, tmp_path, monkeypatch) -> None:
         rng = np.random.default_rng(0)
         (tmp_path / "photos").mkdir()
         for index in range(3):
@@ -134,8 +135,14 @@ class TestFewLabels:
         args = _args(tmp_path / "run", KnowledgeAdaptationConfig, **fields)
         with pytest.raises(ValueError, match="not both"):
             distill(MODEL, replace(DATA, max_labelled_samples=2), teacher, args)
+        with monkeypatch.context() as patch:
+            given = self._datasets(patch, DATA, teacher, args)
+        assert [sample["id"] for sample in given["unlabelled_dataset"]] == ["0.png", "1.png", "2.png"]
+        assert len(given["train_dataset"]) == 8
         results = distill(MODEL, DATA, teacher, args)
         assert results["recipe"]["unlabelled_dir"] == "photos" and results["steps"] == 2
+        shutil.rmtree(tmp_path / "photos")
+        assert distill(MODEL, DATA, teacher, args) == results  # a finished run is only read
 
 
 class TestBuildModel:
