@@ -1,9 +1,10 @@
-"""Decoding of pictures and label masks, from files or from bytes, with errors that name the sample."""
+"""Picture files: how they are found, and decoding of pictures and label masks with errors that name the sample."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +13,8 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from kaseg.data.mat_files import read_mat_mask
+
+IMAGE_SUFFIXES = (".bmp", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 T = TypeVar("T")
 
@@ -27,6 +30,26 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+def find_images(folder: Path, skip: Path | None = None) -> Iterator[Path]:
+    """Walks a folder and the folders in it, sorted by name, for files that end as in `IMAGE_SUFFIXES`.
+
+    Files and folders whose names start with a dot are left out; links to folders are not followed.
+
+    Args:
+        folder: The folder.
+        skip: A folder to leave out, resolved.
+
+    Returns:
+        An iterator over the files, each starting with `folder`.
+    """
+    for top, subfolders, names in os.walk(folder):
+        here = Path(top)
+        subfolders[:] = sorted(name for name in subfolders if name[0] != "." and (here / name).resolve() != skip)
+        for name in sorted(names):
+            if name[0] != "." and name.lower().endswith(IMAGE_SUFFIXES):
+                yield here / name
 
 
 def read_image(source: str | Path | EncodedImage, sample: str | None = None) -> Image.Image:

@@ -8,15 +8,14 @@ from typing import Any
 
 import datasets
 
-from kaseg.data.image_files import read_image
-from kaseg.data.layouts import IMAGE_SUFFIXES
+from kaseg.data.image_files import IMAGE_SUFFIXES, find_images, read_image
 
 
 def load_images(folder: str | Path) -> datasets.Dataset:
     """All images in a folder and the folders in it, decoded when they are accessed.
 
     Args:
-        folder: The folder. Other files in it, and files and folders whose names start with a dot, are left alone.
+        folder: The folder, searched as by [`~kaseg.data.image_files.find_images`].
 
     Returns:
         Data with the columns `image` (PIL picture, mode "RGB", upright) and `id` (the path within the folder).
@@ -28,8 +27,7 @@ def load_images(folder: str | Path) -> datasets.Dataset:
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder of images.")
-    found = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    files = sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
+    files = sorted(path.relative_to(folder).as_posix() for path in find_images(folder))
     if not files:
         raise FileNotFoundError(f"{folder}: no images in this folder; looked for {', '.join(IMAGE_SUFFIXES)}.")
     return datasets.Dataset.from_dict({"id": files}).with_transform(_ReadImages(folder))

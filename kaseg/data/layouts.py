@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple, Protocol
 
 from kaseg.data.bad_samples import BadSamples, SkippedSample
+from kaseg.data.image_files import IMAGE_SUFFIXES
 from kaseg.data.label_spaces import LabelSpace
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # lossless only
 _LISTED = 10
 

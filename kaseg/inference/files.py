@@ -10,9 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from kaseg.data.image_files import read_image
-
-IMAGE_SUFFIXES = (".bmp", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+from kaseg.data.image_files import IMAGE_SUFFIXES, find_images, read_image
 
 PathLike = str | os.PathLike[str]
 
@@ -21,9 +19,8 @@ def iter_images(paths: PathLike | Iterable[PathLike], skip: PathLike | None = No
     """Finds the pictures in files and folders.
 
     Args:
-        paths: A file or folder, or several. A file is taken whatever its name; a folder is searched recursively for
-            the suffixes in `IMAGE_SUFFIXES`, sorted by name, leaving out names that start with a dot. Links to folders
-            are not followed.
+        paths: A file or folder, or several. A file is taken whatever its name; a folder is searched as by
+            [`~kaseg.data.image_files.find_images`].
         skip: A folder to leave out of the search, usually the output folder.
 
     Returns:
@@ -128,7 +125,7 @@ def _walk(given: list[Path], skip: PathLike | None) -> Iterator[tuple[Path, Path
     skipped = None if skip is None else Path(skip).resolve()
     seen = set()
     for top in given:
-        found = _search(top, skipped) if top.is_dir() else iter([top])
+        found = find_images(top, skipped) if top.is_dir() else iter([top])
         empty = True
         for path in found:
             empty = False
@@ -137,15 +134,6 @@ def _walk(given: list[Path], skip: PathLike | None) -> Iterator[tuple[Path, Path
                 yield path, path.relative_to(top) if path != top else Path(path.name)
         if empty:
             raise FileNotFoundError(f"{top}: no pictures in this folder; looked for {', '.join(IMAGE_SUFFIXES)}")
-
-
-def _search(top: Path, skipped: Path | None) -> Iterator[Path]:
-    for folder, subfolders, names in os.walk(top):
-        here = Path(folder)
-        subfolders[:] = sorted(name for name in subfolders if name[0] != "." and (here / name).resolve() != skipped)
-        for name in sorted(names):
-            if name[0] != "." and name.lower().endswith(IMAGE_SUFFIXES):
-                yield here / name
 
 
 def _has_doubles(names: list[Path]) -> bool:

@@ -217,8 +217,7 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         for name, data in (("train_dataset", dataset), ("unlabelled_dataset", self._unlabelled)):
             if not isinstance(data, datasets.Dataset):
                 raise ValueError(f"Beside unlabelled images, {name} must be a datasets.Dataset, not {type(data)}.")
-        seed = args.seed if args.data_seed is None else args.data_seed
-        return WithUnlabelled(dataset, self._unlabelled, self._train_transform(args), seed)
+        return WithUnlabelled(dataset, self._unlabelled, self._train_transform(args), args.augmentation_seed)
 
     @property
     def segmentation_model(self) -> KASegModel:

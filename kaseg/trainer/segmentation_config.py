@@ -158,3 +158,8 @@ class SegmentationConfig(TrainingArguments):
             # transformers takes bf16 without an accelerator for a mistake unless it is told so.
             self.use_cpu = True
         super().__post_init__()
+
+    @property
+    def augmentation_seed(self) -> int:
+        """Seed of the random crops, scales and colours: `data_seed` where it is given, as for the data order."""
+        return self.seed if self.data_seed is None else self.data_seed

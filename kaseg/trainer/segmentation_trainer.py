@@ -87,7 +87,7 @@ class SegmentationTrainer(TermTrainer):
             return dataset
         transform = self._train_transform(args) if training else self._eval_transform(args)
         wrapper = SegmentationDataset if isinstance(dataset, datasets.Dataset) else StreamingSegmentationDataset
-        return wrapper(dataset, transform, seed=args.seed if args.data_seed is None else args.data_seed)
+        return wrapper(dataset, transform, seed=args.augmentation_seed)
 
     def _train_transform(self, args: SegmentationConfig) -> TrainTransform:
         return TrainTransform(

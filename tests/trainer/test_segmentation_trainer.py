@@ -39,6 +39,11 @@ class TestTraining:
             trainer.processing_class.image_mean
         )
 
+    @pytest.mark.parametrize("seeds, same", [({"seed": 7, "data_seed": 42}, True), ({"seed": 7}, False)])
+    def test_augmentation_follows_data_seed_before_seed(self, tmp_path, seeds: dict, same: bool) -> None:
+        samples = [_trainer(tmp_path, **fields).train_dataset[0]["pixel_values"] for fields in (seeds, {"seed": 42})]
+        assert torch.equal(*samples) is same
+
     def test_accumulation_equals_one_large_batch(self, tmp_path) -> None:
         """Void is spread unevenly, so this holds only if pixels are counted over the whole step."""
         states, losses = [], []
