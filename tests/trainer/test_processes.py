@@ -44,7 +44,7 @@ class Recorder(TrainerCallback):
             os._exit(1)
 
 
-def as_one(output_dir: str, stop: int) -> None:
+def as_one(output_dir: str, stop: int, unlabelled: bool = False) -> None:
     """One process of a run of both stages, with every loss that is a mean over positions or images."""
     # Statistics of BatchNorm would be each process's own.
     nn.modules.batchnorm._BatchNorm.train = lambda self, mode=True: nn.Module.train(self, False)
@@ -60,7 +60,7 @@ def as_one(output_dir: str, stop: int) -> None:
         autoencoder_epochs=0,
         autoencoder_max_steps=3,
         autoencoder_learning_rate=0.01,
-        ignore_void_positions=True,
+        ignore_void_positions=not unlabelled,
         class_weights=[0.3, 2.0],
         distillation_class_weights=True,
         autoencoder_classifier_weight=1.0,
@@ -72,12 +72,18 @@ def as_one(output_dir: str, stop: int) -> None:
         make_teacher(),
         KnowledgeAdaptationConfig(**fields),
         train_dataset=make_dataset(),
+        unlabelled_dataset=make_dataset(5, seed=4) if unlabelled else None,
     )
     assert trainer.accelerator.num_processes == processes
     trainer.add_callback(Recorder(Path(output_dir), stop))
     trainer.train(resume_from_checkpoint=True)
     trainer.save_model()
     trainer.save_state()
+
+
+def with_unlabelled(output_dir: str, stop: int) -> None:
+    """The same beside images without masks, of which a process has more than another."""
+    as_one(output_dir, stop, unlabelled=True)
 
 
 def each_with_its_statistics(output_dir: str, stop: int) -> None:
@@ -122,12 +128,12 @@ def _logs(folder: Path) -> list[dict[str, float]]:
     return [entry for entry in history if "loss" in entry]
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> dict[int, Path]:
+@pytest.fixture(scope="module", params=["as_one", "with_unlabelled"])
+def runs(tmp_path_factory, request) -> dict[int, Path]:
     """A finished run by its number of processes."""
     folder = tmp_path_factory.mktemp("processes")
     for processes in (1, 2):
-        _launch(processes, folder / str(processes))
+        _launch(processes, folder / str(processes), job=request.param)
     return {processes: folder / str(processes) for processes in (1, 2)}
 
 
@@ -161,6 +167,7 @@ def test_weights_are_those_of_one_process(runs) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("runs", ["as_one"], indirect=True)
 def test_a_killed_run_of_two_processes_goes_on_exactly(runs, tmp_path) -> None:
     assert _launch(2, tmp_path, stop=3) != 0
     assert not (tmp_path / "model.safetensors").exists() and (tmp_path / "checkpoint-2").is_dir()
@@ -187,4 +194,5 @@ def test_all_processes_teach_and_score_with_what_is_saved(tmp_path) -> None:
 
 
 if __name__ == "__main__":
-    {"as_one": as_one, "each_with_its_statistics": each_with_its_statistics}[sys.argv[1]](sys.argv[2], int(sys.argv[3]))
+    JOBS = (as_one, with_unlabelled, each_with_its_statistics)
+    {job.__name__: job for job in JOBS}[sys.argv[1]](sys.argv[2], int(sys.argv[3]))
