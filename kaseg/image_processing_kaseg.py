@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 from torchvision.transforms.v2 import functional as tvF
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_base import BatchFeature
@@ -33,7 +33,18 @@ from .loading_errors import explained_loading
 
 logger = logging.get_logger(__name__)
 
-_EXIF_ORIENTATION = 0x0112
+# By the orientation that EXIF data give.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Where Pillow looks for the orientation.
+_EXIF_KEYS = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 # uint16 covers 0..65535, and 65535 / 255 = 257 exactly.
 _SIXTEEN_TO_EIGHT_BIT = 257
 _MAP_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
@@ -55,7 +66,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         ValueError: For mode `F`, whose value range is unknown, and for mode `I` outside 0..65535.
     """
-    image = _upright(image)
+    image = upright(image)
     if image.mode == "RGB":
         return image
     if image.mode == "F":
@@ -73,11 +84,19 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Applies the EXIF orientation; without one the image itself comes back, where PIL would make a copy."""
-    if image.getexif().get(_EXIF_ORIENTATION, 1) == 1:
+def upright(image: Image.Image) -> Image.Image:
+    """The picture as its EXIF orientation says, and without it; as it is, where there is none or it cannot be read."""
+    # Not ImageOps.exif_transpose: it writes the EXIF data anew, and fails on broken ones beside good pixels.
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Pillow raises whatever the broken bytes run into
         return image
-    return ImageOps.exif_transpose(image)
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    for key in _EXIF_KEYS:  # or the next to look would turn it once more
+        turned.info.pop(key, None)
+    return turned
 
 
 class KASegImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
@@ -221,7 +240,8 @@ class KASegImageProcessor(TorchvisionBackend):
             _check_maps_fit(pictures, maps)
 
         shared = {**kwargs, "do_pad": False, "pad_size": None, "return_tensors": None}
-        data = {"pixel_values": self._preprocess(pictures, **shared)["pixel_values"]}
+        values = self._preprocess(pictures, **shared)["pixel_values"]
+        data = {"pixel_values": [picture.to(torch.float32) for picture in values]}
         if maps is not None:
             as_is = {"do_rescale": False, "do_normalize": False, "resample": tvF.InterpolationMode.NEAREST_EXACT}
             data["labels"] = self._preprocess(maps, **{**shared, **as_is})["pixel_values"]
@@ -285,7 +305,7 @@ class KASegImageProcessor(TorchvisionBackend):
         if isinstance(image, (str, os.PathLike)):
             image = load_image(os.fspath(image))
         if isinstance(image, Image.Image):
-            image = np.array(to_rgb(image) if do_convert_rgb else _upright(image))
+            image = np.array(to_rgb(image) if do_convert_rgb else upright(image))
             input_data_format = ChannelDimension.LAST
         customary = ChannelDimension.FIRST if isinstance(image, torch.Tensor) else ChannelDimension.LAST
         tensor = _as_tensor(image)
@@ -422,7 +442,7 @@ def _prepare_maps(segmentation_maps: Any) -> list[torch.Tensor]:
                     f"segmentation map {index} is a PIL image of mode '{item.mode}': its pixels are colours, not class "
                     f"ids. Map the colours to ids first; modes that hold ids: {', '.join(_MAP_MODES)}"
                 )
-            item = np.array(_upright(item))
+            item = np.array(upright(item))
         tensor = _as_tensor(item)
         if tensor.is_floating_point():
             raise ValueError(f"segmentation map {index} has dtype {tensor.dtype}: class ids must be integers")

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 
 import fsspec
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from kaseg.data.mat_files import read_mat_mask
+from kaseg.image_processing_kaseg import upright
 
 IMAGE_SUFFIXES = (".bmp", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -20,16 +21,6 @@ T = TypeVar("T")
 
 # What a column of `datasets.Image(decode=False)` holds: {"bytes": ... or None, "path": ... or None}.
 EncodedImage = Mapping[str, Any]
-
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 def find_images(folder: Path, skip: Path | None = None) -> Iterator[Path]:
@@ -136,17 +127,7 @@ def _decode(source: str | Path | EncodedImage, where: str) -> Image.Image:
         image.load()
         return image
 
-    return _upright(_guarded(decode, where))
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """The picture as its EXIF orientation says; as it is, where that cannot be read."""
-    # Not ImageOps.exif_transpose: it writes the EXIF data anew, and fails on broken ones beside good pixels.
-    try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # Pillow raises whatever the broken bytes run into
-        return image
-    return image if turn is None else image.transpose(turn)
+    return upright(_guarded(decode, where))
 
 
 def _guarded(read: Callable[[], T], where: str) -> T:

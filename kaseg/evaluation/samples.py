@@ -13,6 +13,7 @@ from torch import Tensor
 
 from kaseg.evaluation.confusion_matrix import as_integers
 from kaseg.evaluation.processes import Processes
+from kaseg.image_processing_kaseg import upright
 
 
 @dataclass
@@ -80,8 +81,9 @@ class _Prepare:
     def __call__(self, index: int, sample: dict[str, Any]) -> PreparedSample:
         name = str(sample.get("id", index))
         # Padding would be scored as part of the image, and what is cropped away would be missing.
-        inputs = self.image_processor(sample["image"], do_pad=False, do_center_crop=False, return_tensors="pt")
-        labels, size = None, (sample["image"].height, sample["image"].width)
+        image = upright(sample["image"])
+        inputs = self.image_processor(image, do_pad=False, do_center_crop=False, return_tensors="pt")
+        labels, size = None, (image.height, image.width)
         if self.with_labels and sample.get("label") is not None:
             labels = as_integers(np.array(sample["label"]), f"the labels of sample {name!r}", torch.device("cpu"))
             size = (labels.shape[0], labels.shape[1])

@@ -9,6 +9,7 @@ from PIL import Image
 
 from kaseg.data.image_files import read_image, read_mask
 from kaseg.data.label_spaces import palette_for
+from kaseg.image_processing_kaseg import KASegImageProcessor, to_rgb
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (6, 9, 3)).astype(np.uint8)
@@ -93,6 +94,16 @@ def test_exif_orientation(orientation):
     np.testing.assert_array_equal(np.asarray(image), upright[orientation])
 
 
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_what_is_upright_is_not_turned_again(format, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = read_image(_encode(Image.fromarray(PIXELS), format=format, exif=exif))
+    assert image.size == (PIXELS.shape[1::-1] if orientation < 5 else PIXELS.shape[:2])
+    assert to_rgb(image).tobytes() == image.tobytes() and to_rgb(image).size == image.size
+
+
 def test_palette_masks_keep_their_indices(tmp_path):
     indices = INDICES.copy()
     indices[0] = 255
@@ -166,4 +177,7 @@ def test_broken_exif_data_beside_good_pixels(read):
         + b"\0" * 4
     )
     image = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8))
-    assert np.asarray(read(_encode(image, format="JPEG", exif=exif), "s")).shape[:2] == (8, 6)
+    encoded = _encode(image, format="JPEG", exif=exif)
+    assert np.asarray(read(encoded, "s")).shape[:2] == (8, 6)
+    opened = Image.open(io.BytesIO(encoded["bytes"]))
+    assert KASegImageProcessor()(opened, return_tensors="pt")["pixel_values"].shape == (1, 3, 8, 6)
