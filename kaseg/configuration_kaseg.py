@@ -138,7 +138,8 @@ class KASegConfig(PreTrainedConfig):
         """As in `PreTrainedConfig`; another number of classes discards the names and colours of the old ones."""
         id2label = kwargs.get("id2label")
         num_labels = kwargs.get("num_labels", None if id2label is None else len(id2label))
-        if num_labels is not None and num_labels != len(config_dict.get("id2label") or ()):
+        # transformers does not write the names of two classes that have none of their own.
+        if num_labels is not None and num_labels != len(config_dict.get("id2label") or (0, 1)):
             config_dict = {k: v for k, v in config_dict.items() if k not in ("id2label", "label2id", "palette")}
         if id2label is not None:
             kwargs.setdefault("label2id", {label: int(index) for index, label in id2label.items()})

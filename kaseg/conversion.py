@@ -57,6 +57,7 @@ def config_from_mobilenet_v2(config: Any) -> dict[str, Any]:
         "output_stride": config.output_stride,
         "num_channels": config.num_channels,
         "tf_padding": config.tf_padding,
+        "classifier_dropout_prob": config.classifier_dropout_prob,
         "batch_norm_eps": config.layer_norm_eps,
         "semantic_loss_ignore_index": config.semantic_loss_ignore_index,
         "id2label": config.id2label,

@@ -234,10 +234,10 @@ class KASegModel(PreTrainedModel):
         hidden_states = [*features, feature_map] if output_hidden_states else []
         # A traced graph has to do it for whichever size comes.
         if self.config.pad_to_stride and (torch.compiler.is_exporting() or pixel_values.shape[-2:] != size):
-            logits = _spanning(logits, size, self.feature_stride)
+            logits = spanning(logits, size, self.feature_stride)
             strides = (*self.encoder.reductions, self.feature_stride)
             # Without hidden states there are none to take strides for.
-            hidden_states = [_spanning(state, size, s) for state, s in zip(hidden_states, strides, strict=False)]
+            hidden_states = [spanning(state, size, s) for state, s in zip(hidden_states, strides, strict=False)]
         loss = None if labels is None else self._cross_entropy(logits, labels)
         if not return_dict:
             values = (loss, logits, tuple(hidden_states) or None)
@@ -262,7 +262,7 @@ class KASegModel(PreTrainedModel):
         return total / labels.ne(ignore_index).sum().clamp(min=1)
 
 
-def _spanning(feature_map: torch.Tensor, size: Sequence[int], stride: int) -> torch.Tensor:
+def spanning(feature_map: torch.Tensor, size: Sequence[int], stride: int) -> torch.Tensor:
     """What the map of a padded image says of the image, (B, C, ceil(H / stride), ceil(W / stride)).
 
     Resized to (H, W) by `F.interpolate(align_corners=False)`, it lies where the padded map lies if that is resized to

@@ -22,7 +22,7 @@ from transformers import (
 
 from kaseg import KASegConfig, KASegForSemanticSegmentation, KASegImageProcessor, KASegModel
 from kaseg.configuration_kaseg import HEADS
-from kaseg.modeling_kaseg import _spanning
+from kaseg.modeling_kaseg import spanning
 
 SWIN = {"embed_dim": 16, "depths": (2, 1, 1, 1), "num_heads": (1, 2, 4, 8)}
 ARCHITECTURES = [
@@ -281,7 +281,7 @@ class TestPadToStride:
             found = F.interpolate(feature_map, size=size, mode="bilinear", align_corners=False)[0]
             return float((found - own)[inside].abs().max())
 
-        assert error(places) > 6 and error(_spanning(places, size, stride)) < 0.5
+        assert error(places) > 6 and error(spanning(places, size, stride)) < 0.5
 
     def test_other_images_are_not_touched(self) -> None:
         model = _small(output_stride=16).eval()
@@ -382,6 +382,12 @@ class TestConfig:
         loaded = KASegConfig.from_pretrained(tmp_path).to_dict()
         assert all(loaded[name] == value for name, value in config.to_dict().items() if name != "transformers_version")
 
+    def test_colours_stay_where_the_number_of_classes_does(self, tmp_path) -> None:
+        colours = [[1, 2, 3], [4, 5, 6]]
+        KASegConfig(num_labels=2, palette=colours).save_pretrained(tmp_path)
+        assert KASegConfig.from_pretrained(tmp_path, num_labels=2).palette == colours
+        assert KASegConfig.from_pretrained(tmp_path, num_labels=3).palette is None
+
     def test_atrous_rates_double_at_stride_8(self) -> None:
         assert KASegConfig(output_stride=16).resolved_atrous_rates == [6, 12, 18]
         assert KASegConfig(output_stride=8).resolved_atrous_rates == [12, 24, 36]
@@ -398,6 +404,7 @@ class TestTransformersImport:
                 tf_padding=tf_padding,
                 depth_multiplier=0.5,
                 finegrained_output=False,
+                classifier_dropout_prob=0.3,
             )
         ).eval()
         for module in source.modules():
@@ -407,7 +414,7 @@ class TestTransformersImport:
         image = torch.randn(2, 3, 97, 130)
         with torch.no_grad():
             expected, logits = source(image).logits, model(image).logits
-        assert logits.shape == expected.shape
+        assert logits.shape == expected.shape and model.config.classifier_dropout_prob == 0.3
         assert (logits - expected).abs().max() <= 1e-4 * expected.abs().max()
 
     @pytest.mark.slow

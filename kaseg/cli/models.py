@@ -17,7 +17,8 @@ def load_model(name: str, device: str | None) -> tuple[Any, Any]:
     transformers knows. Safetensors alone are read, and no code of a repository is run.
 
     Args:
-        name: Hub id, folder or shipped checkpoint; or the folder of an export for ONNX Runtime or OpenVINO.
+        name: Hub id, folder or shipped checkpoint, of which a folder here goes first; or the folder of an export for
+            ONNX Runtime or OpenVINO.
         device: Where to put the model; by default the GPU, if there is one. Exports run on the CPU.
 
     Raises:
@@ -31,7 +32,7 @@ def load_model(name: str, device: str | None) -> tuple[Any, Any]:
     from ..loading_errors import explained_loading
     from ..modeling_kaseg import KASegModel
 
-    source = str(checkpoint_path(name)) if is_shipped(name) else name
+    source = str(checkpoint_path(name)) if is_shipped(name) and not Path(name).is_dir() else name
     if not Path(source).is_dir() and (Path(source).is_absolute() or source.startswith(".") or source.count("/") > 1):
         raise FileNotFoundError(f"{source}: no such folder. Give a folder, a Hub id or one of those of kaseg list.")
     if (Path(source) / RECORD_NAME).is_file():

@@ -22,7 +22,7 @@ from kaseg.image_processing_kaseg import KASegImageProcessor, to_rgb
 from kaseg.inference.files import PathLike, plan_outputs, read_image, write_image
 from kaseg.inference.ordered_map import ordered_map
 from kaseg.inference.overlay import Palette, add_legend, class_fractions, colorize, overlay
-from kaseg.inference.tiling import PreparedOnDemand, tiled_logits
+from kaseg.inference.tiling import PreparedOnDemand, check_tile, tiled_logits
 from kaseg.modeling_kaseg import KASegModel
 
 logger = logging.getLogger(__name__)
@@ -74,12 +74,13 @@ class Predictor:
         device: Where to run. Default: where the model is.
         batch_size: Pictures per batch at most.
         max_pixels: Largest input in pixels for one pass.
-        tile: Height and width of a tile in pixels, a multiple of the model's stride.
-        overlap: Overlap of neighbouring tiles in pixels.
+        tile: Height and width of a tile in pixels, a multiple of 32.
+        overlap: Overlap of neighbouring tiles in pixels, below `tile`.
         alpha: Weight of the colours in overlays, 0..1.
 
     Raises:
-        ValueError: If `batch_size` or `max_pixels` is below 1, or `alpha` outside 0..1.
+        ValueError: If `batch_size` or `max_pixels` is below 1, `alpha` outside 0..1, `tile` or `overlap` impossible, or
+            the model is one of other than RGB images.
 
     Example:
 
@@ -110,6 +111,10 @@ class Predictor:
             raise ValueError(f"batch_size and max_pixels must be at least 1, got {batch_size} and {max_pixels}")
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha must lie in 0..1, got {alpha}")
+        check_tile(tile, overlap)
+        channels = getattr(model.config, "num_channels", 3)
+        if channels != 3:
+            raise ValueError(f"the model takes images of {channels} channels, a Predictor gives it RGB: call the model")
         self.model = model.eval() if device is None else model.eval().to(device)
         self.processor = processor
         self.batch_size = batch_size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -144,7 +145,8 @@ def pyav() -> ModuleType:
 
 def _open(source: str) -> Any:
     av = pyav()
-    file, layout = source, None
+    # Whole, as FFmpeg takes what stands before a colon for a protocol.
+    file, layout = os.path.abspath(source) if os.path.exists(source) else source, None
     options: dict[str, str] = {}
     if is_webcam(source):
         if sys.platform not in _CAMERAS:

@@ -265,3 +265,15 @@ def test_a_real_deeplab_on_real_pictures() -> None:
         right += int(((mask == truth) & (truth != 255)).sum())
         valid += int((truth != 255).sum())
     assert right / valid > 0.75
+
+
+@pytest.mark.parametrize("fields", [{"tile": 1000}, {"tile": 64, "overlap": 64}, {"overlap": -1}])
+def test_impossible_tiles(model: KASegModel, fields: dict) -> None:
+    with pytest.raises(ValueError, match="tile must be a multiple of 32"):
+        Predictor(model, KASegImageProcessor(), **fields)
+
+
+def test_models_of_other_images_are_refused() -> None:
+    grey = KASegModel(KASegConfig(backbone="mobilenetv2_035", output_stride=32, num_channels=1))
+    with pytest.raises(ValueError, match="images of 1 channels"):
+        Predictor(grey, KASegImageProcessor())

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from kaseg.inference.tiling import tiled_logits
+from kaseg.modeling_kaseg import spanning
 
 
 class LocalModel(nn.Module):
@@ -39,6 +40,26 @@ def test_a_model_without_context_gives_the_untiled_logits(size: tuple[int, int],
     pixels = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
     tiled = tiled_logits(model, pixels, tile=64, overlap=overlap)
     assert all(height <= 64 and width <= 64 for height, width in model.calls)
+    torch.testing.assert_close(tiled, model(pixels).logits, atol=1e-5, rtol=1e-5)
+
+
+class SpanningModel(LocalModel):
+    """The same with `pad_to_stride`: padded to a multiple of 8, and spanning the image."""
+
+    config = SimpleNamespace(pad_to_stride=True)
+
+    def forward(self, pixel_values: torch.Tensor) -> SimpleNamespace:
+        size = pixel_values.shape[-2:]
+        padded = F.pad(pixel_values, (0, -size[1] % 8, 0, -size[0] % 8))
+        return SimpleNamespace(logits=spanning(super().forward(padded).logits, size, 4))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (65, 67), (97, 61), (31, 200), (130, 30), (160, 161)])
+@pytest.mark.parametrize("overlap", [0, 10, 32])
+def test_padding_to_the_stride_is_that_of_the_whole_picture(size: tuple[int, int], overlap: int) -> None:
+    model = SpanningModel()
+    pixels = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
+    tiled = tiled_logits(model, pixels, tile=64, overlap=overlap)
     torch.testing.assert_close(tiled, model(pixels).logits, atol=1e-5, rtol=1e-5)
 
 

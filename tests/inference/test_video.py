@@ -64,6 +64,12 @@ def test_masks_are_lossless_and_keep_order_and_times(predictor: Predictor, tmp_p
     np.testing.assert_allclose(times, [0.1 * index + 0.03 * (index % 2) for index in range(7)], atol=2e-3)
 
 
+def test_a_name_with_a_colon(predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "12:30.mkv", frames=2)
+    assert len(list(predict_video(predictor, "12:30.mkv", tmp_path / "out"))) == 2
+
+
 def test_odd_sizes_and_masks_alone(predictor: Predictor, tmp_path: Path) -> None:
     write_video(tmp_path / "odd.mkv", 47, 65, frames=2)
     masks = list(predict_video(predictor, str(tmp_path / "odd.mkv"), tmp_path / "a"))
