@@ -105,7 +105,9 @@ def _reason(name: str, revision: str | None, cache_dir: Any, error: Exception) -
             f"at {constants.ENDPOINT} that you may read. Check the name; for a private repository log in with "
             "`hf auth login` or pass token=."
         )
-    if isinstance(error, OSError) and ("model.safetensors" in str(error) or "pytorch_model.bin" in str(error)):
+    # With a number it is the system's: a file that is there and cannot be read.
+    says_so = isinstance(error, OSError) and error.errno is None
+    if says_so and ("model.safetensors" in str(error) or "pytorch_model.bin" in str(error)):
         return (
             f"{name} holds no weights as safetensors (model.safetensors). Pickled weights such as pytorch_model.bin "
             "are not read, because they can run code. Ask its authors for safetensors; if you trust them, "

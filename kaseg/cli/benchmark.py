@@ -46,10 +46,16 @@ def benchmark(
 
     from ..benchmark import ENGINES, to_markdown
     from ..benchmark import benchmark as measure
-    from ..benchmark.plots import accuracy_against_cost
+    from ..benchmark.plots import accuracy_against_cost, mean_iou
     from .output import console
 
     sizes = [_size(text) for text in size or ["512x512"]]
+    # Before the measurement, which may take long.
+    for file in (json_file, markdown, plot):
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+    if plot is not None and all(mean_iou(model) is None for model in models):
+        raise ValueError("--plot: no model has a results.json with a mean IoU beside its config.json.")
     if threads is not None:
         torch.set_num_threads(threads)
     with console.status("") as status:

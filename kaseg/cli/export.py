@@ -111,6 +111,15 @@ def export(
         image_dtype.value,
         (sides, sides) if isinstance(sides, int) else sides,
     )
+    _refuse_unused(
+        {
+            "--image-dtype": output is Output.LOGITS and image_dtype is not ImageDtype.UINT8,
+            "--dataset": dtype is not Dtype.INT8 and dataset is not None,
+            "--max-loss": dtype is not Dtype.INT8 and max_loss != 1.0,
+            "--calibration": (dtype is not Dtype.INT8 or format is not Format.ONNX)
+            and calibration is not Calibration.AUTO,
+        }
+    )
     network, processor = load_model(model, "cpu")
     data = None
     if dtype is Dtype.INT8:
@@ -126,6 +135,15 @@ def export(
     facts = export_model(network, processor, output_dir, options, data, source=model)
     _print(facts)
     console.print(f"Export: {output_dir.resolve()}", soft_wrap=True, highlight=False)
+
+
+def _refuse_unused(unused: dict[str, bool]) -> None:
+    given = [option for option, is_unused in unused.items() if is_unused]
+    if given:
+        raise ValueError(
+            f"{', '.join(given)} would change nothing: --image-dtype is for --output mask, --dataset and --max-loss "
+            "are for --dtype int8, --calibration is for int8 in ONNX."
+        )
 
 
 def _int8_data(network: Any, where: Any, samples: int, calibration: Calibration, max_loss: float) -> Int8Data:

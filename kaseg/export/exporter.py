@@ -26,7 +26,7 @@ from kaseg.export.packages import require
 from kaseg.export.parity import DEFAULT_SIZES, check_parity, noise_batches, parity_batches
 from kaseg.export.quantize_onnx import METHODS, CalibrationMethod, choose_method
 from kaseg.export.quantize_openvino import quantize_openvino
-from kaseg.export.record import write_record
+from kaseg.export.record import RECORD_NAME, write_record
 from kaseg.export.runtimes import KASegOnnxModel, KASegOpenVINOModel
 from kaseg.export.runtimes.base import ExportedModel
 from kaseg.export.runtimes.onnx import ONNX_NAME
@@ -297,18 +297,27 @@ def _scenes() -> list[Image.Image]:
 
 @contextmanager
 def _in_place_of(target: Path) -> Iterator[Path]:
-    """A folder to write into that takes the target's place if all goes well and vanishes if not."""
+    """A folder to write into that takes the target's place if all goes well and vanishes if not.
+
+    An empty folder that is there already stays: it may be a link, a mount point, or where somebody stands.
+    """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target} is there already and not empty. Choose another folder, or remove it.")
     target = Path(os.path.abspath(target))
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    inside = target.is_dir()
+    name = f".{target.name}.{os.getpid()}.tmp"
+    temporary = target / name if inside else target.with_name(name)
     temporary.mkdir()
     try:
         yield temporary
-        if target.is_dir():
-            target.rmdir()
-        temporary.rename(target)
+        if inside:
+            # The record last: where it is, all the rest is.
+            for file in sorted(temporary.iterdir(), key=lambda file: (file.name == RECORD_NAME, file.name)):
+                os.replace(file, target / file.name)
+            temporary.rmdir()
+        else:
+            temporary.rename(target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

@@ -8,17 +8,19 @@ MODEL = "kaseg:backbone=mobilenetv2_035,output_stride=32"
 
 
 def test_table_json_and_markdown(kaseg: Any, tmp_path: Path) -> None:
-    files = ("--json", tmp_path / "x.json", "--markdown", tmp_path / "x.md")
+    files = ("--json", tmp_path / "new/x.json", "--markdown", tmp_path / "x.md")
     result = kaseg.succeed(
         "benchmark", MODEL, "--engine", "eager", "--size", "64x96", "--repeats", 1, "--no-memory", *files
     )
     assert f"| {MODEL} | eager | 64x96 |" in result.output
     assert (tmp_path / "x.md").read_text() in result.output
-    (row,) = json.loads((tmp_path / "x.json").read_text())["rows"]
+    (row,) = json.loads((tmp_path / "new/x.json").read_text())["rows"]
     assert (row["height"], row["width"]) == (64, 96)
 
 
-def test_mistakes(kaseg: Any) -> None:
+def test_mistakes(kaseg: Any, tmp_path: Path) -> None:
     assert kaseg("benchmark", MODEL, "--size", "64").exit_code == 2
     result = kaseg("benchmark", MODEL, "--engine", "fast", "--no-memory")
     assert result.exit_code == 1 and "no engine 'fast'" in result.output
+    result = kaseg("benchmark", MODEL, "--engine", "fast", "--plot", tmp_path / "plot.png")
+    assert result.exit_code == 1 and "--plot: no model has a results.json" in result.output

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -24,6 +25,7 @@ from transformers import (
 
 from kaseg import __version__
 from kaseg.data import SPECS, load_segmentation_dataset
+from kaseg.loading_errors import explained_loading
 
 
 def test_scores_as_training_did(kaseg: Any, trained: tuple[Path, str], tmp_path: Path) -> None:
@@ -223,13 +225,21 @@ def test_columns_of_its_own_and_bad_samples(kaseg: Any, trained: tuple[Path, str
     assert json.loads(file.read_text())["num_images"] == 2
 
 
-def test_mistakes(kaseg: Any, trained: tuple[Path, str], one_image: Path, tmp_path: Path) -> None:
+def test_mistakes(
+    kaseg: Any, trained: tuple[Path, str], one_image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scenes = ("--dataset", "scenes", "--max-samples", 1)
     result = kaseg("evaluate", tmp_path / "nowhere", *scenes)
     assert (result.exit_code, "nowhere: no such folder" in result.output) == (1, True)
     (tmp_path / "config.json").write_text('{"model_type": "segformer"}')
     result = kaseg("evaluate", tmp_path, *scenes)
     assert (result.exit_code, "holds no weights as safetensors" in result.output) == (1, True)
+    denied = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "model.safetensors"))
+    with pytest.raises(PermissionError), explained_loading(str(tmp_path)):
+        raise denied
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained[0], "mobilenetv2-os16-camvid-ka")  # its classes are those of the scenes, not CamVid's
+    kaseg.succeed("evaluate", "mobilenetv2-os16-camvid-ka", *scenes)
     result = kaseg("evaluate", trained[0], *scenes, "--device", "abacus")
     assert (result.exit_code, "The device 'abacus' cannot be used" in result.output) == (1, True)
     result = kaseg("evaluate", trained[0], "--dataset", one_image, "--split", "test")

@@ -17,6 +17,7 @@ from kaseg.data.scenes import render_scene
 from kaseg.export import ExportOptions, Int8Data, MissingPackageError, ParityError, QuantizationLossError, export_model
 from kaseg.export import exporter as exporter_file
 from kaseg.export import graph as graph_file
+from kaseg.export.exporter import _in_place_of
 from kaseg.export.runtimes.openvino import compile_model
 from kaseg.export.to_openvino import write_openvino
 
@@ -169,6 +170,29 @@ def test_a_file_that_computes_something_else_is_not_kept(
     with pytest.raises(ParityError, match="does not compute what the model computes"):
         export_model(model, processor, tmp_path / "export", parity_sizes=SIZES)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "here"])
+def test_an_empty_folder_that_is_there_is_filled_and_stays(tmp_path: Path, monkeypatch, kind: str) -> None:
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    number = folder.stat().st_ino
+    target = folder
+    if kind == "link":
+        target = tmp_path / "link"
+        target.symlink_to(folder)
+    if kind == "here":
+        monkeypatch.chdir(folder)
+        target = Path()
+    with pytest.raises(KeyError), _in_place_of(target) as inside:
+        (inside / "half").write_text("done")
+        raise KeyError
+    assert list(folder.iterdir()) == []
+    with _in_place_of(target) as inside:
+        (inside / "export.json").write_text("{}")
+        (inside / "more").mkdir()
+    assert sorted(path.name for path in folder.iterdir()) == ["export.json", "more"]
+    assert folder.stat().st_ino == number and list(target.iterdir())
 
 
 class TestRefusals:
