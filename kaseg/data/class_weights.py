@@ -31,10 +31,12 @@ def count_classes(dataset: Iterable[Mapping[str, Any]], num_labels: int, ignore_
         ignore_index: Void, which is not counted.
 
     Raises:
-        ValueError: a label that is neither below `num_labels` nor void; the message names the sample.
+        ValueError: a label that is neither below `num_labels` nor void, or no label mask; the message names the sample.
     """
     pixels, context = np.zeros(num_labels, np.int64), np.zeros(num_labels, np.int64)
     for index, sample in enumerate(dataset):
+        if sample["label"] is None:
+            raise ValueError(f"Sample {sample.get('id', index)} has no label mask (a test split?).")
         counts = np.bincount(np.asarray(sample["label"]).ravel(), minlength=num_labels)
         if len(counts) > ignore_index:
             counts[ignore_index] = 0

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from datasets.distributed import split_dataset_by_node
 from PIL import Image
 
 if TYPE_CHECKING:
@@ -31,9 +32,19 @@ def _forked_cpu_rng(seed: int) -> Iterator[None]:
         yield
 
 
-def _transform_sample(transform: Transform, example: dict[str, Any], seed: int) -> dict[str, torch.Tensor]:
+def _transform_sample(
+    transform: Transform, example: dict[str, Any], seed: int, num_labels: int | None
+) -> dict[str, torch.Tensor]:
     with _forked_cpu_rng(seed):
-        return transform(example["image"], example["label"])
+        inputs = transform(example["image"], example["label"])
+    if num_labels is not None:
+        labels = inputs["labels"]
+        outside = labels[(labels >= num_labels) & (labels != VOID)]
+        if outside.numel():
+            raise ValueError(
+                f"label {int(outside[0])} is neither one of the model's {num_labels} classes nor void ({VOID})"
+            )
+    return inputs
 
 
 class _EpochMixin:
@@ -64,16 +75,23 @@ class SegmentationDataset(_EpochMixin, torch.utils.data.Dataset):
         transform: Takes (image, label) and returns the model's inputs, for example [`TrainTransform`].
         seed: Seed of the augmentation.
         unlabelled: Take the images alone: every pixel's label is void, and `label` need not be there.
+        num_labels: Classes that labels may name; by default they are not looked at.
     """
 
     def __init__(
-        self, dataset: datasets.Dataset, transform: Transform, seed: int = 0, unlabelled: bool = False
+        self,
+        dataset: datasets.Dataset,
+        transform: Transform,
+        seed: int = 0,
+        unlabelled: bool = False,
+        num_labels: int | None = None,
     ) -> None:
         super().__init__()
         self.dataset = dataset
         self.transform = transform
         self.seed = seed
         self.unlabelled = unlabelled
+        self.num_labels = num_labels
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -83,7 +101,8 @@ class SegmentationDataset(_EpochMixin, torch.utils.data.Dataset):
 
         Raises:
             IndexError: If there is no such sample.
-            ValueError: If the sample cannot be read or transformed; the message names it.
+            ValueError: If the sample cannot be read or transformed, or has a label outside the classes; the message
+                names it.
         """
         index = int(index)
         if not -len(self) <= index < len(self):
@@ -95,7 +114,8 @@ class SegmentationDataset(_EpochMixin, torch.utils.data.Dataset):
             name = f"number {index} (id {example.get('id')})"
             if self.unlabelled:
                 example = {**example, "label": Image.new("L", example["image"].size, VOID)}
-            return _transform_sample(self.transform, example, _sample_seed(self.seed, self.epoch, index))
+            seed = _sample_seed(self.seed, self.epoch, index)
+            return _transform_sample(self.transform, example, seed, self.num_labels)
         except Exception as error:
             raise ValueError(f"Sample {name} failed: {error}") from error
 
@@ -110,18 +130,24 @@ class WithUnlabelled(torch.utils.data.ConcatDataset):
         unlabelled: Data with the column `image`.
         transform: Takes (image, label) and returns the model's inputs; of unlabelled images, every label is void.
         seed: Seed of the augmentation.
+        num_labels: Classes that labels may name; by default they are not looked at.
 
     Raises:
         ValueError: If one of the two is empty.
     """
 
     def __init__(
-        self, labelled: datasets.Dataset, unlabelled: datasets.Dataset, transform: Transform, seed: int = 0
+        self,
+        labelled: datasets.Dataset,
+        unlabelled: datasets.Dataset,
+        transform: Transform,
+        seed: int = 0,
+        num_labels: int | None = None,
     ) -> None:
         if not len(labelled) or not len(unlabelled):
             raise ValueError(f"There are {len(labelled)} labelled and {len(unlabelled)} unlabelled samples: need both.")
         length = max(len(labelled), len(unlabelled))
-        first = SegmentationDataset(_repeated(labelled, length), transform, seed)
+        first = SegmentationDataset(_repeated(labelled, length), transform, seed, num_labels=num_labels)
         # Of their own seed, so that the two of a number are not augmented alike.
         second = SegmentationDataset(_repeated(unlabelled, length), transform, _sample_seed(seed, "unlabelled"), True)
         super().__init__([first, second])
@@ -148,13 +174,26 @@ class StreamingSegmentationDataset(_EpochMixin, torch.utils.data.IterableDataset
             with `streaming=True`.
         transform: Takes (image, label) and returns the model's inputs.
         seed: Seed of the augmentation.
+        num_labels: Classes that labels may name; by default they are not looked at.
     """
 
-    def __init__(self, dataset: datasets.IterableDataset, transform: Transform, seed: int = 0) -> None:
+    def __init__(
+        self,
+        dataset: datasets.IterableDataset,
+        transform: Transform,
+        seed: int = 0,
+        num_labels: int | None = None,
+    ) -> None:
         super().__init__()
         self.dataset = dataset
         self.transform = transform
         self.seed = seed
+        self.num_labels = num_labels
+
+    def share(self, index: int, count: int) -> StreamingSegmentationDataset:
+        """The samples of process `index` out of `count`: every sample is in one of the shares, none in two."""
+        own = split_dataset_by_node(self.dataset, index, count)
+        return StreamingSegmentationDataset(own, self.transform, self.seed, self.num_labels)
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch of the augmentation and of the stream's own shuffling."""
@@ -163,9 +202,14 @@ class StreamingSegmentationDataset(_EpochMixin, torch.utils.data.IterableDataset
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         for example in self.dataset:
+            if "id" not in example:
+                raise ValueError(
+                    f"The stream has the columns {sorted(example)} but no 'id', from which the augmentation is drawn: "
+                    "load it with load_segmentation_dataset(..., streaming=True), or add one."
+                )
             try:
                 seed = _sample_seed(self.seed, self.epoch, example["id"])
-                inputs = _transform_sample(self.transform, example, seed)
+                inputs = _transform_sample(self.transform, example, seed, self.num_labels)
             except Exception as error:
                 raise ValueError(f"Sample with id {example.get('id')} failed: {error}") from error
             yield inputs

@@ -257,7 +257,7 @@ def read_label_space(path: str | Path) -> LabelSpace:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected a classes.txt or a classes.json.")
     name = path.parent.name or path.stem
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8-sig")  # some editors put a byte-order mark first
     if path.suffix != ".json":
         return LabelSpace(name, tuple(line.strip() for line in text.splitlines() if line.strip()))
     try:

@@ -150,7 +150,7 @@ class NamedFiles:
         file = root / _fill(self.class_list, names or {})
         if names is None or not file.is_file():
             return
-        listed = dict(line.split(":", 1) for line in file.read_text(encoding="utf-8").splitlines() if ":" in line)
+        listed = dict(line.split(":", 1) for line in file.read_text(encoding="utf-8-sig").splitlines() if ":" in line)
         published = {int(value): name.strip() for value, name in listed.items() if value.strip().isdigit()}
         for value, train_id in (label_space.label_map or {}).items():
             ours = label_space.id2label.get(train_id)
@@ -189,7 +189,7 @@ class NamedFiles:
     def _read_list(self, root: Path, pattern: str, names: Mapping[str, str]) -> list[str]:
         if "{id}" in pattern:
             return list(self._matches(root, pattern, names))
-        lines = (root / _fill(pattern, names)).read_text(encoding="utf-8").splitlines()
+        lines = (root / _fill(pattern, names)).read_text(encoding="utf-8-sig").splitlines()
         words = [PurePosixPath(line.split()[0]) for line in lines if line.strip()]
         return [word.stem if word.suffix.lower() in IMAGE_SUFFIXES else word.name for word in words]
 

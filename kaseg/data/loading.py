@@ -363,6 +363,8 @@ def _load_scenes(
 ) -> AnyDataset | AnyDatasetDict:
     layout = SPECS["scenes"].layouts[0]
     assert isinstance(layout, RenderedScenes)
+    if num_scenes is not None and num_scenes < 1:
+        raise ValueError(f"num_scenes is {num_scenes}; it must be positive.")
     space = get_label_space("scenes", None, request.label_space)
     available = list(layout.num_scenes)
 

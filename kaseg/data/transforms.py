@@ -158,6 +158,7 @@ class TrainTransform:
             ValueError: If the sizes differ.
         """
         check_same_size(image, label)
+        image = _as_rgb(image)
         label, box = self._draw_window(label)
         image = image.resize(label.size, Image.Resampling.BILINEAR, box=box)
         flip = bool(torch.rand(()) < self.horizontal_flip)
@@ -265,6 +266,7 @@ class EvalTransform:
             ValueError: If the sizes differ.
         """
         check_same_size(image, label)
+        image = _as_rgb(image)
         if self.size is not None:
             scale = _edge_scale(image, self.size, self.max_long_edge)
             new_size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -283,11 +285,25 @@ class EvalTransform:
         return padded, round(padded * label_length / length)
 
 
+def _as_rgb(image: Image.Image) -> Image.Image:
+    """The picture with three bands of 8 bits, which data of other origin than ours may not have."""
+    if image.mode == "RGB":
+        return image
+    if image.mode[0] in "IF":
+        raise ValueError(f"the image has mode {image.mode!r}, whose range is not known; convert it to 'RGB' or 'L'.")
+    return image.convert("RGB")
+
+
 def check_same_size(image: Image.Image, label: Image.Image | None, sample: str | None = None) -> None:
-    """Raises a ValueError that names both sizes if picture and mask differ in size, or says that there is no mask."""
+    """Raises a ValueError that names both sizes if picture and mask differ in size, or says that there is no mask or
+    that it holds colours."""
     where = f"Sample {sample}: " if sample is not None else ""
     if label is None:
         raise ValueError(f"{where}there is no label mask (a test split?). Train and score on a split with labels.")
+    if len(label.getbands()) != 1:
+        raise ValueError(
+            f"{where}the label mask has mode {label.mode!r}; it needs one class index per pixel (mode 'L')."
+        )
     if image.size != label.size:
         raise ValueError(
             f"{where}the image is {image.width}x{image.height} and its label mask {label.width}x{label.height} "

@@ -23,8 +23,9 @@ def milliseconds_per_image(
     for repeat in range(repeats + 1):
         for name, model in models.items():
             model.eval()
-            device = next(model.parameters()).device
-            image = torch.zeros(1, 3, height, width, device=device)
+            weight = next(model.parameters())
+            device = weight.device
+            image = torch.zeros(1, 3, height, width, device=device, dtype=weight.dtype)
             _synchronize(device)
             start = time.perf_counter()
             model(image)

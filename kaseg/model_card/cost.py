@@ -16,7 +16,8 @@ def gflops(model: Any, height: int = 513, width: int = 513) -> float:
     was_training = model.training
     model.eval()
     tensors = {name: t.to("meta") for name, t in [*model.named_parameters(), *model.named_buffers()]}
-    image = torch.zeros(1, getattr(model.config, "num_channels", 3), height, width, device="meta")
+    dtype = next(t.dtype for t in tensors.values() if t.is_floating_point())
+    image = torch.zeros(1, getattr(model.config, "num_channels", 3), height, width, device="meta", dtype=dtype)
     try:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             torch.func.functional_call(model, tensors, (image,))

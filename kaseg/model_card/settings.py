@@ -34,9 +34,21 @@ WATCHING = {
     "dataloader_multiprocessing_context",
     "logging_nan_inf_filter",
     "resume_from_checkpoint",
+    "log_level",
+    "log_level_replica",
+    "log_on_each_node",
+    "run_name",
+    "project",
+    "trackio_space_id",
+    "skip_memory_metrics",
+    "ddp_timeout",
+    "save_only_model",
+    "debug",
 }
 # Fields that may name a folder of this machine.
 _NAMES = {"model", "encoder_from", "teacher", "autoencoder", "dataset", "label_space", "unlabelled_dir"}
+# Fields that other fields fill in.
+_DERIVED = {"max_steps", "optim_args", "lr_scheduler_kwargs"}
 _NEVER_WRITTEN = {"hub_token", "accelerator_config", "parallelism_config"}
 # The paper's own terms in KnowledgeAdaptationConfig and the fields that weigh them; distillation_losses has the others.
 _TERMS = {"adaptation": "adaptation_weight", "affinity": "affinity_weight"}
@@ -52,14 +64,16 @@ def recipe_of(*parts: Any) -> dict[str, Any]:
         # Several fields are filled in by __post_init__, so a default instance is what to compare with.
         default = derived = _bystander(type(part))()
         if isinstance(part, TrainingArguments):
-            derived = _bystander(type(part))(num_train_epochs=part.num_train_epochs, optim=part.optim)
+            derived = _bystander(type(part))(
+                num_train_epochs=part.num_train_epochs, optim=part.optim, lr_scheduler_type=part.lr_scheduler_type
+            )
         for item in dataclasses.fields(part):
             value = getattr(part, item.name)
             if not item.init or item.name.startswith("_") or value == getattr(default, item.name):
                 continue
             if item.name in _NEVER_WRITTEN:
                 continue
-            if item.name not in ("max_steps", "optim_args") or value != getattr(derived, item.name):
+            if item.name not in _DERIVED or value != getattr(derived, item.name):
                 recipe[item.name] = _plain(value)
     return recipe
 

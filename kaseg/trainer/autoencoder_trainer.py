@@ -17,6 +17,7 @@ from kaseg.distillation.teachers import TeacherAdapter
 from kaseg.distillation.terms import labels_at, weights_of_labels
 from kaseg.trainer.base import TermTrainer
 from kaseg.trainer.knowledge_adaptation_config import KnowledgeAdaptationConfig
+from kaseg.trainer.segmentation_config import POLY
 
 
 def autoencoder_arguments(args: KnowledgeAdaptationConfig, steps_per_epoch: int) -> KnowledgeAdaptationConfig:
@@ -30,12 +31,15 @@ def autoencoder_arguments(args: KnowledgeAdaptationConfig, steps_per_epoch: int)
         optim=args.autoencoder_optim,
         optim_args="momentum=0.9" if args.autoencoder_optim == "sgd" else None,
         lr_scheduler_type="polynomial",
-        lr_scheduler_kwargs={"power": 0.9, "lr_end": 0.0},
+        lr_scheduler_kwargs=dict(POLY),
         warmup_steps=0,
         eval_strategy="no",
+        eval_on_start=False,
         load_best_model_at_end=False,
-        # A few hundred steps do not repay a compilation.
+        # A few hundred steps do not repay a compilation. (A backend alone would turn it on again.)
         torch_compile=False,
+        torch_compile_backend=None,
+        torch_compile_mode=None,
         push_to_hub=False,
         hub_model_id=None,
         deepspeed=None,

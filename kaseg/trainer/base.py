@@ -86,6 +86,8 @@ class EpochCallback(TrainerCallback):
 class TermTrainer(PublishingTrainer):
     """`Trainer` with exact resume from complete checkpoints, learning rates by part, and named loss terms.
 
+    Resume is exact on data with a length; of a stream, transformers finds its place within the first pass only.
+
     Subclasses add loss terms with `add_term` while they compute the loss; their means since the last log appear in
     the logs under the `stage` prefix, e.g. `distillation/affinity`.
 
@@ -107,7 +109,7 @@ class TermTrainer(PublishingTrainer):
         if args.sync_batch_norm:
             model = synchronize_batch_norm(model, args)
         super().__init__(model=model, args=args, **kwargs)
-        self._terms: dict[str, list[torch.Tensor]] = defaultdict(list)
+        self._terms: dict[str, tuple[torch.Tensor, int]] = {}  # sum and number of values since the last log
         self.add_callback(EpochCallback())
         trained = getattr(self, "segmentation_model", None)
         self.model_card: ModelCardCallback | None = None
@@ -168,24 +170,40 @@ class TermTrainer(PublishingTrainer):
     def add_term(self, name: str, value: torch.Tensor) -> None:
         """Remember one micro-batch's value of a loss term for the next log."""
         if self.model.training:
-            self._terms[name].append(value.detach().float())
+            total, count = self._terms.get(name, (torch.zeros((), device=value.device), 0))
+            self._terms[name] = total + value.detach().float(), count + 1
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            for name, values in self._terms.items():
-                mean = self.accelerator.reduce(torch.stack(values).mean(), reduction="mean")
+            for name, (total, count) in self._terms.items():
+                mean = self.accelerator.reduce(total / count, reduction="mean")
                 logs[f"{self.stage}/{name}"] = round(float(mean), 6)
             self._terms.clear()
         super().log(logs, start_time)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """Train; `resume_from_checkpoint=True` goes on from the last complete checkpoint in `output_dir`, if any."""
+        """Train; `resume_from_checkpoint=True` goes on from the last complete checkpoint in `output_dir`, if any.
+
+        Raises:
+            ValueError: The training data do not make a single batch.
+        """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
+        self._require_a_batch()
         # The data order follows torch's seed: it must not depend on what was drawn since the trainer was built, such
         # as another stage that ran before or was skipped.
         set_seed(self.args.seed)
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _require_a_batch(self) -> None:
+        """With `dataloader_drop_last`, transformers would train for no steps and call the run finished."""
+        args = self.args
+        batch = args.train_batch_size * args.world_size
+        if args.dataloader_drop_last and hasattr(self.train_dataset, "__len__") and len(self.train_dataset) < batch:
+            raise ValueError(
+                f"{len(self.train_dataset)} training samples make no batch of {batch}: lower "
+                "per_device_train_batch_size. (dataloader_drop_last is on: BatchNorm cannot take a last batch of one.)"
+            )
 
     def learning_rate_scale(self, name: str) -> float:
         """Factor on the learning rate of the parameter called `name`."""

@@ -58,7 +58,7 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
         compare with the teacher's tapped map, resized to the student's grid, in as many channels as it has.
     latent_channels (`int`, *optional*, defaults to 128): Channels of the code.
     autoencoder_epochs (`float`, *optional*, defaults to 1.0): Epochs (paper), or `autoencoder_max_steps`, whichever is
-        longer.
+        longer. A stream has no epochs.
     autoencoder_max_steps (`int`, *optional*, defaults to 600): About as many steps as the paper's epoch of VOC has.
     autoencoder_optim (`str`, *optional*, defaults to `"sgd"`): Its optimizer; SGD has a momentum of 0.9.
     autoencoder_learning_rate (`float`, *optional*, defaults to 0.1): Paper; the schedule is poly. AdamW wants about

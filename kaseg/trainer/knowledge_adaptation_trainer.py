@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from kaseg.data import WithUnlabelled
 from kaseg.distillation.autoencoder import FeatureAutoencoder, FeatureAutoencoderConfig, encoder_strides
 from kaseg.distillation.losses import AdaptationLoss, AffinityLoss
 from kaseg.distillation.teachers import TeacherAdapter
+from kaseg.distillation.teachers.normalization import Normalization
 from kaseg.distillation.terms import PAPER_TERMS, DistillationTerm, build_rivals, size_of_other
 from kaseg.image_processing_kaseg import KASegImageProcessor
 from kaseg.modeling_kaseg import KASegModel
@@ -217,7 +219,8 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         for name, data in (("train_dataset", dataset), ("unlabelled_dataset", self._unlabelled)):
             if not isinstance(data, datasets.Dataset):
                 raise ValueError(f"Beside unlabelled images, {name} must be a datasets.Dataset, not {type(data)}.")
-        return WithUnlabelled(dataset, self._unlabelled, self._train_transform(args), args.augmentation_seed)
+        transform = self._train_transform(args)
+        return WithUnlabelled(dataset, self._unlabelled, transform, args.augmentation_seed, self.num_labels)
 
     @property
     def segmentation_model(self) -> KASegModel:
@@ -245,14 +248,31 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         """Fit the autoencoder unless there is one or no term reads its code, then distil.
 
         `resume_from_checkpoint=True` resumes in whichever stage the run in `output_dir` was stopped, and starts from
-        the beginning if there is nothing to resume from.
+        the beginning if there is nothing to resume from. A checkpoint of another folder brings that run's autoencoder.
+
+        Raises:
+            FileNotFoundError: There is no finished autoencoder beside the checkpoint that is named.
         """
         if self.autoencoder is None and self.needs_code:
+            if isinstance(resume_from_checkpoint, str | Path):
+                self._take_over_autoencoder(Path(resume_from_checkpoint).parent / "autoencoder")
             self._use_autoencoder(self.fit_autoencoder(resume=bool(resume_from_checkpoint)))
         try:
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         finally:
             self._step_labels = []
+
+    def _take_over_autoencoder(self, folder: Path) -> None:
+        """Copy the finished autoencoder in `folder` to where this run's would lie."""
+        own = Path(self.args.output_dir) / "autoencoder"
+        if not (folder / TRAINER_STATE_NAME).is_file():
+            raise FileNotFoundError(
+                f"{folder}: no finished autoencoder, and with another one the student would meet another code. Name "
+                "it: KnowledgeAdaptationTrainer(..., autoencoder=...)."
+            )
+        if folder.resolve() != own.resolve() and self.is_world_process_zero():
+            shutil.copytree(folder, own, ignore=shutil.ignore_patterns("checkpoint-*"), dirs_exist_ok=True)
+        self.accelerator.wait_for_everyone()
 
     def fit_autoencoder(self, resume: bool = False) -> FeatureAutoencoder:
         """The first stage; with `resume`, a finished autoencoder is read and an unfinished one continued."""
@@ -274,6 +294,8 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         steps_per_epoch = 1
         if hasattr(self.train_dataset, "__len__"):
             steps_per_epoch = max(1, len(self.train_dataset) // self.get_total_train_batch_size(self.args))
+        elif self.args.autoencoder_max_steps < 1:
+            raise ValueError("A stream has no length and so no epochs: set autoencoder_max_steps.")
         trainer = AutoencoderTrainer(
             model=autoencoder,
             teacher=self.teacher,
@@ -404,6 +426,7 @@ def _build_teacher(
     processor: KASegImageProcessor,
 ) -> TeacherAdapter:
     labels, label_map = student.config.id2label, args.teacher_label_map
+    normalization = Normalization.of_processor(processor)
     if isinstance(teacher, nn.Module) and any(module is student for module in teacher.modules()):
         raise ValueError(
             "The teacher is the student itself, which would be frozen: pass a copy (copy.deepcopy(model))."
@@ -420,7 +443,7 @@ def _build_teacher(
                 f"of {teacher.image_scale}: set it there, TeacherAdapter(model, image_scale=...)."
             )
         if not teacher.knows_images:
-            teacher.expect_images(processor.image_mean, processor.image_std)
+            teacher.expect_images(normalization.mean, normalization.std)
         if teacher.label_match is None or label_map:
             teacher.match(labels, label_map)
         elif teacher.label_match.student != tuple(labels[index] for index in sorted(labels)):
@@ -432,8 +455,8 @@ def _build_teacher(
     options: dict[str, Any] = {
         "tap": args.teacher_tap,
         "image_scale": args.teacher_scale,
-        "student_mean": processor.image_mean,
-        "student_std": processor.image_std,
+        "student_mean": normalization.mean,
+        "student_std": normalization.std,
         "student_labels": labels,
         "label_map": label_map,
     }

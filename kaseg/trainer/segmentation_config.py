@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,8 @@ from transformers import TrainingArguments
 from kaseg.losses import LOSSES
 
 DEFAULT_MAX_STEPS = 30_000
+# The paper's power, and down to 0, where transformers stops at 1e-7.
+POLY = {"power": 0.9, "lr_end": 0.0}
 
 
 @dataclass
@@ -80,7 +83,7 @@ class SegmentationConfig(TrainingArguments):
     optim_args: str | None = field(default=None, metadata={"help": "For sgd momentum=0.9 by default (paper)."})
     lr_scheduler_type: str = field(default="polynomial", metadata={"help": "Schedule (paper: poly)."})
     lr_scheduler_kwargs: dict[str, Any] | str | None = field(
-        default_factory=lambda: {"power": 0.9, "lr_end": 0.0}, metadata={"help": "Power 0.9 (paper), down to 0."}
+        default=None, metadata={"help": "For polynomial by default power 0.9 (paper), down to 0."}
     )
     max_steps: int = field(
         default=-1, metadata={"help": "Steps; 30000 (paper: VOC, Context) unless num_train_epochs is given."}
@@ -146,6 +149,8 @@ class SegmentationConfig(TrainingArguments):
             raise ValueError(f"0 < min_scale <= max_scale is needed, got {self.min_scale} and {self.max_scale}.")
         if self.loss not in LOSSES:
             raise ValueError(f"loss must be one of {LOSSES}, got {self.loss!r}.")
+        if self.class_weights is not None and not all(0 <= weight < math.inf for weight in self.class_weights):
+            raise ValueError(f"class_weights must be numbers from 0 on, got {self.class_weights}.")
         if self.backbone_learning_rate_scale < 0:
             raise ValueError(
                 f"backbone_learning_rate_scale must not be negative, got {self.backbone_learning_rate_scale}."
@@ -154,6 +159,8 @@ class SegmentationConfig(TrainingArguments):
             self.max_steps = DEFAULT_MAX_STEPS
         if self.optim == "sgd" and self.optim_args is None:
             self.optim_args = "momentum=0.9"
+        if self.lr_scheduler_type == "polynomial" and self.lr_scheduler_kwargs is None:
+            self.lr_scheduler_kwargs = dict(POLY)
         if self.bf16 and not torch.accelerator.is_available():
             # transformers takes bf16 without an accelerator for a mistake unless it is told so.
             self.use_cpu = True

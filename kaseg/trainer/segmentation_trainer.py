@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import datasets
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 
 from kaseg.data import (
@@ -17,11 +21,18 @@ from kaseg.data import (
     StreamingSegmentationDataset,
     TrainTransform,
 )
+from kaseg.distillation.teachers.normalization import Normalization
 from kaseg.evaluation import ConfusionMatrix, iou_scores
 from kaseg.image_processing_kaseg import KASegImageProcessor
 from kaseg.losses import CrossEntropyLoss, build_loss
 from kaseg.trainer.base import TermTrainer, share_buffers
+from kaseg.trainer.dilated_convolutions import gradient_is_wrong, keep_out_of_autocast
 from kaseg.trainer.segmentation_config import SegmentationConfig
+
+logger = logging.getLogger(__name__)
+
+# What transformers would call with logits, which are not kept, or in place of the loss that is computed here.
+_NOT_CALLED = ("compute_metrics", "compute_loss_func", "preprocess_logits_for_metrics", "model_init")
 
 
 class SegmentationTrainer(TermTrainer):
@@ -34,16 +45,20 @@ class SegmentationTrainer(TermTrainer):
     Evaluation streams a confusion matrix at the labels' own resolution: no logits are kept. It computes in the type of
     the weights, also where training autocasts (`bf16_full_eval` has it in bfloat16). It reports `eval_loss`,
     `eval_mean_iou`, `eval_mean_accuracy`, `eval_overall_accuracy` and `eval_iou_<class>` for every class present.
+    `predict` reports the same as `test_...`; its `predictions` are None ([`~kaseg.inference.Predictor`] gives masks).
 
     Args:
         model ([`KASegModel`]): The model.
         args ([`SegmentationConfig`]): The arguments.
         train_dataset, eval_dataset (*optional*): Data.
-        processing_class ([`KASegImageProcessor`], *optional*): Gives mean and std and is saved beside the model.
-        kwargs: Further arguments of `transformers.Trainer`.
+        processing_class ([`KASegImageProcessor`], *optional*): Gives the normalisation and is saved beside the model.
+            Image sizes are those of `args`, whatever it says of resizing.
+        kwargs: Further arguments of `transformers.Trainer`, but for `compute_metrics`, `compute_loss_func`,
+            `preprocess_logits_for_metrics` and `model_init`: override `compute_loss` or `evaluation_loop` instead.
 
     Raises:
-        ValueError: class weights that do not fit the model's classes; FSDP or DeepSpeed.
+        ValueError: class weights that do not fit the model's classes; arguments that would change nothing; FSDP or
+            DeepSpeed.
     """
 
     def __init__(
@@ -56,14 +71,28 @@ class SegmentationTrainer(TermTrainer):
         processing_class: KASegImageProcessor | None = None,
         **kwargs: Any,
     ) -> None:
+        unused = [name for name in _NOT_CALLED if kwargs.get(name) is not None]
+        unused += ["label_smoothing_factor"] if args.label_smoothing_factor else []
+        if unused:
+            raise ValueError(
+                f"{type(self).__name__} computes its own loss and scores, so {', '.join(unused)} would change nothing. "
+                "Leave it out; override compute_loss or evaluation_loop for other losses and scores."
+            )
         processing_class = processing_class or KASegImageProcessor()
         self.processing_class = processing_class
-        num_labels = model.config.num_labels
+        if getattr(processing_class, "do_resize", False) and args.eval_size is None:
+            logger.warning(
+                "The image processor resizes images (do_resize), the trainer evaluates them in their own size: set "
+                "eval_size to its size to score what will be deployed."
+            )
+        self.num_labels = num_labels = model.config.num_labels
         if args.class_weights is not None and len(args.class_weights) != num_labels:
             raise ValueError(f"class_weights has {len(args.class_weights)} entries for {num_labels} classes.")
+        if args.bf16 and args.device.type == "cpu" and gradient_is_wrong():
+            keep_out_of_autocast(model)
         self.criterion = build_loss(args.loss, args.class_weights)
         self.confusion_matrix = ConfusionMatrix(num_labels)
-        if isinstance(eval_dataset, dict) and not isinstance(eval_dataset, datasets.DatasetDict):
+        if isinstance(eval_dataset, dict):
             eval_dataset = {name: self._prepare_dataset(d, args, False) for name, d in eval_dataset.items()}
         else:
             eval_dataset = self._prepare_dataset(eval_dataset, args, False)
@@ -87,9 +116,10 @@ class SegmentationTrainer(TermTrainer):
             return dataset
         transform = self._train_transform(args) if training else self._eval_transform(args)
         wrapper = SegmentationDataset if isinstance(dataset, datasets.Dataset) else StreamingSegmentationDataset
-        return wrapper(dataset, transform, seed=args.augmentation_seed)
+        return wrapper(dataset, transform, seed=args.augmentation_seed, num_labels=self.num_labels)
 
     def _train_transform(self, args: SegmentationConfig) -> TrainTransform:
+        normalization = Normalization.of_processor(self.processing_class)
         return TrainTransform(
             crop_size=(args.crop_size[0], args.crop_size[1]),
             scale_range=(args.min_scale, args.max_scale),
@@ -103,28 +133,61 @@ class SegmentationTrainer(TermTrainer):
             cat_max_ratio=args.cat_max_ratio,
             short_edge=args.short_edge,
             max_long_edge=args.max_long_edge,
-            image_mean=self.processing_class.image_mean,
-            image_std=self.processing_class.image_std,
+            image_mean=normalization.mean,
+            image_std=normalization.std,
         )
 
     def _eval_transform(self, args: SegmentationConfig) -> EvalTransform:
+        normalization = Normalization.of_processor(self.processing_class)
         return EvalTransform(
-            image_mean=self.processing_class.image_mean,
-            image_std=self.processing_class.image_std,
+            image_mean=normalization.mean,
+            image_std=normalization.std,
             size=args.eval_size,
             max_long_edge=args.eval_max_long_edge,
             size_divisor=args.eval_size_divisor,
         )
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> torch.utils.data.DataLoader:
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         if eval_dataset is not None and not isinstance(eval_dataset, str):
             eval_dataset = self._prepare_dataset(eval_dataset, self.args, False)
-        # transformers drops the last batch of an evaluation too; no image may be left out of a score.
+        named = self.eval_dataset[eval_dataset] if isinstance(eval_dataset, str) else eval_dataset
+        if share := self._share_of_stream(self.eval_dataset if named is None else named):
+            return share
+        with self._every_image():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        test_dataset = self._prepare_dataset(test_dataset, self.args, False)
+        if share := self._share_of_stream(test_dataset):
+            return share
+        with self._every_image():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def _every_image(self) -> Iterator[None]:
+        """transformers drops the last batch of an evaluation too; no image may be left out of a score."""
         drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
         try:
-            return super().get_eval_dataloader(eval_dataset)
+            yield
         finally:
             self.args.dataloader_drop_last = drop_last
+
+    def _share_of_stream(self, dataset: Any) -> DataLoader | None:
+        """This process's samples of a stream; `None` for other data and where there is one process.
+
+        accelerate fills up the last batches of a stream with copies, without saying how many there are.
+        """
+        args = self.args
+        if args.world_size == 1 or not isinstance(dataset, StreamingSegmentationDataset):
+            return None
+        return DataLoader(
+            dataset.share(args.process_index, args.world_size),
+            batch_size=args.eval_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            prefetch_factor=args.dataloader_prefetch_factor,
+        )
 
     @property
     def segmentation_model(self) -> Any:
@@ -179,6 +242,7 @@ class SegmentationTrainer(TermTrainer):
         share_buffers(self.segmentation_model)  # the score is of the network that is saved
         self.confusion_matrix = ConfusionMatrix(config.num_labels, device=self.args.device)
         self._eval_loss = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        self._holds_copies = self.accelerator.num_processes > 1 and type(dataloader) is not DataLoader
         output = super().evaluation_loop(dataloader, description, True, ignore_keys, metric_key_prefix)
         matrix = self.accelerator.reduce(self.confusion_matrix.matrix, reduction="sum")
         loss, pixels = self.accelerator.reduce(self._eval_loss, reduction="sum").tolist()
@@ -215,6 +279,12 @@ class SegmentationTrainer(TermTrainer):
     def _real_samples(self, batch_size: int) -> int:
         """How many samples of this process's batch are its own; the last batch is filled up with copies."""
         state = self.accelerator.gradient_state
-        if self.accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
+        if not self._holds_copies or not state.end_of_dataloader or state.remainder == 0:
             return batch_size
+        if state.remainder < 0:
+            raise ValueError(
+                "accelerate has filled up the last batches of this stream with copies, which cannot be told from its "
+                "samples. Give eval_dataset as a datasets.IterableDataset, or leave dispatch_batches out of "
+                "accelerator_config."
+            )
         return min(batch_size, max(0, state.remainder - self.accelerator.process_index * batch_size))

@@ -514,6 +514,23 @@ def test_the_autoencoder_has_an_optimizer_of_its_own(tmp_path, optim, kind) -> N
     assert optim != "sgd" or {group["momentum"] for group in optimizer.param_groups} == {0.9}
 
 
+def test_the_first_stage_neither_evaluates_nor_compiles(tmp_path) -> None:
+    fields = arguments(tmp_path, eval_on_start=True, torch_compile=True, torch_compile_backend="eager")
+    args = autoencoder_arguments(KnowledgeAdaptationConfig(**fields), steps_per_epoch=1)
+    assert (args.eval_on_start, args.torch_compile, args.torch_compile_backend) == (False, False, None)
+    trainer = _trainer(tmp_path, eval_on_start=True)
+    trainer.train()
+    assert trainer.state.global_step == 4
+
+
+def test_a_stream_has_no_epochs_to_fit_the_autoencoder_for(tmp_path) -> None:
+    args = KnowledgeAdaptationConfig(**arguments(tmp_path), autoencoder_epochs=5, autoencoder_max_steps=0)
+    stream = make_dataset().to_iterable_dataset()
+    trainer = KnowledgeAdaptationTrainer(make_model(), make_teacher(), args, train_dataset=stream)
+    with pytest.raises(ValueError, match="no epochs: set autoencoder_max_steps"):
+        trainer.train()
+
+
 class TestAutoencoderWithTheTeachersClassifier:
     @pytest.mark.parametrize("weighted", [False, True])
     def test_the_divergence_is_that_of_the_formula(self, tmp_path, weighted: bool) -> None:

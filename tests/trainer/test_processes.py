@@ -112,15 +112,34 @@ def each_with_its_statistics(output_dir: str, stop: int) -> None:
     (Path(output_dir) / f"loss-{rank}.json").write_text(json.dumps(metrics["eval_loss"]))
 
 
-def _launch(processes: int, output_dir: Path, stop: int = 0, job: str = "as_one") -> int:
+def score_of_a_stream(output_dir: str, images: int) -> None:
+    """One process of an evaluation of so many streamed images, of different sizes."""
+    data = make_dataset(images, seed=3)
+    sizes = iter([(24 + 4 * index, 32) for index in range(images)])
+
+    def resized(sample: dict) -> dict:
+        size = next(sizes)
+        return {**sample, "image": sample["image"].resize(size), "label": sample["label"].resize(size, 0)}
+
+    stream = data.map(resized, keep_in_memory=True, load_from_cache_file=False).to_iterable_dataset()
+    backend = "gloo" if int(os.environ.get("WORLD_SIZE", 1)) > 1 else None
+    args = SegmentationConfig(**arguments(output_dir, ddp_backend=backend))
+    trainer = SegmentationTrainer(make_model(), args, train_dataset=make_dataset(), eval_dataset=stream)
+    metrics = trainer.evaluate()
+    assert trainer.predict(stream).metrics["test_loss"] == pytest.approx(metrics["eval_loss"], rel=1e-6)
+    matrix = trainer.accelerator.reduce(trainer.confusion_matrix.matrix, reduction="sum")
+    scores = {"pixels": int(matrix.sum()), "loss": metrics["eval_loss"], "mean_iou": metrics["eval_mean_iou"]}
+    (Path(output_dir) / f"scores-{trainer.args.process_index}.json").write_text(json.dumps(scores))
+
+
+def _launch(processes: int, output_dir: Path, number: int = 0, job: str = "as_one", survives: bool = True) -> None:
     output_dir.mkdir(exist_ok=True)
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command = [sys.executable, *(launcher if processes > 1 else []), __file__, job, str(output_dir), str(stop)]
+    command = [sys.executable, *(launcher if processes > 1 else []), __file__, job, str(output_dir), str(number)]
     root = str(Path(__file__).resolve().parents[2])
     environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     process = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert process.returncode == 0 or stop, process.stderr
-    return process.returncode
+    assert (process.returncode == 0) is survives, process.stderr
 
 
 def _logs(folder: Path) -> list[dict[str, float]]:
@@ -169,7 +188,7 @@ def test_weights_are_those_of_one_process(runs) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("runs", ["as_one"], indirect=True)
 def test_a_killed_run_of_two_processes_goes_on_exactly(runs, tmp_path) -> None:
-    assert _launch(2, tmp_path, stop=3) != 0
+    _launch(2, tmp_path, number=3, survives=False)
     assert not (tmp_path / "model.safetensors").exists() and (tmp_path / "checkpoint-2").is_dir()
     _launch(2, tmp_path)
     for name in WEIGHTS:
@@ -193,6 +212,20 @@ def test_all_processes_teach_and_score_with_what_is_saved(tmp_path) -> None:
         assert json.loads((tmp_path / f"loss-{rank}.json").read_text()) == pytest.approx(scored["eval_loss"], rel=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("images", [1, 5])
+def test_every_image_of_a_stream_is_scored_once(tmp_path, images: int) -> None:
+    scores = {}
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        _launch(processes, folder, number=images, job="score_of_a_stream")
+        scores[processes] = [json.loads((folder / f"scores-{rank}.json").read_text()) for rank in range(processes)]
+    (one,) = scores[1]
+    assert one["pixels"] > 0
+    for own in scores[2]:
+        assert own == {**one, "loss": pytest.approx(one["loss"], rel=1e-6)}
+
+
 if __name__ == "__main__":
-    JOBS = (as_one, with_unlabelled, each_with_its_statistics)
+    JOBS = (as_one, with_unlabelled, each_with_its_statistics, score_of_a_stream)
     {job.__name__: job for job in JOBS}[sys.argv[1]](sys.argv[2], int(sys.argv[3]))

@@ -120,6 +120,18 @@ def test_resuming_a_finished_first_stage_does_not_fit_it_again(whole: Path, tmp_
     assert _same_result(whole, tmp_path)
 
 
+def test_a_checkpoint_of_another_folder_brings_its_autoencoder(whole: Path, tmp_path) -> None:
+    trainer = _distillation(tmp_path)
+    trainer.args.autoencoder_max_steps = 2  # which would give another autoencoder
+    trainer.train(resume_from_checkpoint=str(whole / "checkpoint-4"))
+    trainer.save_model()
+    assert _same_result(whole, tmp_path)
+    assert not list((tmp_path / "autoencoder").glob("checkpoint-*"))
+    shutil.copytree(whole / "checkpoint-4", tmp_path / "alone/checkpoint-4")
+    with pytest.raises(FileNotFoundError, match="alone/autoencoder: no finished autoencoder"):
+        _distillation(tmp_path / "new").train(resume_from_checkpoint=str(tmp_path / "alone/checkpoint-4"))
+
+
 def test_a_first_stage_killed_while_it_saved_its_model_is_not_taken_for_finished(whole: Path, tmp_path) -> None:
     """save_pretrained writes config.json before the weights."""
     shutil.copytree(whole / "autoencoder", tmp_path / "autoencoder")

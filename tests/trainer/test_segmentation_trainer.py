@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import copy
+import logging
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -11,12 +13,16 @@ from toy import arguments, copy_state, make_dataset, make_model, states_equal
 from kaseg import KASegImageProcessor, KASegModel, SegmentationConfig, SegmentationTrainer
 
 
-def _trainer(output_dir, model=None, train=None, evaluation=None, **kwargs) -> SegmentationTrainer:
+def _trainer(
+    output_dir, model=None, train=None, evaluation=None, processor=None, more=None, **kwargs
+) -> SegmentationTrainer:
     return SegmentationTrainer(
         model=model or make_model(),
         args=SegmentationConfig(**arguments(output_dir, **kwargs)),
         train_dataset=train or make_dataset(),
         eval_dataset=evaluation or make_dataset(3, seed=1),
+        processing_class=processor,
+        **(more or {}),
     )
 
 
@@ -43,6 +49,27 @@ class TestTraining:
     def test_augmentation_follows_data_seed_before_seed(self, tmp_path, seeds: dict, same: bool) -> None:
         samples = [_trainer(tmp_path, **fields).train_dataset[0]["pixel_values"] for fields in (seeds, {"seed": 42})]
         assert torch.equal(*samples) is same
+
+    def test_fewer_images_than_a_batch_are_refused(self, tmp_path) -> None:
+        with pytest.raises(ValueError, match="3 training samples make no batch of 4.*per_device_train_batch_size"):
+            _trainer(tmp_path, train=make_dataset(3)).train()
+        _trainer(tmp_path, train=make_dataset(3), dataloader_drop_last=False, max_steps=1).train()
+
+    @pytest.mark.parametrize("stream", [False, True])
+    def test_labels_outside_the_models_classes_name_the_sample(self, tmp_path, stream: bool) -> None:
+        data = make_dataset().map(_set_label_7)
+        trainer = _trainer(tmp_path, train=data.to_iterable_dataset() if stream else data)
+        with pytest.raises(ValueError, match=r"Sample .*id \w+.*label 7 is neither one of the model's 2 classes"):
+            trainer.train()
+
+    def test_terms_are_not_gathered_for_ever_without_logs(self, tmp_path) -> None:
+        trainer = _trainer(tmp_path)
+        trainer.model.train()
+        for value in (1.0, 2.0, 6.0):
+            trainer.add_term("term", torch.tensor(value))
+        logs = {"loss": 0.0}
+        trainer.log(logs)
+        assert logs["train/term"] == 3.0 and not trainer._terms
 
     def test_accumulation_equals_one_large_batch(self, tmp_path) -> None:
         """Void is spread unevenly, so this holds only if pixels are counted over the whole step."""
@@ -171,6 +198,42 @@ class TestEvaluation:
         trainer = _trainer(tmp_path)
         assert trainer.evaluate(make_dataset(2, seed=5))["eval_mean_iou"] >= 0
 
+    def test_predict_scores_as_evaluate_does(self, tmp_path) -> None:
+        trainer = _trainer(tmp_path, per_device_eval_batch_size=2)
+        expected, output = trainer.evaluate(), trainer.predict(make_dataset(3, seed=1))
+        assert output.predictions is None
+        assert output.metrics["test_mean_iou"] == expected["eval_mean_iou"]
+        assert output.metrics["test_loss"] == expected["eval_loss"]
+
+    @pytest.mark.parametrize("kind", [dict, datasets.DatasetDict])
+    def test_several_datasets_by_name(self, tmp_path, kind: type) -> None:
+        parts = {"first": make_dataset(2, seed=5), "second": make_dataset(3, seed=1)}
+        metrics = _trainer(tmp_path, evaluation=kind(parts)).evaluate()
+        alone = _trainer(tmp_path).evaluate()
+        assert metrics["eval_second_mean_iou"] == alone["eval_mean_iou"] != metrics["eval_first_mean_iou"]
+
+    @pytest.mark.parametrize("fields", [{"do_normalize": False}, {"do_normalize": False, "do_rescale": False}])
+    def test_images_are_normalised_as_the_processor_does(self, tmp_path, fields: dict) -> None:
+        trainer = _trainer(tmp_path, processor=KASegImageProcessor(**fields))
+        trained, saved = next(iter(trainer.get_eval_dataloader()))["pixel_values"], trainer.processing_class
+        torch.testing.assert_close(
+            trained, saved(make_dataset(3, seed=1)[0]["image"], return_tensors="pt").pixel_values
+        )
+
+    def test_a_processor_that_resizes_is_pointed_out(self, tmp_path, caplog) -> None:
+        processor = KASegImageProcessor(do_resize=True, size={"height": 64, "width": 64})
+        with caplog.at_level(logging.WARNING):
+            _trainer(tmp_path, processor=processor, eval_size=64)
+            assert "eval_size" not in caplog.text
+            _trainer(tmp_path, processor=processor)
+        assert "set eval_size" in caplog.text
+
+    def test_in_bfloat16_after_training(self, tmp_path) -> None:
+        trainer = _trainer(tmp_path, max_steps=1, bf16_full_eval=True)
+        trainer.train()
+        assert 0 <= trainer.evaluate()["eval_mean_iou"] <= 1
+        assert next(trainer.model.parameters()).dtype == torch.bfloat16
+
 
 class TestArguments:
     def test_paper_defaults(self, tmp_path) -> None:
@@ -190,6 +253,28 @@ class TestArguments:
             trainer.optimizer.step()
             trainer.lr_scheduler.step()
         assert rates == pytest.approx([0.01 * (1 - t / 10) ** 0.9 for t in range(11)])
+
+    @pytest.mark.parametrize("schedule", ["linear", "cosine", "inverse_sqrt", "constant", "constant_with_warmup"])
+    def test_other_schedules(self, tmp_path, schedule: str) -> None:
+        trainer = _trainer(tmp_path, lr_scheduler_type=schedule, max_steps=2)
+        trainer.train()
+        assert trainer.state.global_step == 2 and trainer.args.lr_scheduler_kwargs is None
+
+    @pytest.mark.parametrize(
+        "name", ["compute_metrics", "compute_loss_func", "preprocess_logits_for_metrics", "model_init"]
+    )
+    def test_what_would_never_be_called_is_refused(self, tmp_path, name: str) -> None:
+        with pytest.raises(ValueError, match=f"{name} would change nothing"):
+            _trainer(tmp_path, more={name: lambda *args: None})
+
+    def test_label_smoothing_is_refused(self, tmp_path) -> None:
+        with pytest.raises(ValueError, match="label_smoothing_factor would change nothing"):
+            _trainer(tmp_path, label_smoothing_factor=0.1)
+
+    @pytest.mark.parametrize("weights", [[1.0, -1.0], [1.0, float("nan")], [float("inf"), 1.0]])
+    def test_impossible_class_weights(self, tmp_path, weights: list[float]) -> None:
+        with pytest.raises(ValueError, match="class_weights must be numbers from 0 on"):
+            SegmentationConfig(output_dir=str(tmp_path), class_weights=weights)
 
     def test_groups_by_part_and_decay(self, tmp_path) -> None:
         trainer = _trainer(tmp_path, backbone_learning_rate_scale=0.1, learning_rate=1.0)
