@@ -17,6 +17,11 @@ def test_pixels_and_the_images_they_occur_in_are_counted() -> None:
     assert counts.context.tolist() == [3 + 4, 3, 2, 0]
 
 
+def test_a_split_without_masks_is_named() -> None:
+    with pytest.raises(ValueError, match="Sample image-7 has no label mask"):
+        count_classes([{"label": None, "id": "image-7"}], 4)
+
+
 def test_weights_are_median_frequency_over_frequency() -> None:
     counts = count_classes(_samples([[0, 0, 0, 1]], [[0, 0, 2, 2]]), 4)
     frequency = np.array([5 / 8, 1 / 4, 2 / 4])

@@ -107,6 +107,8 @@ def test_read_label_space(tmp_path):
     names = tmp_path / "classes.txt"
     names.write_text("road\n\ntraffic light \n", encoding="utf-8")
     assert read_label_space(names).names == ("road", "traffic light")
+    names.write_text("road\ntraffic light\n", encoding="utf-8-sig")  # with a byte-order mark
+    assert read_label_space(names).names == ("road", "traffic light")
 
     table = tmp_path / "classes.json"
     table.write_text('{"7": "road", "0": null, "3": "sky"}', encoding="utf-8")

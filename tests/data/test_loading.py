@@ -195,6 +195,8 @@ def test_own_folders_of_another_form(tmp_path):
 
 
 def test_arguments_that_do_not_fit(tmp_path):
+    with pytest.raises(ValueError, match="num_scenes is 0"):
+        load_segmentation_dataset("scenes", split="train", num_scenes=0)
     with pytest.raises(TypeError, match=r"\['num_scenes'\] for 'camvid'"):
         load_segmentation_dataset("camvid", data_dir=tmp_path, num_scenes=3)
     with pytest.raises(ValueError, match="are for Hub data"):

@@ -405,6 +405,25 @@ def test_different_sizes_are_refused(transform):
         transform(Image.new("RGB", (40, 30)), Image.new("L", (40, 31)))
 
 
+@pytest.mark.parametrize("transform", [TrainTransform(32), EvalTransform()])
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1"])
+def test_pictures_of_other_modes_are_taken_as_rgb(transform, mode):
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
+    image, label = Image.fromarray(noise).convert(mode), Image.new("L", (32, 32))
+    torch.manual_seed(0)
+    found = transform(image, label)["pixel_values"]
+    torch.manual_seed(0)
+    assert torch.equal(found, transform(image.convert("RGB"), label)["pixel_values"])
+
+
+@pytest.mark.parametrize("transform", [TrainTransform(32), EvalTransform()])
+def test_pictures_of_unknown_range_and_coloured_masks_are_refused(transform):
+    with pytest.raises(ValueError, match="image has mode 'F', whose range is not known"):
+        transform(Image.new("F", (32, 32)), Image.new("L", (32, 32)))
+    with pytest.raises(ValueError, match="label mask has mode 'RGB'; it needs one class index per pixel"):
+        transform(Image.new("RGB", (32, 32)), Image.new("RGB", (32, 32)))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -13,6 +13,21 @@ def test_only_what_differs(tmp_path) -> None:
     assert recipe_of(args) == {"output_dir": str(tmp_path), "learning_rate": 0.5}
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"lr_scheduler_type": "cosine"},
+        {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"num_cycles": 1}},
+        {"lr_scheduler_kwargs": {"power": 1.0}},
+        {"optim": "adamw_torch", "num_train_epochs": 3},
+    ],
+)
+def test_what_other_fields_fill_in_is_left_out(tmp_path, fields: dict) -> None:
+    recipe = recipe_of(SegmentationConfig(output_dir=str(tmp_path), **fields))
+    assert recipe == {"output_dir": str(tmp_path), **fields}
+    assert recipe_of(SegmentationConfig(**recipe)) == recipe
+
+
 def test_public_settings_tell_nothing_of_the_machine() -> None:
     recipe = {"data_dir": "/home/me", "output_dir": "out", "logging_steps": 5, "hub_model_id": "me/x", "seed": 1}
     assert public_settings({**recipe, "push_to_hub": True}) == {"seed": 1}
