@@ -151,14 +151,14 @@ class SegmentationTrainer(TermTrainer):
         if eval_dataset is not None and not isinstance(eval_dataset, str):
             eval_dataset = self._prepare_dataset(eval_dataset, self.args, False)
         named = self.eval_dataset[eval_dataset] if isinstance(eval_dataset, str) else eval_dataset
-        if share := self._share_of_stream(self.eval_dataset if named is None else named):
+        if (share := self._share_of_stream(self.eval_dataset if named is None else named)) is not None:
             return share
         with self._every_image():
             return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
         test_dataset = self._prepare_dataset(test_dataset, self.args, False)
-        if share := self._share_of_stream(test_dataset):
+        if (share := self._share_of_stream(test_dataset)) is not None:
             return share
         with self._every_image():
             return super().get_test_dataloader(test_dataset)
