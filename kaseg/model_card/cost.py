@@ -16,7 +16,7 @@ def gflops(model: Any, height: int = 513, width: int = 513) -> float:
     was_training = model.training
     model.eval()
     tensors = {name: t.to("meta") for name, t in [*model.named_parameters(), *model.named_buffers()]}
-    dtype = next(t.dtype for t in tensors.values() if t.is_floating_point())
+    dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)
     image = torch.zeros(1, getattr(model.config, "num_channels", 3), height, width, device="meta", dtype=dtype)
     try:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
