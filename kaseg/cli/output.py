@@ -91,5 +91,6 @@ class _RateColumn(ProgressColumn):
         self.what = what
 
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.1f} {self.what}/s")
+        # Not rich's speed, which counts from the first step: what comes in one go would have taken no time at all.
+        elapsed = task.finished_time or task.elapsed
+        return Text(f"{task.completed / elapsed:.1f} {self.what}/s" if task.completed and elapsed else "")
