@@ -12,7 +12,7 @@ from kaseg.data.bad_samples import BadSamples, SkipBadSamples
 from kaseg.data.image_files import EncodedImage, read_image, read_mask
 from kaseg.data.label_spaces import LabelSpace, map_labels
 from kaseg.data.scenes import render_scene
-from kaseg.data.transforms import check_same_size
+from kaseg.data.transforms import check_sample
 
 AnyDataset: TypeAlias = "datasets.Dataset | datasets.IterableDataset"
 SampleFunction: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
@@ -43,7 +43,7 @@ class DecodeSample:
         mask = read_mask(encoded_label, name, colors=self.label_space.encoding == "color")
         label = Image.fromarray(map_labels(mask, self.label_space, name, encoded_label.get("path")))
         paths = [str(encoded["path"]) for encoded in (encoded_image, encoded_label) if encoded.get("path")]
-        check_same_size(image, label, f"{name} ({', '.join(paths)})" if paths else name)
+        check_sample(image, label, f"{name} ({', '.join(paths)})" if paths else name)
         return {"image": image, "label": label, "id": name}
 
 

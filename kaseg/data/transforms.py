@@ -10,6 +10,7 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from kaseg.data.photometric import PhotometricDistortion
+from kaseg.image_processing_kaseg import to_rgb
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -148,17 +149,17 @@ class TrainTransform:
         """Transforms a sample.
 
         Args:
-            image: Picture of mode "RGB".
+            image: Picture; one that is not upright RGB is made so ([`~kaseg.image_processing_kaseg.to_rgb`]).
             label: Mask of mode "L" and the same size, holding train ids.
 
         Returns:
             `pixel_values`, float32 (3, crop height, crop width), and `labels`, int64 (crop height, crop width).
 
         Raises:
-            ValueError: If the sizes differ.
+            ValueError: If the sizes differ, there is no mask or it holds colours, or pixels of unknown range.
         """
-        check_same_size(image, label)
-        image = _as_rgb(image)
+        image = to_rgb(image)
+        check_sample(image, label)
         label, box = self._draw_window(label)
         image = image.resize(label.size, Image.Resampling.BILINEAR, box=box)
         flip = bool(torch.rand(()) < self.horizontal_flip)
@@ -256,17 +257,17 @@ class EvalTransform:
         """Transforms a sample.
 
         Args:
-            image: Picture of mode "RGB".
+            image: Picture; one that is not upright RGB is made so ([`~kaseg.image_processing_kaseg.to_rgb`]).
             label: Mask of mode "L" and the same size, holding train ids.
 
         Returns:
             `pixel_values`, float32 (3, h, w), and `labels`, int64 (H, W) at the mask's own size and its padding.
 
         Raises:
-            ValueError: If the sizes differ.
+            ValueError: If the sizes differ, there is no mask or it holds colours, or pixels of unknown range.
         """
-        check_same_size(image, label)
-        image = _as_rgb(image)
+        image = to_rgb(image)
+        check_sample(image, label)
         if self.size is not None:
             scale = _edge_scale(image, self.size, self.max_long_edge)
             new_size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -285,16 +286,7 @@ class EvalTransform:
         return padded, round(padded * label_length / length)
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
-    """The picture with three bands of 8 bits, which data of other origin than ours may not have."""
-    if image.mode == "RGB":
-        return image
-    if image.mode[0] in "IF":
-        raise ValueError(f"the image has mode {image.mode!r}, whose range is not known; convert it to 'RGB' or 'L'.")
-    return image.convert("RGB")
-
-
-def check_same_size(image: Image.Image, label: Image.Image | None, sample: str | None = None) -> None:
+def check_sample(image: Image.Image, label: Image.Image | None, sample: str | None = None) -> None:
     """Raises a ValueError that names both sizes if picture and mask differ in size, or says that there is no mask or
     that it holds colours."""
     where = f"Sample {sample}: " if sample is not None else ""

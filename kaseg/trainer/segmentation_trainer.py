@@ -150,8 +150,8 @@ class SegmentationTrainer(TermTrainer):
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         if eval_dataset is not None and not isinstance(eval_dataset, str):
             eval_dataset = self._prepare_dataset(eval_dataset, self.args, False)
-        named = self.eval_dataset[eval_dataset] if isinstance(eval_dataset, str) else eval_dataset
-        if (share := self._share_of_stream(self.eval_dataset if named is None else named)) is not None:
+        data = self.eval_dataset if eval_dataset is None else eval_dataset
+        if (share := self._share_of_stream(self.eval_dataset[data] if isinstance(data, str) else data)) is not None:
             return share
         with self._every_image():
             return super().get_eval_dataloader(eval_dataset)

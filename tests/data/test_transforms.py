@@ -406,19 +406,21 @@ def test_different_sizes_are_refused(transform):
 
 
 @pytest.mark.parametrize("transform", [TrainTransform(32), EvalTransform()])
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1"])
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "I;16"])
 def test_pictures_of_other_modes_are_taken_as_rgb(transform, mode):
     noise = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
-    image, label = Image.fromarray(noise).convert(mode), Image.new("L", (32, 32))
+    image, label = Image.fromarray(noise), Image.new("L", (32, 32))
+    image = Image.fromarray(noise.astype(np.uint16) * 257) if mode == "I;16" else image.convert(mode)
+    expected = Image.fromarray(noise).convert("RGB") if mode == "I;16" else image.convert("RGB")
     torch.manual_seed(0)
     found = transform(image, label)["pixel_values"]
     torch.manual_seed(0)
-    assert torch.equal(found, transform(image.convert("RGB"), label)["pixel_values"])
+    assert torch.equal(found, transform(expected, label)["pixel_values"])
 
 
 @pytest.mark.parametrize("transform", [TrainTransform(32), EvalTransform()])
 def test_pictures_of_unknown_range_and_coloured_masks_are_refused(transform):
-    with pytest.raises(ValueError, match="image has mode 'F', whose range is not known"):
+    with pytest.raises(ValueError, match="mode 'F' has no fixed range"):
         transform(Image.new("F", (32, 32)), Image.new("L", (32, 32)))
     with pytest.raises(ValueError, match="label mask has mode 'RGB'; it needs one class index per pixel"):
         transform(Image.new("RGB", (32, 32)), Image.new("RGB", (32, 32)))

@@ -67,6 +67,7 @@ class TestTraining:
         trainer.model.train()
         for value in (1.0, 2.0, 6.0):
             trainer.add_term("term", torch.tensor(value))
+        assert trainer._terms["term"] == (9.0, 3)
         logs = {"loss": 0.0}
         trainer.log(logs)
         assert logs["train/term"] == 3.0 and not trainer._terms
