@@ -56,6 +56,7 @@ _INT8 = "int8 (static post-training quantisation)"
 
 
 def export(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, folder or shipped checkpoint.")],
     output_dir: Annotated[Path, typer.Option(help="Folder of the export; made, and must not hold anything yet.")],
     format: Annotated[Format, typer.Option(help="What to write.")] = Format.ONNX,
@@ -111,15 +112,7 @@ def export(
         image_dtype.value,
         (sides, sides) if isinstance(sides, int) else sides,
     )
-    _refuse_unused(
-        {
-            "--image-dtype": output is Output.LOGITS and image_dtype is not ImageDtype.UINT8,
-            "--dataset": dtype is not Dtype.INT8 and dataset is not None,
-            "--max-loss": dtype is not Dtype.INT8 and max_loss != 1.0,
-            "--calibration": (dtype is not Dtype.INT8 or format is not Format.ONNX)
-            and calibration is not Calibration.AUTO,
-        }
-    )
+    _refuse_unused(context, format, dtype, output)
     network, processor = load_model(model, "cpu")
     data = None
     if dtype is Dtype.INT8:
@@ -137,13 +130,25 @@ def export(
     console.print(f"Export: {output_dir.resolve()}", soft_wrap=True, highlight=False)
 
 
-def _refuse_unused(unused: dict[str, bool]) -> None:
-    given = [option for option, is_unused in unused.items() if is_unused]
+def _refuse_unused(context: typer.Context, format: Format, dtype: Dtype, output: Output) -> None:
+    """Raises a ValueError that names what was given and would change nothing."""
+    unused = set() if output is Output.MASK else {"image_dtype"}
+    if dtype is not Dtype.INT8:
+        unused |= {option.name for option in context.command.params if getattr(option, "rich_help_panel", "") == _INT8}
+    elif format is not Format.ONNX:
+        unused.add("calibration")
+    names = [option.name for option in context.command.params if option.name in unused]
+    given = [f"--{name.replace('_', '-')}" for name in names if name and _is_given(context, name)]
     if given:
         raise ValueError(
-            f"{', '.join(given)} would change nothing: --image-dtype is for --output mask, --dataset and --max-loss "
-            "are for --dtype int8, --calibration is for int8 in ONNX."
+            f"{', '.join(given)} would change nothing here: --image-dtype is for --output mask, --calibration for int8 in ONNX, "
+            "the options of datasets, splits and losses for --dtype int8. Leave it out."
         )
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
 
 
 def _int8_data(network: Any, where: Any, samples: int, calibration: Calibration, max_loss: float) -> Int8Data:

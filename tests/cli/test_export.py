@@ -35,7 +35,7 @@ def test_an_export_prints_its_parity(kaseg, checkpoint: Path, tmp_path: Path) ->
         (("--dtype", "int8", "--dataset", "scenes", "--calibration-split", "validation"), "Give two splits"),
         (("--size", "32,32,32"), "--size takes one number of pixels or two"),
         (("--dataset", "scenes"), "--dataset would change nothing"),
-        (("--max-loss", "0.1"), "--max-loss would change nothing"),
+        (("--max-loss", "1", "--calibration-samples", "8"), "--calibration-samples, --max-loss would change nothing"),
         (("--image-dtype", "float32"), "--image-dtype would change nothing"),
         (("--dtype", "int8", "--format", "openvino", "--calibration", "minmax"), "--calibration would change nothing"),
         (("--dtype", "int8", "--dataset", "camvid"), "The model's classes are not those of the dataset 'camvid'"),
