@@ -141,8 +141,8 @@ def _refuse_unused(context: typer.Context, format: Format, dtype: Dtype, output:
     given = [f"--{name.replace('_', '-')}" for name in names if name and _is_given(context, name)]
     if given:
         raise ValueError(
-            f"{', '.join(given)} would change nothing here: --image-dtype is for --output mask, --calibration for int8 in ONNX, "
-            "the options of datasets, splits and losses for --dtype int8. Leave it out."
+            f"{', '.join(given)} would change nothing here. --image-dtype is for --output mask, --calibration "
+            "for int8 in ONNX, the options of datasets, splits and losses for --dtype int8."
         )
 
 
