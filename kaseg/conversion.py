@@ -1,8 +1,9 @@
-"""Weights of transformers' MobileNetV2ForSemanticSegmentation in our layout: the same network, other names."""
+"""Weights of transformers' MobileNetV2ForSemanticSegmentation in our layout and back: the same network, other names."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import timm
@@ -35,6 +36,10 @@ _HEAD = {
     "conv_projection.normalization": "head.project.1",
     "classifier.convolution": "classifier",
 }
+# The layer of 1280 channels before the pooled output: it is not on the way to the segmentation logits.
+_UNUSED = "mobilenet_v2.conv_1x1."
+# Settings of timm that make no difference outside training.
+_TRAINING_ONLY = {"drop_rate", "drop_path_rate"}
 
 
 def config_from_mobilenet_v2(config: Any) -> dict[str, Any]:
@@ -62,6 +67,47 @@ def config_from_mobilenet_v2(config: Any) -> dict[str, Any]:
         "semantic_loss_ignore_index": config.semantic_loss_ignore_index,
         "id2label": config.id2label,
         "label2id": config.label2id,
+        # What `config_to_mobilenet_v2` leaves there; transformers does not read it.
+        "pad_to_stride": getattr(config, "pad_to_stride", False),
+        "palette": getattr(config, "palette", None),
+    }
+
+
+def config_to_mobilenet_v2(config: Any) -> dict[str, Any]:
+    """Keyword arguments of the `MobileNetV2Config` that describes the same network as a `KASegConfig`.
+
+    `pad_to_stride` and `palette` are kept beside them for the way back; transformers does not use them.
+
+    Raises:
+        ValueError: transformers has no such network; the message says why, and what can be done.
+    """
+    match = re.fullmatch(r"mobilenetv2_(\d{3})(\..+)?", config.backbone)
+    reasons = [] if match else [f"the encoder is {config.backbone}, not mobilenetv2_035 to mobilenetv2_140"]
+    if config.head != "student":
+        reasons.append(f"the head is {config.head!r}, not 'student'")
+    if config.head_channels != 256:
+        reasons.append(f"head_channels is {config.head_channels}, not 256")
+    if other := sorted(set(config.backbone_kwargs or {}) - _TRAINING_ONLY):
+        reasons.append(f"backbone_kwargs has {', '.join(other)}")
+    if not match or reasons:
+        raise ValueError(
+            "transformers' MobileNetV2ForSemanticSegmentation is not this network: "
+            f"{'; '.join(reasons)}. What runs without kaseg all the same: kaseg export --format onnx (or another "
+            "engine), kaseg export --format transformers-js (browsers), kaseg push --with-code (trust_remote_code)."
+        )
+    return {
+        "depth_multiplier": int(match[1]) / 100,
+        "output_stride": config.output_stride,
+        "num_channels": config.num_channels,
+        "tf_padding": config.tf_padding,
+        "classifier_dropout_prob": config.classifier_dropout_prob,
+        # timm's own epsilon is that of torch.
+        "layer_norm_eps": 1e-5 if config.batch_norm_eps is None else config.batch_norm_eps,
+        "semantic_loss_ignore_index": config.semantic_loss_ignore_index,
+        "id2label": config.id2label,
+        "label2id": config.label2id,
+        "pad_to_stride": config.pad_to_stride,
+        "palette": config.palette,
     }
 
 
@@ -75,10 +121,18 @@ def convert_mobilenet_v2(state_dict: dict[str, torch.Tensor]) -> dict[str, torch
     """
     converted = {}
     for key, tensor in state_dict.items():
-        if key.startswith("mobilenet_v2.conv_1x1."):
+        if key.startswith(_UNUSED):
             continue
         converted[_rename(key)] = tensor
     return converted
+
+
+def convert_to_mobilenet_v2(state_dict: Mapping[str, torch.Tensor], keys: Iterable[str]) -> dict[str, torch.Tensor]:
+    """State dict of a `KASegModel` -> state dict of a `MobileNetV2ForSemanticSegmentation` with these keys.
+
+    Keys of the 1280-channel layer, which a `KASegModel` does not have, are left out.
+    """
+    return {key: state_dict[_rename(key)] for key in keys if not key.startswith(_UNUSED)}
 
 
 def _rename(key: str) -> str:

@@ -10,13 +10,18 @@ import timm
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from transformers import MobileNetV2Config, MobileNetV2ForSemanticSegmentation, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from .checkpoints import resolve
 from .configuration_kaseg import KASegConfig
-from .conversion import config_from_mobilenet_v2, convert_mobilenet_v2
+from .conversion import (
+    config_from_mobilenet_v2,
+    config_to_mobilenet_v2,
+    convert_mobilenet_v2,
+    convert_to_mobilenet_v2,
+)
 from .encoders import Encoder
 from .fusion import fold_batch_norm
 from .heads import DeepLabV3PlusHead, FPNHead, Head, LRASPPHead, MLPHead, StrideMerge, StudentHead
@@ -193,6 +198,25 @@ class KASegModel(PreTrainedModel):
             )
         converted = cls(KASegConfig(**config_from_mobilenet_v2(model.config)))
         converted.load_state_dict(convert_mobilenet_v2(model.state_dict()))
+        return converted.eval()
+
+    def to_transformers(self) -> MobileNetV2ForSemanticSegmentation:
+        """The same network as a `transformers` `MobileNetV2ForSemanticSegmentation`, with its weights, in eval mode.
+
+        Students on MobileNetV2 alone have an equal there. Its logits are this model's; with `pad_to_stride`, which
+        transformers has not, at sizes that are multiples of the stride. `kaseg export --format transformers` writes it
+        with an image processor that sees to that. The 1280-channel layer that transformers' model carries and does not
+        use for segmentation is zero. [`~KASegModel.from_transformers`] gives the same model again.
+
+        Raises:
+            ValueError: transformers has no such network, or the model was fused.
+        """
+        if self._fused:
+            raise ValueError("A fused model has no BatchNorm left, which transformers' has: convert it before fuse().")
+        converted = MobileNetV2ForSemanticSegmentation(MobileNetV2Config(**config_to_mobilenet_v2(self.config)))
+        own = converted.state_dict()
+        torch.nn.init.zeros_(own["mobilenet_v2.conv_1x1.convolution.weight"])
+        converted.load_state_dict({**own, **convert_to_mobilenet_v2(self.state_dict(), own)})
         return converted.eval()
 
     def forward(

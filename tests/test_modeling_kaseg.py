@@ -449,6 +449,61 @@ class TestTransformersImport:
             KASegModel.from_transformers(_small())
 
 
+class TestTransformersExport:
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"output_stride": 4, "tf_padding": True},
+            {"output_stride": 8},
+            {"output_stride": 16, "tf_padding": True, "batch_norm_eps": 1e-3},
+            {"backbone": "mobilenetv2_140.ra_in1k", "output_stride": 32},
+        ],
+    )
+    def test_same_logits_and_the_way_back(self, fields: dict) -> None:
+        model = _small(id2label={0: "sky", 1: "road"}, **fields).eval()
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.normal_(std=0.1)
+                module.running_var.uniform_(0.5, 2.0)
+        converted = model.to_transformers()
+        assert not converted.training and type(converted) is MobileNetV2ForSemanticSegmentation
+        assert converted.config.id2label == {0: "sky", 1: "road"}
+        for size in ((64, 96), (33, 47)):
+            image = torch.randn(1, 3, *size)
+            with torch.no_grad():
+                expected, logits = model(image).logits, converted(image).logits
+            assert logits.shape == expected.shape
+            assert (logits - expected).abs().max() <= 1e-4 * expected.abs().max()
+        back, own = KASegModel.from_transformers(converted).state_dict(), model.state_dict()
+        assert back.keys() == own.keys() and all(torch.equal(back[name], own[name]) for name in own)
+
+    def test_what_transformers_does_not_read_comes_back_too(self) -> None:
+        palette = [[0, 0, 0], [1, 2, 3]]
+        model = _small(id2label={0: "sky", 1: "road"}, palette=palette, pad_to_stride=True, tf_padding=True)
+        back = KASegModel.from_transformers(model.to_transformers()).config
+        left_out = ("architectures", "dtype", "batch_norm_eps")  # transformers names an epsilon where we take timm's
+        for name, value in model.config.to_dict().items():
+            assert name in left_out or back.to_dict()[name] == value, name
+
+    @pytest.mark.parametrize(
+        "fields, reason",
+        [
+            ({"backbone": "mobilenetv3_small_050"}, "the encoder is mobilenetv3_small_050"),
+            ({"backbone": "mobilenetv2_110d"}, "the encoder is mobilenetv2_110d"),
+            ({"head": "lraspp"}, "the head is 'lraspp'"),
+            ({"head_channels": 32}, "head_channels is 32"),
+            ({"backbone_kwargs": {"act_layer": "relu"}}, "backbone_kwargs has act_layer"),
+        ],
+    )
+    def test_what_transformers_has_not_is_refused_with_what_can_be_done(self, fields: dict, reason: str) -> None:
+        with pytest.raises(ValueError, match=f"{reason}.*--format onnx.*--with-code"):
+            _small(**fields).to_transformers()
+
+    def test_a_fused_model_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="before fuse"):
+            _small().eval().fuse().to_transformers()
+
+
 class TestAutoClasses:
     @pytest.fixture
     def folder(self, tmp_path):

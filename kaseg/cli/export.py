@@ -19,6 +19,8 @@ class Format(StrEnum):
     OPENVINO = "openvino"
     TORCH_EXPORT = "torch-export"
     EXECUTORCH = "executorch"
+    TRANSFORMERS = "transformers"
+    TRANSFORMERS_JS = "transformers-js"
 
 
 class Dtype(StrEnum):
@@ -60,7 +62,7 @@ def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, folder or shipped checkpoint.")],
     output_dir: Annotated[Path, typer.Option(help="Folder of the export; made, and must not hold anything yet.")],
     format: Annotated[Format, typer.Option(help="What to write.")] = Format.ONNX,
-    dtype: Annotated[Dtype, typer.Option(help="bf16: OpenVINO and torch-export; int8: ONNX and OpenVINO.")] = (
+    dtype: Annotated[Dtype, typer.Option(help="bf16: OpenVINO and torch-export; int8: ONNX, OpenVINO, JS.")] = (
         Dtype.FLOAT32
     ),
     output: Annotated[
@@ -135,14 +137,14 @@ def _refuse_unused(context: typer.Context, format: Format, dtype: Dtype, output:
     unused = set() if output is Output.MASK else {"image_dtype"}
     if dtype is not Dtype.INT8:
         unused |= {option.name for option in context.command.params if getattr(option, "rich_help_panel", "") == _INT8}
-    elif format is not Format.ONNX:
+    elif format not in (Format.ONNX, Format.TRANSFORMERS_JS):
         unused.add("calibration")
     names = [option.name for option in context.command.params if option.name in unused]
     given = [f"--{name.replace('_', '-')}" for name in names if name and _is_given(context, name)]
     if given:
         raise ValueError(
             f"{', '.join(given)} would change nothing here. --image-dtype is for --output mask, --calibration "
-            "for int8 in ONNX, the options of datasets, splits and losses for --dtype int8."
+            "for int8 in ONNX and transformers.js, the options of datasets, splits and losses for --dtype int8."
         )
 
 
@@ -177,12 +179,14 @@ def _print(facts: dict[str, Any]) -> None:
     from .output import console, percent
 
     table = Table(title="Compared with the float32 model")
-    for title in ("Images", "Largest error", "Relative error", "Same class %"):
+    for title in ("Type", "Images", "Largest error", "Relative error", "Same class %"):
         table.add_column(title, justify="right")
     for parity in facts["parity"]:
         errors = ("–" if parity[key] is None else f"{parity[key]:.1e}" for key in ("max_error", "relative_error"))
         height, width = parity["size"]
-        table.add_row(f"{parity['batch']} x {height}x{width}", *errors, percent(parity["mask_agreement"]))
+        table.add_row(
+            parity["dtype"], f"{parity['batch']} x {height}x{width}", *errors, percent(parity["mask_agreement"])
+        )
     console.print(table)
     quantization = facts.get("quantization")
     if quantization is not None:

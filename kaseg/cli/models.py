@@ -28,14 +28,15 @@ def load_model(name: str, device: str | None) -> tuple[Any, Any]:
     from transformers import AutoConfig
 
     from ..configuration_kaseg import KASegConfig
-    from ..export.record import RECORD_NAME
+    from ..export.record import RECORD_NAME, read_record
     from ..loading_errors import explained_loading
     from ..modeling_kaseg import KASegModel
 
     source = str(checkpoint_path(name)) if is_shipped(name) and not Path(name).is_dir() else name
     if not Path(source).is_dir() and (Path(source).is_absolute() or source.startswith(".") or source.count("/") > 1):
         raise FileNotFoundError(f"{source}: no such folder. Give a folder, a Hub id or one of those of kaseg list.")
-    if (Path(source) / RECORD_NAME).is_file():
+    record = Path(source) / RECORD_NAME
+    if record.is_file() and read_record(record)["format"] != "transformers":
         return _load_export(source), _load_processor(source)
     with explained_loading(source):
         is_ours = AutoConfig.from_pretrained(source).model_type == KASegConfig.model_type

@@ -9,7 +9,29 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from kaseg.checkpoints import resolve
 
-_CLASSES = {"onnx": "KASegOnnxModel", "openvino": "KASegOpenVINOModel"}
+_LIBRARIES = {"transformers": "transformers", "transformers-js": "transformers.js"}
+_USES = {
+    "onnx": (
+        "python",
+        'from kaseg import KASegOnnxModel\n\nmodel = KASegOnnxModel.from_pretrained("FOLDER_OR_HUB_ID")',
+    ),
+    "openvino": (
+        "python",
+        'from kaseg import KASegOpenVINOModel\n\nmodel = KASegOpenVINOModel.from_pretrained("FOLDER_OR_HUB_ID")',
+    ),
+    "transformers": (
+        "python",
+        'from transformers import pipeline\n\nsegmenter = pipeline("image-segmentation", "FOLDER_OR_HUB_ID")\n'
+        'masks = segmenter("street.jpg")',
+    ),
+    "transformers-js": (
+        "js",
+        "import { pipeline } from '@huggingface/transformers';\n\n"
+        "// dtype: 'fp32', 'fp16', or 'q8' if it is there\n"
+        "const segmenter = await pipeline('image-segmentation', 'HUB_ID', { dtype: 'fp16' });\n"
+        "const masks = await segmenter('street.jpg');",
+    ),
+}
 
 
 def write_card(folder: Path, facts: dict[str, Any], source: str | Path | None) -> None:
@@ -22,7 +44,7 @@ def write_card(folder: Path, facts: dict[str, Any], source: str | Path | None) -
     """
     name = facts["model"]
     card_data = ModelCardData(
-        library_name="kaseg",
+        library_name=_LIBRARIES.get(facts["format"], "kaseg"),
         pipeline_tag="image-segmentation",
         license=_licence(source),
         base_model=name if name and "/" in name else None,
@@ -39,6 +61,8 @@ def _licence(source: str | Path | None) -> str | None:
 
 def _paragraphs(facts: dict[str, Any]) -> list[str]:
     size = "any size, in batches" if facts["size"] is None else f"{facts['size'][0]}x{facts['size'][1]}, one at a time"
+    if facts["format"] == "transformers" and facts["size"] is not None:
+        size = f"any size, resized to {facts['size'][0]}x{facts['size'][1]} by the image processor"
     given = (
         "normalised `pixel_values` in, `logits` at the model's stride out"
         if facts["output"] == "logits"
@@ -46,7 +70,9 @@ def _paragraphs(facts: dict[str, Any]) -> list[str]:
     )
     paragraphs = [f"Exported by kaseg {facts['versions']['kaseg']}. Images: {size}. {given[0].upper()}{given[1:]}."]
     rows = [_row(parity) for parity in facts["parity"]]
-    table = "| images | relative error of the logits | same class |\n|---|---|---|\n" + "\n".join(rows)
+    table = "| computed in | images | relative error of the logits | same class |\n|---|---|---|---|\n" + "\n".join(
+        rows
+    )
     paragraphs.append(f"Compared with the float32 model:\n\n{table}")
     if (quantization := facts.get("quantization")) is not None:
         on = f" on {quantization['validation']}" if quantization["validation"] else ""
@@ -55,15 +81,14 @@ def _paragraphs(facts: dict[str, Any]) -> list[str]:
             f"{100 * quantization['mean_iou_after']:.2f} after quantisation (calibrated on "
             f"{quantization['calibration_samples']} images, {quantization['calibration_method']})."
         )
-    if facts["format"] in _CLASSES:
-        cls = _CLASSES[facts["format"]]
-        paragraphs.append(
-            f'```python\nfrom kaseg import {cls}\n\nmodel = {cls}.from_pretrained("FOLDER_OR_HUB_ID")\n```'
-        )
+    if facts["format"] in _USES:
+        language, code = _USES[facts["format"]]
+        paragraphs.append(f"```{language}\n{code}\n```")
     return paragraphs
 
 
 def _row(parity: dict[str, Any]) -> str:
     (height, width), error = parity["size"], parity["relative_error"]
     shown = "–" if error is None else f"{error:.1e}"
-    return f"| {parity['batch']} x {height}x{width} | {shown} | {100 * parity['mask_agreement']:.2f} % |"
+    same = f"{100 * parity['mask_agreement']:.2f} %"
+    return f"| {parity['dtype']} | {parity['batch']} x {height}x{width} | {shown} | {same} |"

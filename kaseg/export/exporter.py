@@ -34,6 +34,8 @@ from kaseg.export.runtimes.openvino import OPENVINO_NAME
 from kaseg.export.to_executorch import load_executorch, write_executorch
 from kaseg.export.to_onnx import OPSET, write_onnx
 from kaseg.export.to_openvino import write_openvino
+from kaseg.export.to_transformers import check_processor, load_transformers, write_transformers
+from kaseg.export.to_transformers_js import JS_FILES, write_float16, write_js_configs
 from kaseg.modeling_kaseg import KASegModel
 
 TORCH_EXPORT_NAME = "model.pt2"
@@ -43,6 +45,8 @@ _NEEDS = {
     "openvino": ("onnx", "onnxscript", "openvino"),
     "torch-export": (),
     "executorch": ("executorch.exir",),
+    "transformers": (),
+    "transformers-js": ("onnx", "onnxscript", "onnxruntime"),
 }
 _RUNTIMES: dict[str, type[ExportedModel]] = {"onnx": KASegOnnxModel, "openvino": KASegOpenVINOModel}
 
@@ -143,20 +147,28 @@ def export_model(
         calibration = CalibrationInputs(int8_data.calibration, image_processor, options, int8_data.samples)
         pictures = pictures or [calibration.picture(0), calibration.picture(len(calibration) - 1)]
     with _in_place_of(Path(output_dir)) as folder:
-        graph = build_graph(model, image_processor, options)
-        program = export_program(graph, channels, options)
-        files, how = _write_model(program, folder, options, calibration, int8_data)
-        model.config.save_pretrained(folder)
-        image_processor.save_pretrained(folder)
-        write_record(folder, files, facts)
-        exported, run = _load(folder, options)
-        reference = _reference(model, image_processor, options)
-        if channels == 3:
-            batches = parity_batches(pictures or _scenes(), image_processor, options, parity_sizes)
+        if options.format == "transformers":
+            files, how = write_transformers(model, image_processor, folder, options), {}
         else:
-            batches = noise_batches(channels, options, parity_sizes)
-        facts["parity"] = [parity.as_dict() for parity in check_parity(reference, run, batches, options)]
+            graph = build_graph(model, image_processor, options)
+            program = export_program(graph, channels, options)
+            files, how = _write_model(program, folder, options, calibration, int8_data)
+            _write_configs(model, image_processor, folder, options)
+        write_record(folder, files, facts)
+        written = _load(folder, options, model, facts)
+        reference = _reference(model, image_processor, options)
+        facts["parity"] = []
+        for dtype, (run, _) in written.items():
+            if channels == 3:
+                shown = list(pictures) or _scenes()
+                batches = parity_batches(shown, image_processor, options, parity_sizes)
+                if options.format == "transformers":
+                    check_processor(folder, image_processor, shown, options)
+            else:
+                batches = noise_batches(channels, options, parity_sizes)
+            facts["parity"] += [p.as_dict() for p in check_parity(reference, run, batches, options, dtype)]
         if int8_data is not None:
+            exported = written["int8"][1]
             assert exported is not None
             facts["quantization"] = how | _loss(model, exported, image_processor, options, int8_data)
         write_record(folder, files, facts)
@@ -224,15 +236,22 @@ def _write_model(
     if options.format == "executorch":
         write_executorch(program, folder / EXECUTORCH_NAME)
         return [EXECUTORCH_NAME], {}
+    how: dict[str, Any] = {}
+    if options.format == "transformers-js":
+        float_file = folder / JS_FILES["float32"]
+        float_file.parent.mkdir()
+        write_onnx(program, float_file, options)
+        write_float16(float_file, folder / JS_FILES["float16"])
+        if calibration is not None and data is not None:
+            how = _quantize_onnx(float_file, folder / JS_FILES["int8"], calibration, data)
+        return [name for name in JS_FILES.values() if (folder / name).exists()], how
     onnx_file, float_file = folder / ONNX_NAME, folder / "float32.onnx"
     write_onnx(program, float_file, options)
-    how: dict[str, Any] = {}
     if options.format == "onnx":
         if calibration is None or data is None:
             float_file.rename(onnx_file)
         else:
-            method, agreement = choose_method(float_file, onnx_file, calibration, data.methods)
-            how = {"calibration_method": method, "class_agreement_of_methods": agreement}
+            how = _quantize_onnx(float_file, onnx_file, calibration, data)
             float_file.unlink()
         return [ONNX_NAME], how
     file = folder / OPENVINO_NAME
@@ -249,21 +268,43 @@ def _write_model(
     return [OPENVINO_NAME, Path(OPENVINO_NAME).with_suffix(".bin").name], how
 
 
-def _load(folder: Path, options: ExportOptions) -> tuple[ExportedModel | None, Callable[[np.ndarray], np.ndarray]]:
-    """The export as it lies in the folder: as a model, where there is a runtime, and as a function of arrays."""
+def _quantize_onnx(float_file: Path, file: Path, calibration: CalibrationInputs, data: Int8Data) -> dict[str, Any]:
+    """Write the int8 file; returns how it was made."""
+    method, agreement = choose_method(float_file, file, calibration, data.methods)
+    return {"calibration_method": method, "class_agreement_of_methods": agreement}
+
+
+def _write_configs(model: KASegModel, image_processor: Any, folder: Path, options: ExportOptions) -> None:
+    if options.format == "transformers-js":
+        write_js_configs(model.config, image_processor, folder, has_int8=options.dtype == "int8")
+    else:
+        model.config.save_pretrained(folder)
+        image_processor.save_pretrained(folder)
+
+
+def _load(
+    folder: Path, options: ExportOptions, model: KASegModel, facts: dict[str, Any]
+) -> dict[str, tuple[Callable[[np.ndarray], np.ndarray], ExportedModel | None]]:
+    """What lies in the folder, by the type it computes in: as a function of arrays and, if there is one, as a model."""
     if options.format in _RUNTIMES:
         exported = _RUNTIMES[options.format].from_pretrained(folder)
-        return exported, exported.run
+        return {options.dtype: (exported.run, exported)}
+    if options.format == "transformers-js":
+        files = {dtype: name for dtype, name in JS_FILES.items() if (folder / name).exists()}
+        models = {dtype: KASegOnnxModel(folder, model.config, facts, file=name) for dtype, name in files.items()}
+        return {dtype: (exported.run, exported) for dtype, exported in models.items()}
     if options.format == "torch-export":
         module: Any = torch.export.load(folder / TORCH_EXPORT_NAME).module()
-    else:
+    elif options.format == "executorch":
         module = load_executorch(folder / EXECUTORCH_NAME)
+    else:
+        module = load_transformers(folder)
 
     def run(inputs: np.ndarray) -> np.ndarray:
         with torch.no_grad():
             return module(torch.from_numpy(inputs)).numpy()
 
-    return None, run
+    return {options.dtype: (run, None)}
 
 
 def _loss(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Format = Literal["onnx", "openvino", "torch-export", "executorch"]
+Format = Literal["onnx", "openvino", "torch-export", "executorch", "transformers", "transformers-js"]
 Dtype = Literal["float32", "bf16", "int8"]
 Output = Literal["logits", "mask"]
 ImageDtype = Literal["uint8", "float32"]
@@ -16,10 +16,12 @@ _DTYPES: dict[str, tuple[Dtype, ...]] = {
     "openvino": ("float32", "bf16", "int8"),
     "torch-export": ("float32", "bf16"),
     "executorch": ("float32",),
+    "transformers": ("float32",),
+    "transformers-js": ("float32", "int8"),
 }
 _ELSEWHERE = {
     "bf16": "bf16 is exported with --format openvino or torch-export",
-    "int8": "int8 is exported with --format onnx or openvino",
+    "int8": "int8 is exported with --format onnx, openvino or transformers-js",
 }
 
 
@@ -28,15 +30,17 @@ class ExportOptions:
     """What to export.
 
     Args:
-        format: `"onnx"`, `"openvino"`, `"torch-export"` (a `.pt2` of `torch.export`) or `"executorch"`
-            (a `.pte` for XNNPACK).
-        dtype: `"float32"`, `"bf16"` (OpenVINO, torch-export) or `"int8"` (ONNX, OpenVINO): static post-training
-            quantisation.
+        format: `"onnx"`, `"openvino"`, `"torch-export"` (a `.pt2` of `torch.export`), `"executorch"` (a `.pte` for
+            XNNPACK), `"transformers"` (a `MobileNetV2ForSemanticSegmentation` for transformers alone) or
+            `"transformers-js"` (ONNX files and configs for transformers.js; float16 beside what `dtype` says).
+        dtype: `"float32"`, `"bf16"` (OpenVINO, torch-export) or `"int8"` (ONNX, OpenVINO, transformers.js): static
+            post-training quantisation.
         output: `"logits"`: the model itself, normalised `pixel_values` (B, C, H, W) in, `logits` at the model's stride
             out. `"mask"`: `image` (B, H, W, C) as it was decoded in, `mask` (B, H, W) of class ids out; normalising,
             resizing and argmax are part of the graph.
         image_dtype: With `output="mask"`, the type of `image`; float32 values lie in 0..255, too.
-        size: (height, width) of a fixed input; its batch is 1. By default batch, height and width are free.
+        size: (height, width) of a fixed input; its batch is 1. By default batch, height and width are free. For
+            transformers, the size to which its image processor resizes.
 
     Raises:
         ValueError: a choice that is unknown or does not exist for this format; the message says which do.
@@ -60,6 +64,10 @@ class ExportOptions:
             )
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
             raise ValueError(f"size must be (height, width) in pixels, got {self.size}.")
+        if self.format in ("transformers", "transformers-js") and self.output == "mask":
+            raise ValueError(f"{self.format} takes logits; its own image processor makes masks of them: leave output.")
+        if self.format == "transformers-js" and self.size is not None:
+            raise ValueError("transformers.js gives the model images of any size: leave size.")
         if self.format == "executorch" and self.size is None:
             raise ValueError(
                 "ExecuTorch plans its memory beforehand and needs a fixed input: give size (--size 512,512)."

@@ -15,8 +15,9 @@ from kaseg.export.options import ExportOptions
 
 # Ours. Largest relative error of the logits (root of the mean square), least agreement of the masks. Rounding is all
 # that may differ in float32. In bf16 PyTorch itself is 0.055 (autocast) to 0.07 away from float32 on the shipped plain
-# student. int8 is judged by its mean IoU as well.
-TOLERANCES = {"float32": (1e-3, 0.999), "bf16": (0.1, 0.95), "int8": (0.5, 0.7)}
+# student. int8 is judged by its mean IoU as well. transformers runs the very same operations.
+TOLERANCES = {"float32": (1e-3, 0.999), "float16": (0.02, 0.99), "bf16": (0.1, 0.95), "int8": (0.5, 0.7)}
+_SAME_OPERATIONS = (1e-4, 0.999)
 # The first is a multiple of every stride, the second of none.
 DEFAULT_SIZES = ((256, 320), (257, 319))
 
@@ -30,6 +31,7 @@ class Parity:
     """How well outputs agree for one batch.
 
     Attributes:
+        dtype: What the file computes in.
         size: (height, width) of the images.
         batch: How many.
         max_error: Largest absolute difference of logits; `None` where the graph gives masks.
@@ -37,6 +39,7 @@ class Parity:
         mask_agreement: Share of the pixels (logits, where there are some) with the same class, 0..1.
     """
 
+    dtype: str
     size: tuple[int, int]
     batch: int
     max_error: float | None
@@ -53,6 +56,7 @@ def check_parity(
     run: Callable[[np.ndarray], np.ndarray],
     batches: Iterator[np.ndarray] | Sequence[np.ndarray],
     options: ExportOptions,
+    dtype: str | None = None,
 ) -> list[Parity]:
     """Compare an exported file with the float32 model.
 
@@ -61,6 +65,7 @@ def check_parity(
         run: The exported file.
         batches: Inputs of the graph.
         options: What was exported.
+        dtype: What this file computes in, if that is not `options.dtype`.
 
     Returns:
         One [`Parity`] per batch.
@@ -68,12 +73,14 @@ def check_parity(
     Raises:
         ParityError: the outputs differ in shape or type or by more than [`TOLERANCES`] allow.
     """
+    dtype = dtype or options.dtype
+    tolerances = _SAME_OPERATIONS if options.format == "transformers" else TOLERANCES[dtype]
     results = []
     for inputs in batches:
         with torch.inference_mode():
             expected = reference(torch.from_numpy(inputs)).numpy()
-        parity = _compare(expected, run(inputs), inputs.shape, options)
-        _judge(parity, options.dtype)
+        parity = _compare(expected, run(inputs), inputs.shape, options.output, dtype)
+        _judge(parity, tolerances)
         results.append(parity)
     return results
 
@@ -122,19 +129,20 @@ def graph_inputs(images: Sequence[Image.Image], image_processor: Any, options: E
     return prepared["pixel_values"].numpy()
 
 
-def _compare(expected: np.ndarray, found: np.ndarray, shape: tuple[int, ...], options: ExportOptions) -> Parity:
+def _compare(expected: np.ndarray, found: np.ndarray, shape: tuple[int, ...], output: str, dtype: str) -> Parity:
     if found.shape != expected.shape or found.dtype != expected.dtype:
         raise ParityError(
             f"For an input of shape {shape} the exported file gives {found.dtype} of shape {found.shape}, the model "
             f"{expected.dtype} of shape {expected.shape}. Nothing was kept."
         )
-    if options.output == "mask":
+    if output == "mask":
         size = (shape[1], shape[2])
-        return Parity(size, shape[0], None, None, float((expected == found).mean()))
+        return Parity(dtype, size, shape[0], None, None, float((expected == found).mean()))
     size = (shape[2], shape[3])
     difference = found.astype(np.float64) - expected
     scale = max(float(np.sqrt(np.square(expected, dtype=np.float64).mean())), 1e-30)
     return Parity(
+        dtype,
         size,
         shape[0],
         max_error=float(np.abs(difference).max()),
@@ -143,19 +151,19 @@ def _compare(expected: np.ndarray, found: np.ndarray, shape: tuple[int, ...], op
     )
 
 
-def _judge(parity: Parity, dtype: str) -> None:
-    most, least = TOLERANCES[dtype]
+def _judge(parity: Parity, tolerances: tuple[float, float]) -> None:
+    most, least = tolerances
     where = f"{parity.batch} image{'s' if parity.batch > 1 else ''} of {parity.size[0]}x{parity.size[1]}"
     # "not <=", so that NaN fails
     if parity.relative_error is not None and not parity.relative_error <= most:
         raise ParityError(
             f"The exported file does not compute what the model computes: on {where} the logits differ by "
-            f"{parity.relative_error:.2g} of their size (root mean square), allowed are {most:g} for {dtype}. Nothing "
-            "was kept."
+            f"{parity.relative_error:.2g} of their size (root mean square), allowed are {most:g} for {parity.dtype}. "
+            "Nothing was kept."
         )
     if parity.relative_error is None and not parity.mask_agreement >= least:
         raise ParityError(
             f"The exported file does not compute what the model computes: on {where} only "
             f"{100 * parity.mask_agreement:.2f} % of the pixels have the model's class, required are {100 * least:g} % "
-            f"for {dtype}. Nothing was kept."
+            f"for {parity.dtype}. Nothing was kept."
         )

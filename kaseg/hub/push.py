@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 from huggingface_hub import CommitInfo
@@ -52,6 +53,33 @@ def files_to_push(folder: str | Path, with_code: bool = False) -> dict[str, Path
         except SafetensorError as error:
             raise ValueError(f"{path / name} is damaged or cut off ({error}). Save the model again.") from error
     return add_code(files) if with_code else files
+
+
+def files_as_transformers(folder: str | Path, size: tuple[int, int] | None = None) -> dict[str, Path | bytes]:
+    """What is sent of a checkpoint that becomes one of transformers' own, which loads without kaseg.
+
+    Args:
+        folder (`str` or `Path`): As in [`files_to_push`].
+        size (`tuple[int, int]`, *optional*): (height, width) to which the image processor resizes; models with
+            `pad_to_stride` need it.
+
+    Returns:
+        Path in the repository -> content.
+
+    Raises:
+        FileNotFoundError: as for [`files_to_push`].
+        ValueError: as for [`files_to_push`], or transformers has no such network.
+    """
+    from kaseg.export import ExportOptions, export_model
+    from kaseg.image_processing_kaseg import KASegImageProcessor
+    from kaseg.modeling_kaseg import KASegModel
+
+    files_to_push(folder)  # that it is a checkpoint
+    model, processor = KASegModel.from_pretrained(folder), KASegImageProcessor.from_pretrained(folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        written = Path(scratch) / "transformers"
+        export_model(model, processor, written, ExportOptions("transformers", size=size), source=folder)
+        return {file.name: file.read_bytes() for file in sorted(written.iterdir())}
 
 
 def push(

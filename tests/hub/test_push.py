@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from hub_server import HubServer
 from toy import make_model
-from transformers import MobileNetV2Config
+from transformers import AutoModelForSemanticSegmentation, MobileNetV2Config
 from typer.testing import CliRunner, Result
 
 import kaseg
-from kaseg import KASegImageProcessor, KASegModel
+from kaseg import KASegConfig, KASegImageProcessor, KASegModel
 from kaseg.checkpoints import PACKAGE_DIR
 from kaseg.cli import app
 from kaseg.hub import checkpoint_to_publish, files_to_push
@@ -110,6 +110,23 @@ def test_push_command(hub: HubServer, checkpoint: Path) -> None:
     assert f"{hub.url}/me/student/commit/" in result.output
     result = call("push", checkpoint, "me/student", "--create-pr")
     assert result.exit_code == 0 and f"{hub.url}/me/student/discussions/1" in result.output
+
+
+def test_push_as_transformers(hub: HubServer, checkpoint: Path, tmp_path: Path) -> None:
+    result = call("push", checkpoint, "me/student", "--as-transformers", "--with-code")
+    assert result.exit_code == 1 and "leave --with-code" in result.output
+    result = call("push", checkpoint, "me/student", "--size", "64,64")
+    assert result.exit_code == 1 and "--size would change nothing" in result.output
+    student = KASegModel(KASegConfig("mobilenetv2_035", output_stride=32, num_labels=2, pad_to_stride=True))
+    student.save_pretrained(tmp_path / "student")
+    KASegImageProcessor().save_pretrained(tmp_path / "student")
+    result = call("push", tmp_path / "student", "me/student", "--as-transformers")
+    assert result.exit_code == 1 and "pad_to_stride=True" in result.output and hub.requests == []
+    result = call("push", tmp_path / "student", "me/student", "--as-transformers", "--size", "64,96")
+    assert result.exit_code == 0, result.output
+    assert set(hub.repo("me/student").files()) == {"README.md", "export.json", *LOADED}
+    loaded = AutoModelForSemanticSegmentation.from_pretrained("me/student")
+    assert type(loaded).__name__ == "MobileNetV2ForSemanticSegmentation"
 
 
 def test_push_command_reports_what_to_do(hub: HubServer, checkpoint: Path) -> None:

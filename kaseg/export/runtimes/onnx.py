@@ -23,6 +23,7 @@ class KASegOnnxModel(ExportedModel):
         threads: Threads within an operator; by default ONNX Runtime's choice, one per core.
         providers: Execution providers in order of preference, such as
             `["CUDAExecutionProvider", "CPUExecutionProvider"]`. Default: the CPU.
+        file: Name of the model's file in the folder.
 
     Example:
 
@@ -43,9 +44,10 @@ class KASegOnnxModel(ExportedModel):
         record: dict[str, Any],
         threads: int | None = None,
         providers: Sequence[str] = ("CPUExecutionProvider",),
+        file: str = ONNX_NAME,
     ) -> None:
         super().__init__(folder, config, record)
-        self.session = open_session(folder / ONNX_NAME, threads, providers)
+        self.session = open_session(folder / file, threads, providers)
         self._input_name = self.session.get_inputs()[0].name
 
     def run(self, inputs: np.ndarray) -> np.ndarray:

@@ -1,0 +1,119 @@
+"""What `kaseg export --format transformers` writes: it is loaded by transformers where kaseg cannot be imported."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import SegformerImageProcessor
+
+from kaseg import KASegConfig, KASegImageProcessor, KASegModel
+from kaseg.data.scenes import render_scene
+from kaseg.export import ExportOptions, ParityError, export_model
+from kaseg.export import exporter as exporter_file
+from kaseg.export import to_transformers as to_transformers_file
+
+SIZES = ((64, 96), (65, 97))
+WITHOUT_KASEG = """
+import sys
+sys.modules["kaseg"] = sys.modules["timm"] = None  # importing them fails
+import numpy as np
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, pipeline
+for folder in sys.argv[1:]:
+    network = AutoModelForSemanticSegmentation.from_pretrained(folder)
+    processor = AutoImageProcessor.from_pretrained(folder)
+    image = Image.open(folder + ".png")
+    outputs = network(**processor(image, return_tensors="pt"))
+    mask = processor.post_process_semantic_segmentation(outputs, [(image.height, image.width)])[0].numpy()
+    by_pipeline = np.zeros_like(mask)
+    for entry in pipeline("image-segmentation", model=network, image_processor=processor)(image):
+        by_pipeline[np.asarray(entry["mask"]) > 0] = network.config.label2id[entry["label"]]
+    np.savez(folder + ".npz", mask=mask, by_pipeline=by_pipeline, kind=type(network).__name__)
+"""
+
+
+def student(**kwargs) -> KASegModel:
+    torch.manual_seed(0)
+    names = {index: f"class {index}" for index in range(5)}
+    config = {"backbone": "mobilenetv2_035", "output_stride": 16, "id2label": names, **kwargs}
+    model = KASegModel(KASegConfig(label2id={name: index for index, name in names.items()}, **config)).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 2.0)
+    torch.nn.init.normal_(model.classifier.weight)
+    return model
+
+
+def test_transformers_alone_gives_our_masks(tmp_path: Path) -> None:
+    processor = KASegImageProcessor(image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.25])
+    picture = Image.fromarray(render_scene(0, 0)[0])
+    expected = {}
+    # Any size; and a model that pads, whose images the processor resizes.
+    for name, size, shown in (("free", None, (97, 65)), ("aligned", (64, 96), (96, 64))):
+        model = student(pad_to_stride=size is not None, tf_padding=True, batch_norm_eps=1e-3)
+        inputs = processor(picture.resize(shown), return_tensors="pt")
+        with torch.no_grad():  # so that no class has it all
+            model.classifier.bias -= model(**inputs).logits.mean(dim=(0, 2, 3))
+            outputs = model(**inputs)
+        expected[name] = processor.post_process_semantic_segmentation(outputs, [shown[::-1]])[0].numpy()
+        picture.resize(shown).save(tmp_path / f"{name}.png")
+        export_model(model, processor, tmp_path / name, ExportOptions("transformers", size=size), parity_sizes=SIZES)
+    folders = [str(tmp_path / name) for name in expected]
+    subprocess.run([sys.executable, "-c", WITHOUT_KASEG, *folders], check=True, capture_output=True, text=True)
+    for name, mask in expected.items():
+        found = np.load(tmp_path / f"{name}.npz")
+        assert found["kind"] == "MobileNetV2ForSemanticSegmentation" and len(np.unique(mask)) > 2
+        assert (found["mask"] == mask).mean() >= 0.999 and (found["by_pipeline"] == found["mask"]).all()
+
+
+@pytest.mark.parametrize("name", ["do_pad", "do_center_crop"])
+def test_a_processor_that_transformers_has_not_is_refused(name: str, tmp_path: Path) -> None:
+    processor = KASegImageProcessor()
+    setattr(processor, name, True)
+    with pytest.raises(ValueError, match=f"{name}=True"):
+        export_model(student(), processor, tmp_path / "out", ExportOptions("transformers"), parity_sizes=SIZES)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("size, message", [(None, "--size HEIGHT,WIDTH"), ((64, 97), "not 64,97")])
+def test_padding_to_the_stride_needs_a_size_of_its_multiples(size, message: str, tmp_path: Path) -> None:
+    options = ExportOptions("transformers", size=size)
+    with pytest.raises(ValueError, match=message):
+        export_model(student(pad_to_stride=True), KASegImageProcessor(), tmp_path / "out", options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_processor_that_does_otherwise_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = SegformerImageProcessor(do_resize=False, image_mean=[0.4, 0.5, 0.5])
+    monkeypatch.setattr(to_transformers_file, "plain_processor", lambda *args: other)
+    with pytest.raises(ParityError, match="does not prepare images"):
+        export_model(student(), KASegImageProcessor(), tmp_path / "out", ExportOptions("transformers"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_logits_that_are_slightly_other_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = exporter_file.load_transformers
+    monkeypatch.setattr(exporter_file, "load_transformers", lambda folder: lambda x: load(folder)(x) * 1.0003)
+    with pytest.raises(ParityError, match="0.0001 for float32"):
+        export_model(student(), KASegImageProcessor(), tmp_path / "out", ExportOptions("transformers"))
+
+
+@pytest.mark.parametrize("option", [{"output": "mask"}, {"dtype": "int8"}, {"dtype": "bf16"}])
+def test_what_transformers_has_not_is_refused(option: dict) -> None:
+    with pytest.raises(ValueError, match="transformers"):
+        ExportOptions("transformers", **option)
+
+
+def test_images_of_other_channels(tmp_path: Path) -> None:
+    model = student(num_channels=1)
+    processor = KASegImageProcessor(do_convert_rgb=False, image_mean=[0.5], image_std=[0.25])
+    export_model(model, processor, tmp_path / "out", ExportOptions("transformers"), parity_sizes=SIZES)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["num_channels"] == 1
