@@ -20,14 +20,18 @@ def _root() -> Path:
 def list_models() -> list[str]:
     """Names of the shipped checkpoints, sorted, each as `"kaseg/<repo>"`.
 
-    A folder under `hub_configs/` counts when it holds both `config.json` and `model.safetensors`; folders with only a
-    recipe and results (their weights being too large to ship) are left out.
+    A folder under `hub_configs/` counts when it holds both `config.json` and `model.safetensors`.
     """
     root = _root()
     if not root.is_dir():
         return []
     complete = (folder for folder in root.iterdir() if all((folder / name).is_file() for name in REQUIRED_FILES))
     return sorted(f"{NAMESPACE}/{folder.name}" for folder in complete)
+
+
+def list_families() -> list[Path]:
+    """The recipes of whole families of models, sorted: the YAML files of `hub_configs/`, for `kaseg compare`."""
+    return sorted(_root().glob("*.yaml"))
 
 
 def is_shipped(name: str) -> bool:
@@ -77,11 +81,15 @@ def hub_config_folder(name: str) -> Path:
         name (`str`): `"kaseg/<repo>"` or `"<repo>"`.
 
     Raises:
-        FileNotFoundError: there is no such folder.
+        FileNotFoundError: there is no such folder; the message says which there are, and how others are trained.
     """
     folder = _root() / _full_name(name).removeprefix(f"{NAMESPACE}/")
     if not folder.is_dir():
-        raise FileNotFoundError(f"No folder {name!r} here, nor in {_root()}. Those with weights: {list_models()}.")
+        families = ", ".join(file.name for file in list_families()) or "none"
+        raise FileNotFoundError(
+            f"No folder {name!r} here, nor in {_root()}. Those with weights: {list_models()}. Models that are not "
+            f"trained yet have no folder; kaseg compare trains them by the recipes of their families: {families}."
+        )
     return folder
 
 

@@ -18,6 +18,11 @@ EXAMPLES = "mobilenetv2_100, mobilenetv3_large_100, efficientnet_b0, resnet50, c
 # embedding, Swins pad their windows.
 _ANY_SIZE: tuple[dict[str, Any], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False})
 
+# Multiple and minimum of the sides of an image that an encoder takes, and which of its maps have their channels last.
+Layout = tuple[int, int, list[bool]]
+# Finding a layout takes most of the time of building a model, and depends on nothing but these: name and arguments.
+_LAYOUTS: dict[str, Layout | None] = {}
+
 
 class Encoder(nn.Module):
     """A timm feature extractor whose deepest map lies at `output_stride`, or as near to it as the trunk can be brought.
@@ -49,18 +54,19 @@ class Encoder(nn.Module):
         self.name = name
         self.create_kwargs: dict[str, Any] = {"features_only": True, "in_chans": in_channels, **(model_kwargs or {})}
         self._create(output_stride)
-        layout = self._find_layout(in_channels)
+        layout = self._layout(in_channels)
         own_kwargs = self.create_kwargs
         for any_size in _ANY_SIZE:
             if layout is None and self._accepts({**own_kwargs, **any_size}):
-                layout = self._find_layout(in_channels)
+                layout = self._layout(in_channels)
         if layout is None:
             raise ValueError(
                 f"timm encoder {name!r} does not give maps of ceil(size / stride) at strides {self.reductions} for "
                 "images of any size: it is built for one size, or cuts off the image's border. Choose another, for "
                 f"example {EXAMPLES}."
             )
-        self.size_multiple, self.smallest_side, self.channels_last = layout
+        self.size_multiple, self.smallest_side, channels_last = layout
+        self.channels_last = list(channels_last)
         if self.reductions[-1] < output_stride:
             finer = max((stride for stride in (4, 8, 16, 32) if stride <= self.reductions[-1]), default=None)
             remedy = f"Set output_stride={finer}." if finer else f"Choose another, for example {EXAMPLES}."
@@ -102,8 +108,15 @@ class Encoder(nn.Module):
             return False
         return True
 
-    def _find_layout(self, in_channels: int) -> tuple[int, int, list[bool]] | None:
-        """Multiple and minimum of the sides of an image that the trunk takes, and which maps have their channels last.
+    def _layout(self, in_channels: int) -> Layout | None:
+        """[`_find_layout`], once per name and arguments in this process."""
+        key = repr((self.name, sorted(self.create_kwargs.items())))
+        if key not in _LAYOUTS:
+            _LAYOUTS[key] = self._find_layout(in_channels)
+        return _LAYOUTS[key]
+
+    def _find_layout(self, in_channels: int) -> Layout | None:
+        """The encoder's [`Layout`].
 
         Found by shape-only passes: at a size that no stride divides; at multiples of the stride, for trunks that cut
         the image into patches; at multiples of the size the trunk was made for, for windows that must fit. `None` if

@@ -123,3 +123,20 @@ def test_the_default_is_the_best_student_at_stride_16() -> None:
         if config["output_stride"] == 16 and config.get("head", "student") == "student":
             scores[name] = json.loads((folder / "results.json").read_text())["mean_iou"]
     assert max(scores, key=lambda name: scores[name]) == checkpoints.DEFAULT_MODEL
+
+
+def test_recipes_of_families(root: Path) -> None:
+    assert checkpoints.list_families() == []
+    make_checkpoint(root, "a-os16-camvid-ka")
+    for name in ("voc.yaml", "camvid.yaml"):
+        (root / name).touch()
+    assert checkpoints.list_families() == [root / "camvid.yaml", root / "voc.yaml"]
+
+
+@pytest.mark.parametrize("name", ["kaseg/mobilenetv2-os16-voc-ka", "resnet50-os16-context-teacher"])
+def test_models_that_are_not_trained_are_no_checkpoints(name: str) -> None:
+    assert not checkpoints.is_shipped(name) and checkpoints.resolve(name) == name
+    with pytest.raises(LookupError, match="No checkpoint named"):
+        checkpoints.checkpoint_path(name)
+    with pytest.raises(FileNotFoundError, match=r"not trained yet.*kaseg compare.*voc\.yaml"):
+        checkpoints.hub_config_folder(name)

@@ -118,16 +118,12 @@ def _write(
 def _cost(network: Any) -> dict[str, Any]:
     from .. import __version__
     from ..export.runtimes.base import ExportedModel
-    from ..model_card.cost import gflops, parameter_count
+    from ..model_card.cost import describe_cost
     from ..modeling_kaseg import KASegModel
 
     if isinstance(network, ExportedModel):  # an engine cannot be counted, but it is the same network
         network = KASegModel(network.config)
-    return {
-        "parameters": parameter_count(network),
-        "gflops_513x513": round(gflops(network), 3),
-        "kaseg_version": __version__,
-    }
+    return {**describe_cost(network), "kaseg_version": __version__}
 
 
 def check_classes(model: KASegModel, label_space: LabelSpace) -> None:

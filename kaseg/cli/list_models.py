@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 DASH = "–"
 WIDTH = 104
@@ -14,7 +17,7 @@ WIDTH = 104
 
 def list_models(
     everything: Annotated[
-        bool, typer.Option("--all", help="Also models that have a recipe, but no weights yet.")
+        bool, typer.Option("--all", help="Also the models of families that have a recipe, but no weights yet.")
     ] = False,
 ) -> None:
     """List the checkpoints that ship with the package: data, stride, cost, score and licence."""
@@ -25,11 +28,8 @@ def list_models(
     from .. import checkpoints
     from .output import console
 
-    shipped = checkpoints.list_models()
-    root = checkpoints._root()
-    configured = sorted(f"{checkpoints.NAMESPACE}/{path.parent.name}" for path in root.glob("*/config.json"))
-    planned = [name for name in configured if name not in shipped]
-    if not configured:
+    shipped, families = checkpoints.list_models(), checkpoints.list_families()
+    if not shipped and not families:
         console.print("No checkpoint ships with this version. Train one with kaseg train, or name one on the Hub.")
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption="Params in millions; GFLOPs at 513x513.")
@@ -40,21 +40,39 @@ def list_models(
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("Licence", overflow="fold")
     # What can be used comes first.
-    for name in [*shipped, *(planned if everything else [])]:
-        table.add_row(name, *_facts(root / name.removeprefix(f"{checkpoints.NAMESPACE}/")))
+    for name in shipped:
+        folder = checkpoints.checkpoint_path(name)
+        table.add_row(name, *_facts(_read(folder / "config.json"), _read(folder / "results.json")))
+    if everything:
+        _add_families(table, families)
     # A narrow terminal may break the lines, but columns that are cut off help nobody.
     Console(width=max(console.width, WIDTH)).print(table)
-    if planned and everything:
-        console.print("Models without a score are not trained yet: they have a recipe, but no weights to load.")
-    elif planned:
-        console.print(f"{len(planned)} more have a recipe, but no weights yet: kaseg list --all", highlight=False)
+    if families and everything:
+        console.print(
+            "Models of a .yaml file are not trained yet: kaseg compare hub_configs/FILE.yaml trains them.",
+            highlight=False,
+        )
+    elif families:
+        names = ", ".join(file.stem for file in families)
+        console.print(f"Recipes of families without weights ({names}): kaseg list --all", highlight=False)
 
 
-def _facts(folder: Path) -> list[str]:
-    """Dataset, stride, parameters, cost, score (with its split) and licence, as far as the folder says."""
+def _add_families(table: Table, families: list[Path]) -> None:
+    """A row for each teacher and student of the families, without a score."""
+    from ..experiments.planned import planned_models
+    from .output import console
+
+    for file in families:
+        with console.status(f"Counting the cost of {file.name}"):
+            models = planned_models(file)
+        for name, (config, results) in models.items():
+            table.add_row(f"{file.name}: {name}", *_facts(config.to_dict(), results))
+
+
+def _facts(config: dict[str, Any], results: dict[str, Any]) -> list[str]:
+    """Dataset, stride, parameters, cost, score (with its split) and licence, as far as they are known."""
     from .output import percent
 
-    config, results = _read(folder / "config.json"), _read(folder / "results.json")
     parameters, cost = results.get("parameters"), results.get("gflops_513x513")
     split = {"validation": " val"}.get(results.get("split", ""), f" {results.get('split', '')}".rstrip())
     return [

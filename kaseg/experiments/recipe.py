@@ -69,6 +69,9 @@ class DataArguments:
         },
     )
     max_eval_samples: int | None = field(default=None, metadata={"help": "Use only the first so many samples."})
+    measure_latency: bool = field(
+        default=False, metadata={"help": "Time one image of 513x513 at the end, for results.json and the card."}
+    )
 
 
 @dataclass

@@ -35,7 +35,7 @@ from kaseg.trainer import (
 from kaseg.trainer.base import last_complete_checkpoint
 
 RECIPE_NAME = "recipe.yaml"
-_CONFIG_FIELDS = (
+CONFIG_FIELDS = (
     "backbone",
     "output_stride",
     "head",
@@ -58,7 +58,7 @@ def build_model(model_args: ModelArguments, label_space: LabelSpace, seed: int) 
         config = KASegConfig.from_pretrained(model_args.model)
         same = list(config.id2label.values()) == list(label_space.names)
         return KASegModel.from_pretrained(model_args.model, **labels, ignore_mismatched_sizes=not same)
-    fields = {name: getattr(model_args, name) for name in _CONFIG_FIELDS}
+    fields = {name: getattr(model_args, name) for name in CONFIG_FIELDS}
     if model_args.encoder_from is not None:
         own, weights = read_encoder(model_args.encoder_from)
         model = KASegModel(KASegConfig(**{**fields, **own}, **labels))
@@ -73,7 +73,7 @@ def build_model(model_args: ModelArguments, label_space: LabelSpace, seed: int) 
 def check_model(model_args: ModelArguments) -> None:
     """Raise a `ValueError` for fields of a new model that none can be built of, as far as that shows beforehand."""
     if model_args.model is None:
-        KASegConfig(**{name: getattr(model_args, name) for name in _CONFIG_FIELDS})
+        KASegConfig(**{name: getattr(model_args, name) for name in CONFIG_FIELDS})
         check_encoder_name(model_args.backbone)
 
 
@@ -238,23 +238,26 @@ def describe_results(
         "split": data_args.eval_split,
         "train_split": data_args.train_split,
         **describe_run(model, trainer.args, trainer.state, metrics),
-        # Without the autocast that training has wrapped around some of the models.
-        "latency": _latency(trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)),
+        **(_latency(trainer) if data_args.measure_latency else {}),
         "recipe": public_settings(recipe),
         "log": [_without(entry, "total_flos") for entry in trainer.state.log_history],
     }
 
 
-def _latency(model: KASegModel, side: int = 513, repeats: int = 5) -> dict[str, Any]:
+def _latency(trainer: SegmentationTrainer, side: int = 513, repeats: int = 5) -> dict[str, Any]:
     """Time of one image on the machine that trained, and what belongs to it."""
+    # Without the autocast that training has wrapped around some of the models.
+    model = trainer.accelerator.unwrap_model(trainer.segmentation_model, keep_fp32_wrapper=False)
     milliseconds = milliseconds_per_image({"model": model}, side, side, repeats)["model"]
     return {
-        "milliseconds": round(milliseconds, 2),
-        "height": side,
-        "width": side,
-        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-        "repeats": repeats,
-        "hardware": hardware(),
+        "latency": {
+            "milliseconds": round(milliseconds, 2),
+            "height": side,
+            "width": side,
+            "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+            "repeats": repeats,
+            "hardware": hardware(),
+        }
     }
 
 

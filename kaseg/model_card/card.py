@@ -103,10 +103,7 @@ def _introduction(facts: CardFacts) -> Iterator[str]:
     )
     if facts.picture:
         yield f"![An image and the mask that the model gives]({facts.picture})"
-    if facts.trained:
-        yield f"## Use\n\n{_USAGE.format(model_id=facts.model_id)}"
-    else:
-        yield "**Not trained yet:** there are the architecture and the recipe, but no weights and no scores."
+    yield f"## Use\n\n{_USAGE.format(model_id=facts.model_id)}"
 
 
 def architecture(config: KASegConfig) -> str:
@@ -127,8 +124,7 @@ def _how_taught(facts: CardFacts) -> str:
 
 def _scores(facts: CardFacts) -> Iterator[str]:
     if not facts.has_scores:
-        if facts.trained:
-            yield "## Scores\n\nNone are known yet."
+        yield "## Scores\n\nNone are known yet."
         return
     results = facts.results
     step = "step that scored best on this split" if facts.settings.get("load_best_model_at_end") else "last step"
@@ -183,8 +179,7 @@ def _training(facts: CardFacts) -> Iterator[str]:
     yield "## Training"
     if facts.command:
         yield f"```bash\n{facts.command}\n```"
-    if facts.trained:
-        yield _duration(results)
+    yield _duration(results)
     if facts.loss:
         terms = " + ".join(f"{weight:g} x {name}".removeprefix("1 x ") for name, weight in facts.loss.items())
         yield f"Loss: {terms.replace('_', '-')}."
@@ -218,8 +213,7 @@ def _sources(facts: CardFacts) -> Iterator[str]:
     for field, part in (("model", "Weights"), ("encoder_from", "Encoder")):
         if start := facts.settings.get(field):
             lines.append(f"- {part} before training: those of `{start}`, which has a licence of its own.")
-    if facts.trained:
-        lines.append("- The weights are under the licence of the training data; the code of kaseg is Apache-2.0.")
+    lines.append("- The weights are under the licence of the training data; the code of kaseg is Apache-2.0.")
     yield "## Data and licences\n\n" + "\n".join(lines)
 
 

@@ -25,7 +25,6 @@ class CardFacts:
         teacher: Who taught the model, if anyone did.
         compared: Results of other models by name, for the same table.
         command: How the run is made again.
-        trained: Whether there are weights.
         picture: File beside the card that shows an input and the mask.
         tags: Further tags for the Hub.
         remarks: Paragraphs that end the training section.
@@ -44,7 +43,6 @@ class CardFacts:
     teacher: TeacherSource | None = None
     compared: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     command: str = ""
-    trained: bool = True
     picture: str = ""
     tags: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()

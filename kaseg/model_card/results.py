@@ -10,7 +10,7 @@ from typing import Any
 
 import kaseg
 from kaseg.evaluation.evaluator import PROTOCOL
-from kaseg.model_card.cost import gflops, hardware, parameter_count
+from kaseg.model_card.cost import describe_cost, hardware
 from kaseg.modeling_kaseg import KASegModel
 
 RESULTS_NAME = "results.json"
@@ -38,8 +38,7 @@ def describe_run(model: KASegModel, args: Any, state: Any, metrics: Mapping[str,
         "steps": state.global_step,
         "epochs": state.epoch,
         "hardware": hardware(),
-        "parameters": parameter_count(model),
-        "gflops_513x513": round(gflops(model), 3),
+        **describe_cost(model),
         "versions": {"kaseg": kaseg.__version__}
         | {name: importlib.metadata.version(name) for name in ("torch", "timm", "transformers", "datasets")},
     }

@@ -187,9 +187,13 @@ class TestForget:
         assert sorted(path.name for path in tmp_path.glob("**/checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
         assert not (tmp_path / "autoencoder").exists()
 
-    def test_protocol_names_a_resize(self, tmp_path) -> None:
-        results = train(MODEL, DATA, _args(tmp_path, max_steps=1, eval_size=64))
+    def test_protocol_names_a_resize_and_latency_is_measured_where_asked(self, plain, tmp_path) -> None:
+        data = replace(DATA, measure_latency=True)
+        results = train(MODEL, data, _args(tmp_path, max_steps=1, eval_size=64))
         assert results["protocol"].endswith("short edge resized to 64")
+        assert results["latency"]["milliseconds"] > 0 and results["latency"]["height"] == 513
+        assert " ms for one image of 513x513" in (tmp_path / "README.md").read_text()
+        assert "latency" not in plain[1]
 
 
 def test_secrets_are_never_written() -> None:

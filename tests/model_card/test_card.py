@@ -124,13 +124,6 @@ def test_what_is_not_known_is_left_out() -> None:
     assert " ms " not in card.text and "mean IoU" not in card.text
 
 
-def test_not_trained_yet() -> None:
-    text = parse(make_facts(trained=False, results=COST, remarks=("Nothing here is a score.",))).text
-    assert "**Not trained yet:**" in text and "kaseg distill --seed 3" in text and "Nothing here is a score." in text
-    for absent in ("from_pretrained", "## Scores", "weights are under"):
-        assert absent not in text
-
-
 def test_a_resumed_run_tells_the_time_of_its_last_part() -> None:
     text = parse(make_facts(results={**RESULTS, "train_seconds_from_step": 4})).text
     assert "10 steps (2 epochs), the last 6 of them in 1 minutes, on CPU" in text

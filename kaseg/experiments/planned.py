@@ -1,0 +1,51 @@
+"""The models that a family of runs is a recipe for, before they are trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from kaseg.configuration_kaseg import KASegConfig
+from kaseg.data import SPECS
+from kaseg.experiments.comparison import Comparison
+from kaseg.experiments.recipe import ModelArguments, build_arguments
+from kaseg.experiments.run import CONFIG_FIELDS
+from kaseg.model_card.cost import describe_cost
+from kaseg.modeling_kaseg import KASegModel
+
+
+def planned_models(file: str | Path) -> dict[str, tuple[KASegConfig, dict[str, Any]]]:
+    """The teacher, if one is trained, and the students of a family.
+
+    Args:
+        file (`str` or `Path`): YAML file of a [`Comparison`] on a named dataset, such as `hub_configs/voc.yaml`.
+
+    Returns:
+        Name of the model -> its architecture, and what `results.json` will say of dataset, license and cost. The cost
+        is left out where the encoder is that of another checkpoint (`encoder_from`).
+
+    Raises:
+        ValueError: the file is no family of runs.
+    """
+    fields = {run.student: run.fields for run in Comparison(**yaml.safe_load(Path(file).read_text())).runs("")}
+    return {name: _planned(model_fields) for name, model_fields in fields.items()}
+
+
+def _planned(fields: Any) -> tuple[KASegConfig, dict[str, Any]]:
+    (model_args,) = build_arguments((ModelArguments,), fields)
+    spec = SPECS[fields["dataset"]]
+    classes = spec.label_space
+    config = KASegConfig(
+        **{name: getattr(model_args, name) for name in CONFIG_FIELDS},
+        id2label=classes.id2label,
+        label2id=classes.label2id,
+    )
+    facts = {"dataset": spec.name, "license": spec.licence}
+    if model_args.encoder_from is None:
+        # Shapes are enough: no memory for weights, no download.
+        with torch.device("meta"):
+            facts |= describe_cost(KASegModel(config))
+    return config, facts
