@@ -127,7 +127,7 @@ class WithUnlabelled(torch.utils.data.ConcatDataset):
 
     Args:
         labelled: Data with the columns `image` and `label`.
-        unlabelled: Data with the column `image`.
+        unlabelled: Data with the column `image`; a `ConcatDataset` of several such.
         transform: Takes (image, label) and returns the model's inputs; of unlabelled images, every label is void.
         seed: Seed of the augmentation.
         num_labels: Classes that labels may name; by default they are not looked at.
@@ -139,7 +139,7 @@ class WithUnlabelled(torch.utils.data.ConcatDataset):
     def __init__(
         self,
         labelled: datasets.Dataset,
-        unlabelled: datasets.Dataset,
+        unlabelled: datasets.Dataset | torch.utils.data.ConcatDataset,
         transform: Transform,
         seed: int = 0,
         num_labels: int | None = None,
@@ -159,8 +159,10 @@ class WithUnlabelled(torch.utils.data.ConcatDataset):
             part.set_epoch(epoch)  # type: ignore[attr-defined]
 
 
-def _repeated(data: datasets.Dataset, length: int) -> datasets.Dataset:
-    return data if len(data) == length else data.select([index % len(data) for index in range(length)])
+def _repeated(data: Any, length: int) -> Any:
+    if len(data) == length:
+        return data
+    return torch.utils.data.Subset(data, [index % len(data) for index in range(length)])
 
 
 class StreamingSegmentationDataset(_EpochMixin, torch.utils.data.IterableDataset):

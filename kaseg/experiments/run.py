@@ -11,6 +11,7 @@ from typing import Any
 
 import datasets
 import yaml
+from torch.utils.data import ConcatDataset
 from transformers import set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -121,8 +122,6 @@ def distill(
     if not teacher_args.teacher:
         raise ValueError("Knowledge adaptation needs a teacher: set teacher (Hub id, folder or shipped checkpoint).")
     recipe = recipe_of(model_args, data_args, args, teacher_args)
-    if teacher_args.unlabelled_dir is not None and data_args.max_labelled_samples is not None:
-        raise ValueError("Set unlabelled_dir or max_labelled_samples, not both: each says what is unlabelled.")
     extra = {"teacher": teacher_args.teacher, "autoencoder": teacher_args.autoencoder}
     unlabelled_dir = teacher_args.unlabelled_dir
     return run(recipe, model_args, data_args, args, resume, KnowledgeAdaptationTrainer, extra, unlabelled_dir)
@@ -162,7 +161,8 @@ def run(
     train_dataset, eval_dataset = load_data(data_args)
     unlabelled = None if unlabelled_dir is None else load_images(unlabelled_dir)
     if data_args.max_labelled_samples is not None:
-        train_dataset, unlabelled = _keep_labels(train_dataset, data_args.max_labelled_samples)
+        train_dataset, others = _keep_labels(train_dataset, data_args.max_labelled_samples)
+        unlabelled = others if unlabelled is None else ConcatDataset([others, unlabelled])
     if issubclass(trainer_class, KnowledgeAdaptationTrainer):
         trainer_kwargs = {**trainer_kwargs, "unlabelled_dataset": unlabelled}
     model = build_model(model_args, label_space, args.seed)

@@ -13,6 +13,7 @@ import datasets
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.utils.data import ConcatDataset
 from transformers import set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import ModelOutput
@@ -135,7 +136,7 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         args ([`KnowledgeAdaptationConfig`]): The arguments.
         autoencoder ([`FeatureAutoencoder`], `str` or `Path`, *optional*): A fitted autoencoder, which skips the first
             stage. There is no such stage, and this is not used, where no term reads the code.
-        unlabelled_dataset (`datasets.Dataset`, *optional*): Images without masks, such as
+        unlabelled_dataset (`datasets.Dataset` or a `ConcatDataset` of them, *optional*): Images without masks, such as
             [`~kaseg.data.load_images`] gives. The terms learn from them, too, the labels' loss does not; half of a
             batch is theirs on average, and an epoch is twice the longer of the two data sets
             ([`~kaseg.data.WithUnlabelled`]). A column `label` is not looked at.
@@ -168,7 +169,7 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         teacher: str | Path | nn.Module,
         args: KnowledgeAdaptationConfig,
         autoencoder: FeatureAutoencoder | str | Path | None = None,
-        unlabelled_dataset: datasets.Dataset | None = None,
+        unlabelled_dataset: datasets.Dataset | ConcatDataset | None = None,
         **kwargs: Any,
     ) -> None:
         if args.n_gpu > 1:
@@ -216,7 +217,8 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
                 "Every position of an unlabelled image is void: set ignore_void_positions to False, or leave them "
                 "out (unlabelled_dataset; in recipes unlabelled_dir or max_labelled_samples)."
             )
-        for name, data in (("train_dataset", dataset), ("unlabelled_dataset", self._unlabelled)):
+        unlabelled = getattr(self._unlabelled, "datasets", [self._unlabelled])  # those of a ConcatDataset
+        for name, data in (("train_dataset", dataset), *(("unlabelled_dataset", part) for part in unlabelled)):
             if not isinstance(data, datasets.Dataset):
                 raise ValueError(f"Beside unlabelled images, {name} must be a datasets.Dataset, not {type(data)}.")
         transform = self._train_transform(args)

@@ -126,6 +126,7 @@ class TestFewLabels:
 
     def test_a_folder_of_images(self, plain, tmp_path, monkeypatch) -> None:
         rng = np.random.default_rng(0)
+        photos = ["0.png", "1.png", "2.png"]
         (tmp_path / "photos").mkdir()
         for index in range(3):
             pixels = rng.integers(0, 256, (80, 90, 3)).astype(np.uint8)
@@ -133,11 +134,12 @@ class TestFewLabels:
         teacher = TeacherArguments(teacher=str(plain[0]), unlabelled_dir=str(tmp_path / "photos"))
         fields = dict(latent_channels=8, autoencoder_epochs=0, autoencoder_max_steps=1)
         args = _args(tmp_path / "run", KnowledgeAdaptationConfig, **fields)
-        with pytest.raises(ValueError, match="not both"):
-            distill(MODEL, replace(DATA, max_labelled_samples=2), teacher, args)
+        with monkeypatch.context() as patch:
+            given = self._datasets(patch, replace(DATA, max_labelled_samples=6), teacher, args)
+        assert [sample["id"] for sample in given["unlabelled_dataset"]] == ["train-000001", "train-000005", *photos]
         with monkeypatch.context() as patch:
             given = self._datasets(patch, DATA, teacher, args)
-        assert [sample["id"] for sample in given["unlabelled_dataset"]] == ["0.png", "1.png", "2.png"]
+        assert [sample["id"] for sample in given["unlabelled_dataset"]] == photos
         assert len(given["train_dataset"]) == 8
         results = distill(MODEL, DATA, teacher, args)
         assert results["recipe"]["unlabelled_dir"] == "photos" and results["steps"] == 2
