@@ -10,6 +10,7 @@ from kaseg.data.image_files import read_image, read_mask
 from kaseg.data.images import load_images
 from kaseg.data.label_spaces import LabelSpace, map_labels, palette_for, read_label_space
 from kaseg.data.loading import get_label_space, load_segmentation_dataset
+from kaseg.data.mixing import BatchMixer
 from kaseg.data.sources import CAMVID, PASCAL_VOC, SCENES, SPECS, DatasetSpec
 from kaseg.data.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, TrainTransform
 
@@ -20,6 +21,7 @@ __all__ = [
     "PASCAL_VOC",
     "SCENES",
     "SPECS",
+    "BatchMixer",
     "ClassCounts",
     "DatasetSpec",
     "EvalTransform",

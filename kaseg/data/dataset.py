@@ -19,7 +19,8 @@ VOID = 255
 Transform = Callable[[Image.Image, Image.Image], dict[str, torch.Tensor]]
 
 
-def _sample_seed(*parts: int | str) -> int:
+def sample_seed(*parts: int | str) -> int:
+    """A seed of 64 bits that is a function of the parts, the same on every machine."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 
@@ -114,7 +115,7 @@ class SegmentationDataset(_EpochMixin, torch.utils.data.Dataset):
             name = f"number {index} (id {example.get('id')})"
             if self.unlabelled:
                 example = {**example, "label": Image.new("L", example["image"].size, VOID)}
-            seed = _sample_seed(self.seed, self.epoch, index)
+            seed = sample_seed(self.seed, self.epoch, index)
             return _transform_sample(self.transform, example, seed, self.num_labels)
         except Exception as error:
             raise ValueError(f"Sample {name} failed: {error}") from error
@@ -149,7 +150,7 @@ class WithUnlabelled(torch.utils.data.ConcatDataset):
         length = max(len(labelled), len(unlabelled))
         first = SegmentationDataset(_repeated(labelled, length), transform, seed, num_labels=num_labels)
         # Of their own seed, so that the two of a number are not augmented alike.
-        second = SegmentationDataset(_repeated(unlabelled, length), transform, _sample_seed(seed, "unlabelled"), True)
+        second = SegmentationDataset(_repeated(unlabelled, length), transform, sample_seed(seed, "unlabelled"), True)
         super().__init__([first, second])
         self.dataset = labelled  # whose name and licence a model card states
 
@@ -210,7 +211,7 @@ class StreamingSegmentationDataset(_EpochMixin, torch.utils.data.IterableDataset
                     "load it with load_segmentation_dataset(..., streaming=True), or add one."
                 )
             try:
-                seed = _sample_seed(self.seed, self.epoch, example["id"])
+                seed = sample_seed(self.seed, self.epoch, example["id"])
                 inputs = _transform_sample(self.transform, example, seed, self.num_labels)
             except Exception as error:
                 raise ValueError(f"Sample with id {example.get('id')} failed: {error}") from error

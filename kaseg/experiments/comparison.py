@@ -23,6 +23,7 @@ from kaseg.experiments.run import RECIPE_NAME, check_model, check_same_recipe, d
 from kaseg.model_card.results import RESULTS_NAME
 from kaseg.model_card.settings import recipe_of
 from kaseg.trainer import KnowledgeAdaptationConfig, SegmentationConfig
+from kaseg.trainer.segmentation_config import check_mixed_images
 
 TEACHER = "teacher"
 PLAIN_PARTS = (ModelArguments, DataArguments, SegmentationConfig)
@@ -39,6 +40,9 @@ _SECOND_STAGE_ALONE = (
     "ignore_void_positions",
     "distillation_class_weights",
     "adapter_learning_rate_scale",
+    "mix",
+    "mix_probability",
+    "mix_of",
 )
 ADAPTED_PARTS = (ModelArguments, DataArguments, TeacherArguments, KnowledgeAdaptationConfig)
 _FOLDER_NAME = re.compile(r"\w[\w.+-]*")
@@ -308,7 +312,10 @@ def _check_values(runs: Sequence[Run], output_dir: str | Path, places: Mapping[s
             continue
         checked.add(kind)
         try:
-            check_model(_arguments(run, output_dir, places)[0])
+            model_args, data_args, *teacher_args, args = _arguments(run, output_dir, places)
+            check_model(model_args)
+            more_images = any(part.unlabelled_dir is not None for part in teacher_args)
+            check_mixed_images(args, more_images or (run.distils and data_args.max_labelled_samples is not None))
         except ValueError as error:
             raise ValueError(f"{run.name}: {error}") from None
 

@@ -13,6 +13,7 @@ import datasets
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.data import ConcatDataset
 from transformers import set_seed
 from transformers.trainer import TRAINER_STATE_NAME
@@ -198,6 +199,8 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
             and any(term.source == "code" for term in terms.values())
         ):
             adapter.require_classifier()
+        if args.mix == "classmix" and unlabelled_dataset is not None:
+            adapter.require_logits()
         self._step_labels: list[torch.Tensor] = []
         self._step_counts: dict[str, torch.Tensor] = {}
         self._unlabelled = unlabelled_dataset
@@ -352,6 +355,17 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
                 assert self.autoencoder is not None  # train() has seen to it
                 maps["code"] = self.autoencoder.encode(output.features).float()
         return {name: maps[name] for name in sources}
+
+    def _mix(self, batch: dict[str, torch.Tensor], number: int, classify: Any = None) -> dict[str, torch.Tensor]:
+        return super()._mix(batch, number, None if self._unlabelled is None else self._classify)
+
+    @torch.no_grad()
+    def _classify(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """The teacher's classes (N, H, W) of images (N, 3, H, W), among those that it shares with the student."""
+        with self.accelerator.autocast():
+            logits = self.teacher(pixel_values).logits
+        size = pixel_values.shape[-2:]
+        return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False).argmax(1)
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
         # All that the terms' denominators need; they are counted once the grids are known.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from kaseg.data.mixing import check_mix
 from kaseg.losses import LOSSES
 
 DEFAULT_MAX_STEPS = 30_000
@@ -47,6 +49,15 @@ class SegmentationConfig(TrainingArguments):
         share or more of its labelled pixels (mmsegmentation's recipes: 0.75). 1 turns it off.
     short_edge (`int`, *optional*): Length of the short edge that scale 1 stands for. The images' own by default.
     max_long_edge (`int`, *optional*): Limit of the long edge at scale 1, which goes before `short_edge`.
+
+    > Parameters that control the mixing of a batch's images (see [`~kaseg.data.BatchMixer`])
+
+    mix (`str`, *optional*): Paste a part of one training image into another, labels alike: `"cutmix"` (a box) or
+        `"classmix"` (half of the classes that an image shows). A teacher sees the mixed image, too. The first stage of
+        knowledge adaptation does not mix.
+    mix_probability (`float`, *optional*, defaults to 0.5): Of each image to have something pasted into it.
+    mix_of (`str`, *optional*, defaults to `"all"`): Mix all images of a batch, or the `"unlabelled"` alone, with one
+        another.
 
     > Parameters that control evaluation
 
@@ -130,6 +141,11 @@ class SegmentationConfig(TrainingArguments):
         default=None, metadata={"help": "Short edge that scale 1 stands for in training; own size by default."}
     )
     max_long_edge: int | None = field(default=None, metadata={"help": "Limit of the long edge beside short_edge."})
+    mix: str | None = field(
+        default=None, metadata={"help": "Mix the images of a batch: cutmix or classmix; not at all by default."}
+    )
+    mix_probability: float = field(default=0.5, metadata={"help": "Probability of an image to be mixed."})
+    mix_of: str = field(default="all", metadata={"help": "Which images are mixed: all or unlabelled."})
     eval_size: int | None = field(
         default=None, metadata={"help": "Short edge that images are resized to for evaluation; own size by default."}
     )
@@ -149,6 +165,7 @@ class SegmentationConfig(TrainingArguments):
             raise ValueError(f"0 < min_scale <= max_scale is needed, got {self.min_scale} and {self.max_scale}.")
         if self.loss not in LOSSES:
             raise ValueError(f"loss must be one of {LOSSES}, got {self.loss!r}.")
+        self._check_mix()
         if self.class_weights is not None and not all(0 <= weight < math.inf for weight in self.class_weights):
             raise ValueError(f"class_weights must be numbers from 0 on, got {self.class_weights}.")
         if self.backbone_learning_rate_scale < 0:
@@ -166,7 +183,26 @@ class SegmentationConfig(TrainingArguments):
             self.use_cpu = True
         super().__post_init__()
 
+    def _check_mix(self) -> None:
+        if self.mix is not None:
+            check_mix(self.mix, self.mix_probability, self.mix_of)
+            if self.per_device_train_batch_size < 2:
+                raise ValueError("mix takes the images of a batch, so per_device_train_batch_size must be at least 2.")
+            return
+        for item in dataclasses.fields(self):
+            if item.name in ("mix_probability", "mix_of") and getattr(self, item.name) != item.default:
+                raise ValueError(f"{item.name} changes nothing without mix: set mix, too, or leave it out.")
+
     @property
     def augmentation_seed(self) -> int:
         """Seed of the random crops, scales and colours: `data_seed` where it is given, as for the data order."""
         return self.seed if self.data_seed is None else self.data_seed
+
+
+def check_mixed_images(args: SegmentationConfig, unlabelled: bool) -> None:
+    """Raise a `ValueError` if images without masks are to be mixed and there are none."""
+    if args.mix_of == "unlabelled" and not unlabelled:
+        raise ValueError(
+            "mix_of='unlabelled' mixes images without masks, but there are none: give them (unlabelled_dataset; in "
+            "recipes unlabelled_dir or max_labelled_samples, and a teacher), or set mix_of to 'all'."
+        )

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 
 from kaseg.data import (
+    BatchMixer,
     EvalTransform,
     SegmentationCollator,
     SegmentationDataset,
@@ -27,7 +28,7 @@ from kaseg.image_processing_kaseg import KASegImageProcessor
 from kaseg.losses import CrossEntropyLoss, build_loss
 from kaseg.trainer.base import TermTrainer, share_buffers
 from kaseg.trainer.dilated_convolutions import gradient_is_wrong, keep_out_of_autocast
-from kaseg.trainer.segmentation_config import SegmentationConfig
+from kaseg.trainer.segmentation_config import SegmentationConfig, check_mixed_images
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,8 @@ class SegmentationTrainer(TermTrainer):
             DeepSpeed.
     """
 
+    _unlabelled: Any = None  # images without masks, which trainers with a teacher may have
+
     def __init__(
         self,
         model: Any,
@@ -90,6 +93,10 @@ class SegmentationTrainer(TermTrainer):
             raise ValueError(f"class_weights has {len(args.class_weights)} entries for {num_labels} classes.")
         if args.bf16 and args.device.type == "cpu" and gradient_is_wrong():
             keep_out_of_autocast(model)
+        check_mixed_images(args, self._unlabelled is not None)
+        self.mixer: BatchMixer | None = None
+        if args.mix is not None:
+            self.mixer = BatchMixer(args.mix, args.mix_probability, args.mix_of, args.augmentation_seed)
         self.criterion = build_loss(args.loss, args.class_weights)
         self.confusion_matrix = ConfusionMatrix(num_labels)
         if isinstance(eval_dataset, dict):
@@ -196,6 +203,17 @@ class SegmentationTrainer(TermTrainer):
 
     def learning_rate_scale(self, name: str) -> float:
         return self.args.backbone_learning_rate_scale if "encoder." in name else 1.0
+
+    def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> Any:
+        if self.mixer is not None:  # before labels are counted
+            epoch_iterator = (self._mix(batch, number) for number, batch in enumerate(epoch_iterator))
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
+
+    def _mix(self, batch: dict[str, torch.Tensor], number: int, classify: Any = None) -> dict[str, torch.Tensor]:
+        """Micro-batch `number` of the step under way, mixed; a resumed run mixes as the unbroken one."""
+        assert self.mixer is not None
+        numbers = (self.state.global_step, number, self.accelerator.process_index)
+        return self.mixer(batch, *numbers, classify=classify)
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
         """Denominator of the cross-entropy over all micro-batches and processes of a step."""

@@ -144,6 +144,7 @@ def test_what_does_not_fit_is_refused(change: dict, message: str) -> None:
         ({"objectives": {"plain": None, "x": {"adaptation_weight": -1.0}}}, "student/x/seed-1: .*adaptation_weight"),
         ({"objectives": {"plain": None, "x": {"distillation_schedule": "foo"}}}, "student/x/seed-1: .*foo"),
         ({"students": {"a": {"output_stride": 17}}}, "a/plain/seed-1: output_stride must be one of .*17"),
+        ({"students": {"a": {"mix": "cutmix", "mix_of": "unlabelled"}}}, "a/plain/seed-1: .*there are none"),
         ({"students": {"a": {"backbone": "mobilenet_nonsense"}}}, "a/plain/seed-1: timm has no encoder named.*Close"),
     ],
 )
