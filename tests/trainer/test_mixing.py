@@ -39,10 +39,10 @@ def _taught(output_dir, unlabelled=True, teacher=None, model=None, **fields) -> 
     )
 
 
-def _divided_teacher():
+def _divided_teacher(output_dir):
     """A teacher that sees two classes in every image, as one with random weights does not."""
     teacher = make_teacher().eval()
-    images = _plain("never-written").train_dataset
+    images = _plain(output_dir).train_dataset
     with torch.no_grad():
         logits = teacher(torch.stack([images[index]["pixel_values"] for index in range(4)])).logits
         teacher.classifier.bias[0] += (logits[:, 1] - logits[:, 0]).median()
@@ -98,7 +98,7 @@ class TestBatches:
 
     def test_of_unlabelled_images_the_classes_are_the_teachers(self, tmp_path) -> None:
         fields = dict(mix="classmix", mix_of="unlabelled", mix_probability=1.0, per_device_train_batch_size=8)
-        teacher = _divided_teacher()
+        teacher = _divided_teacher(tmp_path)
         trainer = _taught(tmp_path, teacher=teacher, **fields)
         plain = _taught(tmp_path, teacher=copy.deepcopy(teacher), per_device_train_batch_size=8)
 
