@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from kaseg.distillation import losses
 from kaseg.distillation.adapters import AffinityAdapter, FeatureAdapter
+from kaseg.distillation.map_shape import MapShape
 
 VOID = 255
 
@@ -69,6 +70,7 @@ RIVAL_TERMS = {
     "intra_class": TermKind(losses.IntraClassLoss, ("features",), "student", takes_labels=True),
     "dist": TermKind(losses.DistLoss, ("logits",), "teacher"),
 }
+TERM_KINDS = PAPER_TERMS | RIVAL_TERMS
 
 
 class DistillationTerm(nn.Module):
@@ -80,8 +82,7 @@ class DistillationTerm(nn.Module):
         weight (`float`): Its weight in the total loss.
         source (`str`): Which of `kind.sources` it reads.
         loss (`nn.Module`): The loss.
-        student_channels, teacher_channels (`int`): Channels of the student's tapped map and of the teacher's map
-            or code.
+        student, teacher ([`MapShape`]): Channels and strides of the two maps that it compares.
         ignore_void (`bool`): Leave out positions whose label is void.
         class_weights (`Sequence[float]`, *optional*): Weigh each position by that of its label's class, and by 1 where
             the label is void; kinds that do not take weights leave this alone.
@@ -94,66 +95,72 @@ class DistillationTerm(nn.Module):
         weight: float,
         source: str,
         loss: nn.Module,
-        student_channels: int,
-        teacher_channels: int,
+        student: MapShape,
+        teacher: MapShape,
         ignore_void: bool = False,
         class_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.name, self.kind, self.weight, self.source, self.loss = name, kind, weight, source, loss
         self.ignore_void = ignore_void
+        self.stride = teacher.stride if kind.grid == "teacher" else student.stride
         self.register_buffer("label_weights", None, persistent=False)
         self.label_weights: Tensor | None
         if class_weights is not None and kind.takes_weights:
             self.label_weights = weights_of_labels(class_weights, 0.0 if ignore_void else 1.0)
         adapts = kind.adapter is not None and source != "logits"
         self.adapter: nn.Module | None = None
-        if adapts and (kind.always_adapted or student_channels != teacher_channels):
+        if adapts and (kind.always_adapted or student.channels != teacher.channels):
             assert kind.adapter is not None
-            self.adapter = kind.adapter(student_channels, teacher_channels)
+            self.adapter = kind.adapter(student.channels, teacher.channels)
 
     @property
     def needs_labels(self) -> bool:
         return self.kind.takes_labels or self.ignore_void or self.label_weights is not None
 
-    def forward(self, student: Tensor, teacher: Tensor, labels: Tensor | None = None) -> tuple[Tensor, tuple[int, int]]:
-        """The loss, a scalar that is not weighted, and height and width of the grid on which it was taken.
+    def grid(self, image_size: Sequence[int]) -> tuple[int, int]:
+        """Height and width of the map on which the term is taken, for images of `image_size` (height, width) pixels."""
+        return math.ceil(image_size[0] / self.stride), math.ceil(image_size[1] / self.stride)
+
+    def forward(
+        self, student: Tensor, teacher: Tensor, image_size: Sequence[int], labels: Tensor | None = None
+    ) -> Tensor:
+        """The loss, a scalar that is not weighted.
 
         Args:
             student (`Tensor` of shape `(B, c_s, h_s, w_s)`): The student's logits where the source is logits, its
                 tapped features elsewhere.
             teacher (`Tensor` of shape `(B, c_t, h_t, w_t)`): The teacher's logits, features or code, as `source` says.
+            image_size (`Sequence[int]`): Height and width of the images in pixels.
             labels (`Tensor` of shape `(B, H, W)`, *optional*): Labels; needed where `needs_labels` says so.
         """
         if self.adapter is not None:
             student = self.adapter(student)
-        if self.kind.grid == "student":
-            teacher = _resize(teacher, student)
-        elif self.kind.grid == "teacher":
-            student = _resize(student, teacher)
-        size = (student.shape[-2], student.shape[-1])
+        size = self.grid(image_size)
+        if self.kind.grid != "own":
+            student, teacher = _resize(student, size), _resize(teacher, size)
         if labels is None or not self.needs_labels:
-            return self.loss(student, teacher), size
+            return self.loss(student, teacher)
+        if self.kind.grid == "own":
+            at_maps = (labels_at(labels, feature_map.shape[-2:]).ne(VOID) for feature_map in (student, teacher))
+            return self.loss(student, teacher, *at_maps)
         at_grid = labels_at(labels, size)
         if self.kind.takes_labels:
-            return self.loss(student, teacher, at_grid), size
+            return self.loss(student, teacher, at_grid)
         if self.label_weights is not None:
-            return self.loss(student, teacher, self.label_weights[at_grid.long()]), size
-        mask = at_grid.ne(VOID)
-        if self.kind.grid == "own":
-            return self.loss(student, teacher, mask, labels_at(labels, teacher.shape[-2:]).ne(VOID)), size
-        return self.loss(student, teacher, mask), size
+            return self.loss(student, teacher, self.label_weights[at_grid.long()])
+        return self.loss(student, teacher, at_grid.ne(VOID))
 
-    def count(self, labels: Tensor, size: tuple[int, int]) -> Tensor:
+    def count(self, labels: Tensor) -> Tensor:
         """What the mean over a batch with these labels is taken over: its number of images or of positions, or the sum
         of their weights.
 
         Means weighted by these numbers and divided by their sum are the mean over all.
 
         Args:
-            labels (`Tensor` of shape `(B, H, W)`): Labels of the batch.
-            size (`tuple[int, int]`): The grid on which the term is taken.
+            labels (`Tensor` of shape `(B, H, W)`): Labels of the batch, of the images' size.
         """
+        size = self.grid(labels.shape[-2:])
         if self.kind.per_image:
             return labels.new_full((), len(labels))
         if self.label_weights is not None:
@@ -176,22 +183,6 @@ def weights_of_labels(class_weights: Sequence[float], void: float = 1.0) -> Tens
 def labels_at(labels: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     """Labels `(B, H, W)` at the nearest pixel of each position of a coarser grid."""
     return F.interpolate(labels[:, None].float(), size=tuple(size), mode="nearest-exact")[:, 0].to(labels.dtype)
-
-
-def size_of_other(size: tuple[int, int], pixels: Sequence[int], other: Sequence[int]) -> tuple[int, int]:
-    """Grid of images of `other` pixels if those of `pixels` have the grid `size`.
-
-    Images of a step are usually of one size. Where they are not, a network's stride is a power of 2 that rounds up, and
-    what is no such grid (logits that were resized) is taken to be in proportion.
-    """
-    if tuple(pixels) == tuple(other):
-        return size
-    sides = []
-    for side, before, after in zip(size, pixels, other, strict=True):
-        strides = (2**exponent for exponent in range(before.bit_length()))
-        stride = next((stride for stride in strides if math.ceil(before / stride) == side), before / side)
-        sides.append(math.ceil(after / stride))
-    return sides[0], sides[1]
 
 
 def parse_losses(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -232,24 +223,42 @@ def parse_losses(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return parsed
 
 
-def build_rivals(
-    settings: Mapping[str, Mapping[str, Any]], student_channels: int, teacher_channels: int, ignore_void: bool
+def sources_of(settings: Mapping[str, Mapping[str, Any]]) -> set[str]:
+    """What terms with these settings read of the teacher; those of weight 0 read nothing."""
+    return {o.get("source", TERM_KINDS[name].sources[0]) for name, o in settings.items() if o["weight"] > 0}
+
+
+def build_terms(
+    settings: Mapping[str, Mapping[str, Any]],
+    student: Mapping[str, MapShape],
+    teacher: Mapping[str, MapShape],
+    ignore_void: bool = False,
+    class_weights: Sequence[float] | None = None,
 ) -> dict[str, DistillationTerm]:
-    """Terms for what [`parse_losses`] returns; those of weight 0 are left out.
+    """The terms by name; those of weight 0 are left out.
 
     Args:
-        settings (`Mapping`): Name -> weight and options.
-        student_channels, teacher_channels (`int`): Channels of the tapped maps.
+        settings (`Mapping`): Name -> `{"weight": ..., "source": ..., option: ...}`, as [`parse_losses`] returns.
+        student, teacher (`Mapping[str, MapShape]`): What the two networks give: `"features"`, `"logits"` and, for the
+            teacher, `"code"`.
         ignore_void (`bool`): Leave out positions whose label is void.
+        class_weights (`Sequence[float]`, *optional*): Weights of positions by the class of their label.
     """
     terms = {}
     for name, options in settings.items():
         if options["weight"] > 0:
-            kind = RIVAL_TERMS[name]
+            kind = TERM_KINDS[name]
             source = options.get("source", kind.sources[0])
-            loss = _build_loss(name, options)
             terms[name] = DistillationTerm(
-                name, kind, options["weight"], source, loss, student_channels, teacher_channels, ignore_void
+                name,
+                kind,
+                options["weight"],
+                source,
+                _build_loss(name, options),
+                student["logits" if source == "logits" else "features"],
+                teacher[source],
+                ignore_void,
+                class_weights,
             )
     return terms
 
@@ -265,7 +274,7 @@ def _options(kind: TermKind) -> dict[str, Any]:
 
 
 def _build_loss(name: str, options: Mapping[str, Any]) -> nn.Module:
-    kind = RIVAL_TERMS[name]
+    kind = TERM_KINDS[name]
     source = options.get("source", kind.sources[0])
     if source not in kind.sources:
         raise ValueError(f"distillation_losses: {name}: source must be one of {kind.sources}, got {source!r}.")
@@ -293,13 +302,12 @@ def _close(name: str, known: Mapping[str, Any]) -> str:
     return f" (close: {', '.join(close)})." if close else f"; there are {', '.join(known)}."
 
 
-def _resize(features: Tensor, like: Tensor) -> Tensor:
-    """`features` at the size of `like`, in float32 where sizes differ.
+def _resize(features: Tensor, size: tuple[int, int]) -> Tensor:
+    """`features` at height and width `size`, in float32 where sizes differ.
 
     Bilinear; but where there are at least twice as many positions along each side, means over areas, so that every one
     of them counts.
     """
-    size = like.shape[-2:]
     if features.shape[-2:] == size:
         return features
     if features.shape[-2] >= 2 * size[0] and features.shape[-1] >= 2 * size[1]:

@@ -143,3 +143,13 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
                 raise ValueError(f"{name} weighs by class_weights, but there are none: set them, too.")
         self.distillation_losses = parse_losses(self.distillation_losses)
         super().__post_init__()
+
+    @property
+    def term_settings(self) -> dict[str, dict[str, Any]]:
+        """Weight, source and options of every distillation term by name: the paper's, then `distillation_losses`."""
+        source = "code" if self.use_autoencoder else "features"
+        paper = {
+            "adaptation": {"weight": self.adaptation_weight, "p": self.adaptation_p, "q": self.adaptation_q},
+            "affinity": {"weight": self.affinity_weight, "squared_rows": self.squared_affinity_rows},
+        }
+        return {name: {**options, "source": source} for name, options in paper.items()} | self.distillation_losses

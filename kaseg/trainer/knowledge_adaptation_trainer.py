@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,14 @@ from torch.nn import functional as F
 from torch.utils.data import ConcatDataset
 from transformers import set_seed
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.utils import ModelOutput
 
 from kaseg.data import WithUnlabelled
 from kaseg.distillation.autoencoder import FeatureAutoencoder, FeatureAutoencoderConfig, encoder_strides
-from kaseg.distillation.losses import AdaptationLoss, AffinityLoss
-from kaseg.distillation.teachers import TeacherAdapter
+from kaseg.distillation.composite import StudentWithAdapters, student_maps
+from kaseg.distillation.map_shape import MapShape
+from kaseg.distillation.teachers.building import build_teacher
 from kaseg.distillation.teachers.normalization import Normalization
-from kaseg.distillation.terms import PAPER_TERMS, DistillationTerm, build_rivals, size_of_other
+from kaseg.distillation.terms import build_terms, sources_of
 from kaseg.image_processing_kaseg import KASegImageProcessor
 from kaseg.modeling_kaseg import KASegModel
 from kaseg.trainer.autoencoder_trainer import AutoencoderTrainer, autoencoder_arguments
@@ -33,93 +32,6 @@ from kaseg.trainer.knowledge_adaptation_config import KnowledgeAdaptationConfig
 from kaseg.trainer.segmentation_trainer import SegmentationTrainer
 
 ADAPTERS_NAME = "adapters.safetensors"
-
-
-@dataclass
-class StudentOutput(ModelOutput):
-    """Logits of the student and, with a teacher's maps, the distillation terms by name (scalars, not weighted) and the
-    grids (height, width) on which they were taken."""
-
-    logits: torch.Tensor | None = None
-    terms: dict[str, torch.Tensor] | None = None
-    sizes: dict[str, tuple[int, int]] | None = None
-
-
-class StudentWithAdapters(nn.Module):
-    """The student and the adapters that exist only while it is taught: all that is trained, in one module.
-
-    Args:
-        student ([`KASegModel`]): The student.
-        terms (`dict[str, DistillationTerm]`): The distillation terms with their adapters.
-        tap (`int`): Index of the student's tapped map in its `hidden_states`.
-        known_classes (`list[int]`, *optional*): The student's classes that the teacher's logits are of; all by default.
-    """
-
-    main_input_name = "pixel_values"
-    accepts_loss_kwargs = False
-    _keys_to_ignore_on_save = None
-
-    def __init__(
-        self, student: KASegModel, terms: dict[str, DistillationTerm], tap: int, known_classes: list[int] | None = None
-    ) -> None:
-        super().__init__()
-        self.student = student
-        self.config = student.config
-        self.tap = tap
-        self.known_classes = known_classes
-        self.terms = nn.ModuleDict(terms)
-
-    def adapter_state_dict(self) -> dict[str, torch.Tensor]:
-        """Tensors of the adapters alone."""
-        return {k: v.contiguous() for k, v in self.state_dict().items() if not k.startswith("student.")}
-
-    def forward(
-        self,
-        pixel_values: torch.Tensor,
-        teacher: dict[str, torch.Tensor] | None = None,
-        labels: torch.Tensor | None = None,
-    ) -> StudentOutput:
-        """Images (B, 3, H, W); the teacher's maps by name (`code`, `features`, `logits`) as the terms read them; labels
-        (B, H, W) if a term needs them. Without maps there are logits alone."""
-        if teacher is None:
-            return StudentOutput(logits=self.student(pixel_values).logits)
-        outputs = self.student(pixel_values, output_hidden_states=True)
-        features = outputs.hidden_states[self.tap]
-        terms, sizes = {}, {}
-        for name, term in self.terms.items():
-            assert isinstance(term, DistillationTerm)
-            student = features
-            if term.source == "logits":
-                known = self.known_classes
-                student = outputs.logits if known is None else outputs.logits[:, known]
-            terms[name], sizes[name] = term(student, teacher[term.source], labels)
-        return StudentOutput(logits=outputs.logits, terms=terms, sizes=sizes)
-
-
-def build_terms(
-    args: KnowledgeAdaptationConfig, student_channels: int, teacher_channels: int, latent_channels: int
-) -> dict[str, DistillationTerm]:
-    """The terms that `args` ask for, by name; those of weight 0 are left out.
-
-    Args:
-        args ([`KnowledgeAdaptationConfig`]): The arguments.
-        student_channels, teacher_channels, latent_channels (`int`): Channels of the tapped maps and of the code.
-    """
-    paper = {
-        "adaptation": (args.adaptation_weight, AdaptationLoss(p=args.adaptation_p, q=args.adaptation_q)),
-        "affinity": (args.affinity_weight, AffinityLoss(squared_rows=args.squared_affinity_rows)),
-    }
-    source, channels = ("code", latent_channels) if args.use_autoencoder else ("features", teacher_channels)
-    ignore_void = args.ignore_void_positions
-    weights = args.class_weights if args.distillation_class_weights else None
-    terms = {
-        name: DistillationTerm(
-            name, PAPER_TERMS[name], weight, source, loss, student_channels, channels, ignore_void, weights
-        )
-        for name, (weight, loss) in paper.items()
-        if weight > 0
-    }
-    return terms | build_rivals(args.distillation_losses, student_channels, teacher_channels, ignore_void)
 
 
 class KnowledgeAdaptationTrainer(SegmentationTrainer):
@@ -141,7 +53,7 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
             [`~kaseg.data.load_images`] gives. The terms learn from them, too, the labels' loss does not; half of a
             batch is theirs on average, and an epoch is twice the longer of the two data sets
             ([`~kaseg.data.WithUnlabelled`]). A column `label` is not looked at.
-        kwargs: As in [`SegmentationTrainer`].
+        train_dataset, eval_dataset, data_collator, processing_class, kwargs: As in [`SegmentationTrainer`].
 
     Raises:
         ValueError: unlabelled images where the `train_dataset` is no `datasets.Dataset` or void positions are left out;
@@ -171,6 +83,10 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         args: KnowledgeAdaptationConfig,
         autoencoder: FeatureAutoencoder | str | Path | None = None,
         unlabelled_dataset: datasets.Dataset | ConcatDataset | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        data_collator: Any = None,
+        processing_class: KASegImageProcessor | None = None,
         **kwargs: Any,
     ) -> None:
         if args.n_gpu > 1:
@@ -180,32 +96,45 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
             )
         fitted = FeatureAutoencoder.from_pretrained(autoencoder) if isinstance(autoencoder, str | Path) else autoencoder
         self.autoencoder: FeatureAutoencoder | None = None
-        processor = kwargs["processing_class"] = kwargs.get("processing_class") or KASegImageProcessor()
-        adapter = _build_teacher(teacher, model, args, processor)
-        self.teacher_channels, self.teacher_stride = adapter.describe(num_channels=model.config.num_channels)
+        processing_class = processing_class or KASegImageProcessor()
+        adapter = build_teacher(
+            teacher,
+            model,
+            Normalization.of_processor(processing_class),
+            tap=args.teacher_tap,
+            image_scale=args.teacher_scale,
+            label_map=args.teacher_label_map,
+        )
+        students, teachers = student_maps(model, args.student_tap), adapter.maps(model.config.num_channels)
+        self.teacher_channels, self.teacher_stride = teachers["features"]
+        self.student_stride = students["features"].stride
         latent_channels = args.latent_channels if fitted is None else fitted.config.latent_channels
-        channels, self.student_stride = _student_map(model, args.student_tap)
-        # Adapters start alike whatever was drawn before.
-        set_seed(args.seed)
-        terms = build_terms(args, channels, self.teacher_channels, latent_channels)
-        known_classes = None
-        if any(term.source == "logits" for term in terms.values()):
+        teachers["code"] = MapShape(latent_channels, self.student_stride)
+        known_classes, sources = None, sources_of(args.term_settings)
+        if "logits" in sources:
             known_classes = adapter.require_logits().tolist()
             # Indexing by all of them would only copy.
             known_classes = None if known_classes == list(range(model.config.num_labels)) else known_classes
-        if (
-            fitted is None
-            and args.autoencoder_classifier_weight > 0
-            and any(term.source == "code" for term in terms.values())
-        ):
+        if fitted is None and args.autoencoder_classifier_weight > 0 and "code" in sources:
             adapter.require_classifier()
         if args.mix == "classmix" and unlabelled_dataset is not None:
             adapter.require_logits()
-        self._step_labels: list[torch.Tensor] = []
+        # Adapters start alike whatever was drawn before.
+        set_seed(args.seed)
+        class_weights = args.class_weights if args.distillation_class_weights else None
+        terms = build_terms(args.term_settings, students, teachers, args.ignore_void_positions, class_weights)
         self._step_counts: dict[str, torch.Tensor] = {}
         self._unlabelled = unlabelled_dataset
         composite = StudentWithAdapters(model, terms, args.student_tap, known_classes)
-        super().__init__(model=composite, args=args, **kwargs)
+        super().__init__(
+            model=composite,
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            data_collator=data_collator,
+            processing_class=processing_class,
+            **kwargs,
+        )
         if self.model_card is not None:
             self.model_card.set_teacher(teacher)
         self.teacher = self.accelerator.prepare_model(adapter, evaluation_mode=True)
@@ -234,7 +163,7 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
     @property
     def needs_code(self) -> bool:
         """Whether any term reads the autoencoder's code."""
-        return any(term.source == "code" for term in self.model.terms.values())
+        return "code" in self.model.sources
 
     def _use_autoencoder(self, autoencoder: FeatureAutoencoder) -> None:
         if autoencoder.config.in_channels != self.teacher_channels:
@@ -265,7 +194,7 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         try:
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         finally:
-            self._step_labels = []
+            self._step_counts = {}
 
     def _take_over_autoencoder(self, folder: Path) -> None:
         """Copy the finished autoencoder in `folder` to where this run's would lie."""
@@ -335,7 +264,7 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         outputs = model(pixel_values=inputs["pixel_values"], teacher=teacher, labels=labels)
         loss = self.label_loss(outputs.logits, inputs["labels"], num_items_in_batch)
         self.add_term("cross_entropy", loss * self.accumulation_steps)
-        shares = self._shares(inputs["labels"], outputs.sizes)
+        shares = self._shares(inputs["labels"])
         for name, term in self.model.terms.items():
             part = shares[name] * outputs.terms[name]
             self.add_term(name, part * self.accumulation_steps)
@@ -345,7 +274,7 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
     @torch.no_grad()
     def _teacher_maps(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
         """What the terms read of the teacher, and nothing else."""
-        sources = {term.source for term in self.model.terms.values()}
+        sources = self.model.sources
         if not sources:
             return {}
         with self.accelerator.autocast():
@@ -368,30 +297,27 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False).argmax(1)
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
-        # All that the terms' denominators need; they are counted once the grids are known.
-        self._step_labels, self._step_counts = [batch["labels"] for batch in batch_samples], {}
+        self._step_counts = {}
+        if batch_samples and self.model.terms:
+            counts = [
+                sum(term.count(batch["labels"]).to(device).float() for batch in batch_samples)
+                for term in self.model.terms.values()
+            ]
+            reduced = self.accelerator.reduce(torch.stack(counts), reduction="sum")
+            self._step_counts = dict(zip(self.model.terms, reduced.masked_fill(reduced == 0, 1), strict=True))
         return super()._get_num_items_in_batch(batch_samples, device)
 
-    def _shares(self, labels: torch.Tensor, sizes: dict[str, tuple[int, int]]) -> dict[str, torch.Tensor]:
+    def _shares(self, labels: torch.Tensor) -> dict[str, torch.Tensor | float]:
         """This micro-batch's part in each term's mean over the step, such that micro-batches add up and processes
         average to that mean, whatever the number of positions that count in each.
 
         Outside of a training step, the step is this micro-batch.
         """
         terms = self.model.terms
-        counts = {name: term.count(labels, sizes[name]) for name, term in terms.items()}
-        if not terms or not self._step_labels:
-            return {name: torch.ones_like(count) for name, count in counts.items()}
         if not self._step_counts:
-            totals: list[torch.Tensor] = []
-            for name, term in terms.items():
-                other = [size_of_other(sizes[name], labels.shape[-2:], batch.shape[-2:]) for batch in self._step_labels]
-                of_batches = (term.count(batch, size) for batch, size in zip(self._step_labels, other, strict=True))
-                totals.append(sum(count.to(labels.device) for count in of_batches))
-            reduced = self.accelerator.reduce(torch.stack([total.float() for total in totals]), reduction="sum")
-            self._step_counts = dict(zip(terms, reduced.masked_fill(reduced == 0, 1), strict=True))
+            return dict.fromkeys(terms, 1.0)
         processes = self.accelerator.num_processes
-        return {name: processes * count / self._step_counts[name] for name, count in counts.items()}
+        return {name: processes * term.count(labels) / self._step_counts[name] for name, term in terms.items()}
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         composite, self.model = self.model, self.model.student
@@ -421,61 +347,3 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
             super()._load_best_model()
         finally:
             self.model = composite
-
-
-def _student_map(student: KASegModel, tap: int) -> tuple[int, int]:
-    """Channels and stride of the student's tapped map."""
-    maps = [
-        *zip(student.encoder.channels, student.encoder.reductions, strict=True),
-        (student.config.head_channels, student.feature_stride),
-    ]
-    if not -len(maps) <= tap < len(maps):
-        described = ", ".join(f"{i}: {c} channels at stride {s}" for i, (c, s) in enumerate(maps))
-        raise ValueError(f"student_tap={tap}, but the student has the maps {described} (or counted from the end, -1).")
-    return maps[tap]
-
-
-def _build_teacher(
-    teacher: str | Path | nn.Module,
-    student: KASegModel,
-    args: KnowledgeAdaptationConfig,
-    processor: KASegImageProcessor,
-) -> TeacherAdapter:
-    labels, label_map = student.config.id2label, args.teacher_label_map
-    normalization = Normalization.of_processor(processor)
-    if isinstance(teacher, nn.Module) and any(module is student for module in teacher.modules()):
-        raise ValueError(
-            "The teacher is the student itself, which would be frozen: pass a copy (copy.deepcopy(model))."
-        )
-    if isinstance(teacher, TeacherAdapter):
-        if args.teacher_tap is not None:
-            raise ValueError(
-                f"teacher_tap={args.teacher_tap!r} is given, but the teacher is a TeacherAdapter that reads "
-                f"{teacher.tap} already: name the tap there, TeacherAdapter(model, tap=...)."
-            )
-        if args.teacher_scale not in (1.0, teacher.image_scale):
-            raise ValueError(
-                f"teacher_scale={args.teacher_scale} is given, but the teacher is a TeacherAdapter with an image_scale "
-                f"of {teacher.image_scale}: set it there, TeacherAdapter(model, image_scale=...)."
-            )
-        if not teacher.knows_images:
-            teacher.expect_images(normalization.mean, normalization.std)
-        if teacher.label_match is None or label_map:
-            teacher.match(labels, label_map)
-        elif teacher.label_match.student != tuple(labels[index] for index in sorted(labels)):
-            raise ValueError(
-                f"The teacher was matched with the classes {', '.join(teacher.label_match.student)}, but the student "
-                f"has {', '.join(labels.values())}: give TeacherAdapter student_labels=student.config.id2label."
-            )
-        return teacher
-    options: dict[str, Any] = {
-        "tap": args.teacher_tap,
-        "image_scale": args.teacher_scale,
-        "student_mean": normalization.mean,
-        "student_std": normalization.std,
-        "student_labels": labels,
-        "label_map": label_map,
-    }
-    if isinstance(teacher, str | Path):
-        return TeacherAdapter.from_pretrained(str(teacher), **options)
-    return TeacherAdapter(teacher, **options)

@@ -6,20 +6,30 @@ import pytest
 import torch
 
 from kaseg.distillation.losses import AdaptationLoss, AffinityLoss, HintLoss
+from kaseg.distillation.map_shape import MapShape
 from kaseg.distillation.terms import (
     PAPER_TERMS,
     RIVAL_TERMS,
     DistillationTerm,
-    build_rivals,
+    build_terms,
     labels_at,
     parse_losses,
-    size_of_other,
+    sources_of,
 )
+
+
+def _build(settings: dict, student: int, teacher: int, ignore_void: bool = False) -> dict[str, DistillationTerm]:
+    """Terms between a student's maps at stride 16 and a teacher's at stride 4."""
+    students, teachers = MapShape(student, 16), MapShape(teacher, 4)
+    names = ("features", "logits", "code")
+    return build_terms(
+        parse_losses(settings), dict.fromkeys(names, students), dict.fromkeys(names, teachers), ignore_void
+    )
 
 
 def _term(name: str, student: int = 6, teacher: int = 10, **options) -> DistillationTerm:
     ignore_void = options.pop("ignore_void", False)
-    return build_rivals(parse_losses({name: {"weight": 1.0, **options}}), student, teacher, ignore_void)[name]
+    return _build({name: {"weight": 1.0, **options}}, student, teacher, ignore_void)[name]
 
 
 class TestParsing:
@@ -54,7 +64,7 @@ class TestParsing:
             parse_losses(settings)
 
     def test_a_weight_of_zero_leaves_the_term_out(self) -> None:
-        assert build_rivals(parse_losses({"hint": 0.0}), 6, 10, False) == {}
+        assert _build({"hint": 0.0}, 6, 10) == {} and sources_of(parse_losses({"hint": 0.0})) == set()
 
 
 class TestAdapters:
@@ -74,40 +84,48 @@ class TestAdapters:
 
 
 class TestGrids:
-    def _run(self, name: str, **options):
-        term = _term(name, 5, 5, **options)
-        student = torch.randn(2, 5, 4, 6, requires_grad=True)
-        teacher = torch.randn(2, 5, 16, 24)
-        labels = torch.randint(0, 3, (2, 64, 96))
-        value, size = term(student, teacher, labels)
-        value.backward()
-        assert student.grad.any()
-        return size
-
     @pytest.mark.parametrize("ignore_void", [False, True])
     @pytest.mark.parametrize("name", RIVAL_TERMS)
     def test_maps_meet(self, name: str, ignore_void: bool) -> None:
-        student_grid, teacher_grid = (4, 6), (16, 24)
-        expected = {"student": student_grid, "teacher": teacher_grid, "own": student_grid}[RIVAL_TERMS[name].grid]
-        assert self._run(name, ignore_void=ignore_void) == expected
+        term = _term(name, 5, 5, ignore_void=ignore_void)
+        student = torch.randn(2, 5, 4, 6, requires_grad=True)
+        teacher = torch.randn(2, 5, 16, 24)
+        seen = []
+        term.loss.register_forward_pre_hook(lambda module, args: seen.extend(tuple(a.shape[-2:]) for a in args[:2]))
+        term(student, teacher, (64, 96), torch.randint(0, 3, (2, 64, 96))).backward()
+        assert student.grad.any()
+        kind = RIVAL_TERMS[name].grid
+        expected = {"student": [(4, 6)] * 2, "teacher": [(16, 24)] * 2, "own": [(4, 6), (16, 24)]}[kind]
+        assert seen == expected
+        assert kind == "own" or term.grid((64, 96)) == expected[0]
+
+    def test_a_map_that_is_off_its_stride_is_brought_to_the_grid(self) -> None:
+        """A teacher's patches of 14 pixels, and a student whose encoder rounds down."""
+        term = _term("knowledge_distillation", 5, 5)
+        student, teacher = torch.randn(1, 5, 4, 6), torch.randn(1, 5, 5, 7)
+        bring = {"mode": "bilinear", "align_corners": False}
+        expected = term.loss(*(torch.nn.functional.interpolate(m, size=(17, 24), **bring) for m in (student, teacher)))
+        assert term.grid((65, 96)) == (17, 24)
+        assert torch.equal(term(student, teacher, (65, 96)), expected)
 
     def test_every_position_of_a_much_finer_teacher_counts(self) -> None:
-        term = DistillationTerm("adaptation", PAPER_TERMS["adaptation"], 1.0, "features", HintLoss(), 5, 5)
+        shapes = MapShape(5, 16), MapShape(5, 4)
+        term = DistillationTerm("adaptation", PAPER_TERMS["adaptation"], 1.0, "features", HintLoss(), *shapes)
         term.adapter = None
         teacher = torch.randn(1, 5, 16, 16)
-        value, size = term(torch.zeros(1, 5, 4, 4), teacher)
+        value = term(torch.zeros(1, 5, 4, 4), teacher, (64, 64))
         means = teacher.unflatten(3, (4, 4)).unflatten(2, (4, 4)).mean((3, 5))
-        assert size == (4, 4) and value.item() == pytest.approx(means.square().mean().item(), rel=1e-5)
+        assert value.item() == pytest.approx(means.square().mean().item(), rel=1e-5)
 
     def test_void_is_left_out_at_the_grid_of_the_loss(self) -> None:
-        labels = torch.full((1, 16, 16), 255)
-        labels[:, :8] = 0
+        labels = torch.full((1, 64, 64), 255)
+        labels[:, :32] = 0
         student, teacher = torch.randn(1, 5, 4, 4), torch.randn(1, 5, 16, 16)
         term = _term("knowledge_distillation", ignore_void=True)
-        expected = term(student, teacher.clone(), labels)[0]
+        expected = term(student, teacher.clone(), (64, 64), labels)
         teacher[:, :, 8:] = 100 * torch.rand(1, 5, 8, 16)
-        assert torch.equal(term(student, teacher, labels)[0], expected)
-        assert term.count(labels, (16, 16)) == 128 and term.count(labels, (4, 4)) == 8
+        assert torch.equal(term(student, teacher, (64, 64), labels), expected)
+        assert term.count(labels) == 128 and _term("intra_class").count(labels) == 8
 
 
 class TestCounts:
@@ -118,24 +136,26 @@ class TestCounts:
     def test_parts_make_the_whole(self, name: str, ignore_void: bool) -> None:
         torch.manual_seed(0)
         term = _term(name, 5, 5, ignore_void=ignore_void)
-        student, teacher = torch.randn(3, 5, 4, 6), torch.randn(3, 5, 4, 6)
+        student, teacher = torch.randn(3, 5, 1, 2), torch.randn(3, 5, 4, 6)
         labels = torch.randint(0, 3, (3, 16, 24))
         labels[0, :11], labels[1, 5:], labels[2, :, :3] = 255, 255, 255
-        whole, size = term(student, teacher, labels)
+        whole = term(student, teacher, (16, 24), labels)
         total, number = 0.0, 0
         for part in (slice(0, 1), slice(1, 3)):
-            count = term.count(labels[part], size)
-            total, number = total + count * term(student[part], teacher[part], labels[part])[0], number + count
+            count = term.count(labels[part])
+            total = total + count * term(student[part], teacher[part], (16, 24), labels[part])
+            number = number + count
         assert (total / number).item() == pytest.approx(whole.item(), rel=1e-5)
-        assert number == term.count(labels, size)
+        assert number == term.count(labels)
 
 
 class TestClassWeights:
     @pytest.mark.parametrize("ignore_void", [False, True])
     def test_positions_are_weighed_by_their_labels(self, ignore_void: bool) -> None:
         weights = (0.5, 4.0)
+        shapes = MapShape(5, 4), MapShape(7, 4)
         term = DistillationTerm(
-            "adaptation", PAPER_TERMS["adaptation"], 1.0, "code", AdaptationLoss(), 5, 7, ignore_void, weights
+            "adaptation", PAPER_TERMS["adaptation"], 1.0, "code", AdaptationLoss(), *shapes, ignore_void, weights
         )
         student, teacher = torch.randn(3, 5, 4, 6), torch.randn(3, 7, 4, 6).relu()
         labels = torch.randint(0, 2, (3, 16, 24))
@@ -145,13 +165,14 @@ class TestClassWeights:
         adapted = term.eval().adapter(student)
         apart = torch.nn.functional.normalize(adapted, dim=1) - torch.nn.functional.normalize(teacher, dim=1)
         expected = (apart.abs().mean(1) * of_positions).sum() / of_positions.sum()
-        value, size = term(student, teacher, labels)
-        assert value.item() == pytest.approx(expected.item(), rel=1e-5) and size == (4, 6)
-        assert term.count(labels, size).item() == pytest.approx(of_positions.sum().item())
+        value = term(student, teacher, (16, 24), labels)
+        assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+        assert term.count(labels).item() == pytest.approx(of_positions.sum().item())
 
     def test_losses_that_take_no_weights_go_without(self) -> None:
+        shapes = MapShape(5, 4), MapShape(7, 4)
         term = DistillationTerm(
-            "affinity", PAPER_TERMS["affinity"], 1.0, "code", AffinityLoss(), 5, 7, False, (0.5, 4.0)
+            "affinity", PAPER_TERMS["affinity"], 1.0, "code", AffinityLoss(), *shapes, False, (0.5, 4.0)
         )
         assert term.label_weights is None and not term.needs_labels
 
@@ -159,9 +180,3 @@ class TestClassWeights:
 def test_labels_are_those_of_the_middle_of_a_position() -> None:
     labels = torch.arange(64).view(1, 8, 8)
     assert torch.equal(labels_at(labels, (2, 2)), torch.tensor([[[18, 22], [50, 54]]]))
-
-
-def test_grid_of_images_of_another_size() -> None:
-    assert size_of_other((3, 2), (33, 32), (33, 32)) == (3, 2)
-    assert size_of_other((3, 2), (33, 32), (48, 65)) == (3, 5)
-    assert size_of_other((12, 20), (30, 50), (60, 100)) == (24, 40)

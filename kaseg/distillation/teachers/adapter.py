@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from kaseg.distillation.map_shape import MapShape
 from kaseg.distillation.teachers.input_sizes import InputSize, resized_map
 from kaseg.distillation.teachers.label_matching import LabelMap, LabelMatch, match_labels
 from kaseg.distillation.teachers.loading import load_teacher
@@ -263,13 +265,21 @@ class TeacherAdapter(nn.Module):
         return classifier(features)
 
     @torch.no_grad()
-    def describe(self, image_size: int = 128, num_channels: int = 3) -> tuple[int, int]:
-        """Channels and stride of the tapped map, from a dry run on a square image of `image_size` pixels; the stride
-        is rounded to a power of two."""
+    def maps(self, num_channels: int = 3, image_size: int = 128) -> dict[str, MapShape]:
+        """The tapped `features` and, where there are any, `logits`, from a dry run on a square image of `image_size`
+        pixels; strides are rounded to powers of two."""
         device = reference_tensor(self.model).device
-        features = self(torch.zeros(1, num_channels, image_size, image_size, device=device)).features
-        stride = 2 ** round(float(torch.log2(torch.tensor(image_size / features.shape[-1]))))
-        return features.shape[1], stride
+        output = self(torch.zeros(1, num_channels, image_size, image_size, device=device))
+        maps = {"features": output.features, "logits": output.logits}
+        return {
+            name: MapShape(found.shape[1], 2 ** round(math.log2(image_size / found.shape[-1])))
+            for name, found in maps.items()
+            if found is not None
+        }
+
+    def describe(self, image_size: int = 128, num_channels: int = 3) -> MapShape:
+        """Channels and stride of the tapped map, see [`~TeacherAdapter.maps`]."""
+        return self.maps(num_channels, image_size)["features"]
 
     def match(self, student_labels: Mapping[int, str], label_map: LabelMap | None = None) -> LabelMatch:
         """Bring the teacher's logits to the classes of the student.

@@ -1,0 +1,94 @@
+"""The student with its adapters in one module: what is trained where a teacher teaches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.utils import ModelOutput
+
+from kaseg.distillation.map_shape import MapShape
+from kaseg.distillation.terms import DistillationTerm
+from kaseg.modeling_kaseg import KASegModel
+
+
+@dataclass
+class StudentOutput(ModelOutput):
+    """Logits of the student and, with a teacher's maps, the distillation terms by name (scalars, not weighted)."""
+
+    logits: torch.Tensor | None = None
+    terms: dict[str, torch.Tensor] | None = None
+
+
+class StudentWithAdapters(nn.Module):
+    """The student and the adapters that exist only while it is taught: all that is trained, in one module.
+
+    Args:
+        student ([`KASegModel`]): The student.
+        terms (`dict[str, DistillationTerm]`): The distillation terms with their adapters.
+        tap (`int`): Index of the student's tapped map in its `hidden_states`.
+        known_classes (`list[int]`, *optional*): The student's classes that the teacher's logits are of; all by default.
+    """
+
+    main_input_name = "pixel_values"
+    accepts_loss_kwargs = False
+    _keys_to_ignore_on_save = None
+
+    def __init__(
+        self, student: KASegModel, terms: dict[str, DistillationTerm], tap: int, known_classes: list[int] | None = None
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.config = student.config
+        self.tap = tap
+        self.known_classes = known_classes
+        self.terms = nn.ModuleDict(terms)
+
+    @property
+    def sources(self) -> set[str]:
+        """What the terms read of the teacher."""
+        return {term.source for term in self.terms.values()}
+
+    def adapter_state_dict(self) -> dict[str, torch.Tensor]:
+        """Tensors of the adapters alone."""
+        return {k: v.contiguous() for k, v in self.state_dict().items() if not k.startswith("student.")}
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        teacher: dict[str, torch.Tensor] | None = None,
+        labels: torch.Tensor | None = None,
+    ) -> StudentOutput:
+        """Images (B, 3, H, W); the teacher's maps by name (`code`, `features`, `logits`) as the terms read them; labels
+        (B, H, W) if a term needs them. Without maps there are logits alone."""
+        if teacher is None:
+            return StudentOutput(logits=self.student(pixel_values).logits)
+        outputs = self.student(pixel_values, output_hidden_states=True)
+        features = outputs.hidden_states[self.tap]
+        terms = {}
+        for name, term in self.terms.items():
+            assert isinstance(term, DistillationTerm)
+            student = features
+            if term.source == "logits":
+                known = self.known_classes
+                student = outputs.logits if known is None else outputs.logits[:, known]
+            terms[name] = term(student, teacher[term.source], pixel_values.shape[-2:], labels)
+        return StudentOutput(logits=outputs.logits, terms=terms)
+
+
+def student_maps(student: KASegModel, tap: int) -> dict[str, MapShape]:
+    """The student's tapped `features` and its `logits`.
+
+    Raises:
+        ValueError: there is no map `tap` in its `hidden_states`.
+    """
+    maps = [
+        *zip(student.encoder.channels, student.encoder.reductions, strict=True),
+        (student.config.head_channels, student.feature_stride),
+    ]
+    if not -len(maps) <= tap < len(maps):
+        described = ", ".join(f"{i}: {c} channels at stride {s}" for i, (c, s) in enumerate(maps))
+        raise ValueError(f"student_tap={tap}, but the student has the maps {described} (or counted from the end, -1).")
+    features = MapShape(*maps[tap])
+    return {"features": features, "logits": MapShape(student.config.num_labels, student.feature_stride)}
