@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from transformers.utils import ModelOutput
 
+from kaseg.distillation.autoencoder import FeatureAutoencoder
+from kaseg.distillation.balance import GradientBalance
 from kaseg.distillation.map_shape import MapShape
 from kaseg.distillation.terms import DistillationTerm
 from kaseg.modeling_kaseg import KASegModel
@@ -29,6 +34,7 @@ class StudentWithAdapters(nn.Module):
         terms (`dict[str, DistillationTerm]`): The distillation terms with their adapters.
         tap (`int`): Index of the student's tapped map in its `hidden_states`.
         known_classes (`list[int]`, *optional*): The student's classes that the teacher's logits are of; all by default.
+        balance ([`GradientBalance`], *optional*): Sets the weights of terms.
     """
 
     main_input_name = "pixel_values"
@@ -36,7 +42,12 @@ class StudentWithAdapters(nn.Module):
     _keys_to_ignore_on_save = None
 
     def __init__(
-        self, student: KASegModel, terms: dict[str, DistillationTerm], tap: int, known_classes: list[int] | None = None
+        self,
+        student: KASegModel,
+        terms: dict[str, DistillationTerm],
+        tap: int,
+        known_classes: list[int] | None = None,
+        balance: GradientBalance | None = None,
     ) -> None:
         super().__init__()
         self.student = student
@@ -44,11 +55,34 @@ class StudentWithAdapters(nn.Module):
         self.tap = tap
         self.known_classes = known_classes
         self.terms = nn.ModuleDict(terms)
+        self.balance = balance
 
     @property
     def sources(self) -> set[str]:
         """What the terms read of the teacher."""
         return {term.source for term in self.terms.values()}
+
+    @property
+    def adapted_terms(self) -> dict[str, DistillationTerm]:
+        """The terms that have an adapter."""
+        return {name: term for name, term in self.terms.items() if term.adapter is not None}
+
+    @contextmanager
+    def recorded_map(self) -> Iterator[list[torch.Tensor]]:
+        """Inside, the tapped map is put into the list given back, as the network computes it: all that follows in the
+        forward pass, the crop of what was padded and changes of type too, is computed from it."""
+        maps: list[torch.Tensor] = []
+        count = len(self.student.encoder.channels)
+        index = self.tap % (count + 1)
+
+        def keep(module: nn.Module, args: Any, output: Any) -> None:
+            maps.append(output if index == count else output[index])
+
+        handle = (self.student.head if index == count else self.student.encoder).register_forward_hook(keep)
+        try:
+            yield maps
+        finally:
+            handle.remove()
 
     def adapter_state_dict(self) -> dict[str, torch.Tensor]:
         """Tensors of the adapters alone."""
@@ -75,6 +109,28 @@ class StudentWithAdapters(nn.Module):
                 student = outputs.logits if known is None else outputs.logits[:, known]
             terms[name] = term(student, teacher[term.source], pixel_values.shape[-2:], labels)
         return StudentOutput(logits=outputs.logits, terms=terms)
+
+
+@torch.no_grad()
+def teacher_maps(
+    teacher: nn.Module, autoencoder: FeatureAutoencoder | None, sources: set[str], pixel_values: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """What terms read of the teacher, by name, and nothing else.
+
+    Args:
+        teacher (`nn.Module`): The teacher, a [`TeacherAdapter`].
+        autoencoder ([`FeatureAutoencoder`], *optional*): Gives the code.
+        sources (`set[str]`): Of `"code"`, `"features"` and `"logits"`.
+        pixel_values (`Tensor` of shape `(B, 3, H, W)`): Images, normalised as the student's.
+    """
+    if not sources:
+        return {}
+    output = teacher(pixel_values)
+    maps = {"features": output.features, "logits": output.logits}
+    if "code" in sources:
+        assert autoencoder is not None  # train() has seen to it
+        maps["code"] = autoencoder.encode(output.features).float()
+    return {name: maps[name] for name in sources}
 
 
 def student_maps(student: KASegModel, tap: int) -> dict[str, MapShape]:

@@ -18,6 +18,7 @@ from kaseg.distillation.adapters import AffinityAdapter, FeatureAdapter
 from kaseg.distillation.map_shape import MapShape
 
 VOID = 255
+AUTO = "auto"  # in place of a weight: set by GradientBalance
 
 
 def regressor(in_channels: int, out_channels: int) -> nn.Module:
@@ -71,6 +72,7 @@ RIVAL_TERMS = {
     "dist": TermKind(losses.DistLoss, ("logits",), "teacher"),
 }
 TERM_KINDS = PAPER_TERMS | RIVAL_TERMS
+_NOT_OF_THE_LOSS = ("weight", "share", "source")
 
 
 class DistillationTerm(nn.Module):
@@ -79,7 +81,7 @@ class DistillationTerm(nn.Module):
     Args:
         name (`str`): Its name in logs and settings.
         kind ([`TermKind`]): How the loss is fed.
-        weight (`float`): Its weight in the total loss.
+        weight (`float` or `"auto"`): Its weight in the total loss, or that it is set by its gradient.
         source (`str`): Which of `kind.sources` it reads.
         loss (`nn.Module`): The loss.
         student, teacher ([`MapShape`]): Channels and strides of the two maps that it compares.
@@ -92,7 +94,7 @@ class DistillationTerm(nn.Module):
         self,
         name: str,
         kind: TermKind,
-        weight: float,
+        weight: float | str,
         source: str,
         loss: nn.Module,
         student: MapShape,
@@ -190,7 +192,8 @@ def parse_losses(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
     Args:
         settings (`Mapping`): Name -> weight, or name -> `{"weight": 3.0, option: value}`; the names are those of
-            `RIVAL_TERMS`, the options the arguments of the loss and, where it can read several, `source`.
+            `RIVAL_TERMS`, the options the arguments of the loss and, where it can read several, `source`. A weight is
+            a number or `"auto"`, beside which `share` may stand (see [`~kaseg.distillation.balance.GradientBalance`]).
 
     Returns:
         Name -> `{"weight": ..., option: ...}` with numbers as numbers.
@@ -209,23 +212,47 @@ def parse_losses(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         if name not in RIVAL_TERMS:
             raise ValueError(f"distillation_losses: unknown loss {name!r}{_close(name, RIVAL_TERMS)}")
         options = dict(given) if isinstance(given, Mapping) else {"weight": given}
-        known = {"weight": 1.0, **_options(RIVAL_TERMS[name])}
+        known = {"weight": 1.0, "share": 1.0, **_options(RIVAL_TERMS[name])}
         for option in options:
             if option not in known:
                 raise ValueError(f"{where}: unknown option {option!r}{_close(option, known)}")
         if "weight" not in options:
             raise ValueError(f"{where}: no weight is given; write {{weight: 1.0, ...}}.")
+        weight = parse_weight(options.pop("weight"), f"{where}: weight")
         typed = {option: _typed(value, known[option], f"{where}: {option}") for option, value in options.items()}
-        if not 0 <= typed["weight"] < math.inf:
-            raise ValueError(f"{where}: weight must be a number of at least 0, got {typed['weight']}.")
+        if "share" in typed:
+            check_share(typed["share"], f"{where}: share")
+            if weight != AUTO:
+                raise ValueError(f"{where}: share belongs to a weight of {AUTO}, but the weight is {weight}.")
+        typed = {"weight": weight, **typed}
         _build_loss(name, typed)
         parsed[name] = typed
     return parsed
 
 
+def parse_weight(value: Any, where: str) -> float | str:
+    """A term's weight: a number of at least 0, or `"auto"`.
+
+    Raises:
+        ValueError: it is neither; the message starts with `where`.
+    """
+    if isinstance(value, str) and value.strip().lower() == AUTO:
+        return AUTO
+    weight = _typed(value, 1.0, where)
+    if not 0 <= weight < math.inf:
+        raise ValueError(f"{where} must be a number of at least 0 or {AUTO}, got {weight}.")
+    return weight
+
+
+def check_share(share: float, where: str) -> None:
+    """Raise a ValueError that starts with `where` if a term cannot have this share of the labels' gradient."""
+    if not 0 < share < math.inf:
+        raise ValueError(f"{where} must be a positive number, got {share}.")
+
+
 def sources_of(settings: Mapping[str, Mapping[str, Any]]) -> set[str]:
     """What terms with these settings read of the teacher; those of weight 0 read nothing."""
-    return {o.get("source", TERM_KINDS[name].sources[0]) for name, o in settings.items() if o["weight"] > 0}
+    return {_source(name, options) for name, options in settings.items() if options["weight"]}
 
 
 def build_terms(
@@ -246,9 +273,8 @@ def build_terms(
     """
     terms = {}
     for name, options in settings.items():
-        if options["weight"] > 0:
-            kind = TERM_KINDS[name]
-            source = options.get("source", kind.sources[0])
+        if options["weight"]:
+            kind, source = TERM_KINDS[name], _source(name, options)
             terms[name] = DistillationTerm(
                 name,
                 kind,
@@ -263,6 +289,16 @@ def build_terms(
     return terms
 
 
+def has_adapters(settings: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether any of the terms may have an adapter, as far as that shows without the networks."""
+    kinds = [(TERM_KINDS[name], _source(name, options)) for name, options in settings.items() if options["weight"]]
+    return any(kind.adapter is not None and source != "logits" for kind, source in kinds)
+
+
+def _source(name: str, options: Mapping[str, Any]) -> str:
+    return options.get("source", TERM_KINDS[name].sources[0])
+
+
 def _options(kind: TermKind) -> dict[str, Any]:
     """Options of a kind of term and their defaults."""
     parameters = inspect.signature(kind.loss).parameters.values()
@@ -274,12 +310,11 @@ def _options(kind: TermKind) -> dict[str, Any]:
 
 
 def _build_loss(name: str, options: Mapping[str, Any]) -> nn.Module:
-    kind = TERM_KINDS[name]
-    source = options.get("source", kind.sources[0])
+    kind, source = TERM_KINDS[name], _source(name, options)
     if source not in kind.sources:
         raise ValueError(f"distillation_losses: {name}: source must be one of {kind.sources}, got {source!r}.")
     try:
-        return kind.loss(**{option: value for option, value in options.items() if option not in ("weight", "source")})
+        return kind.loss(**{option: value for option, value in options.items() if option not in _NOT_OF_THE_LOSS})
     except ValueError as error:
         raise ValueError(f"distillation_losses: {name}: {error}") from None
 

@@ -43,6 +43,13 @@ _SECOND_STAGE_ALONE = (
     "mix",
     "mix_probability",
     "mix_of",
+    "adapter_warmup_steps",
+    "adapter_warmup_optim",
+    "adapter_warmup_learning_rate",
+    "balanced_share",
+    "balanced_every",
+    "balanced_decay",
+    "ema_decay",
 )
 ADAPTED_PARTS = (ModelArguments, DataArguments, TeacherArguments, KnowledgeAdaptationConfig)
 _FOLDER_NAME = re.compile(r"\w[\w.+-]*")

@@ -219,9 +219,9 @@ def _introduce(trainer: SegmentationTrainer, recipe: dict[str, Any], data_args: 
 
 
 def _forget(output_dir: Path) -> None:
-    """Remove what a later resume would take for its own: the results, checkpoints and autoencoder of the run before."""
+    """Remove what a later resume would take for its own: results, checkpoints and first stages of the run before."""
     (output_dir / RESULTS_NAME).unlink(missing_ok=True)
-    for folder in (*output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), output_dir / "autoencoder"):
+    for folder in (*output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), output_dir / "autoencoder", output_dir / "adapters"):
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -180,8 +180,11 @@ def _training(facts: CardFacts) -> Iterator[str]:
     if facts.command:
         yield f"```bash\n{facts.command}\n```"
     yield _duration(results)
+    if decay := facts.settings.get("ema_decay"):
+        yield f"The model is the exponential moving average of the weights, with a decay of {decay:g}."
     if facts.loss:
-        terms = " + ".join(f"{weight:g} x {name}".removeprefix("1 x ") for name, weight in facts.loss.items())
+        weights = {name: w if isinstance(w, str) else f"{w:g}" for name, w in facts.loss.items()}
+        terms = " + ".join(f"{weight} x {name}".removeprefix("1 x ") for name, weight in weights.items())
         yield f"Loss: {terms.replace('_', '-')}."
     # Data and teacher are named below; in a recipe they may be paths on the machine that trained.
     settings = {name: value for name, value in facts.settings.items() if name not in ("dataset", "teacher")}

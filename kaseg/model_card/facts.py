@@ -38,7 +38,7 @@ class CardFacts:
     config: KASegConfig
     results: Mapping[str, Any]
     data: DataSource
-    loss: Mapping[str, float] = field(default_factory=dict)
+    loss: Mapping[str, float | str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     teacher: TeacherSource | None = None
     compared: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

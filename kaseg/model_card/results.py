@@ -33,6 +33,8 @@ def describe_run(model: KASegModel, args: Any, state: Any, metrics: Mapping[str,
         description |= {name: metrics[f"eval_{name}"] for name in _SCORES if f"eval_{name}" in metrics}
         classes = {k.removeprefix(_CLASS_PREFIX): v for k, v in metrics.items() if k.startswith(_CLASS_PREFIX)}
         description["per_category_iou"] = classes
+    if getattr(args, "ema_decay", None) is not None:
+        description["ema_decay"] = args.ema_decay  # the weights that were scored are an average
     return description | {
         "seed": args.seed,
         "steps": state.global_step,

@@ -85,17 +85,17 @@ def public_settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return {k: _shown(k, v) for k, v in recipe.items() if k not in hidden and not k.startswith("hub_")}
 
 
-def loss_weights(settings: Mapping[str, Any]) -> dict[str, float]:
-    """The terms of the training loss and their weights: `{"cross_entropy": 1.0, "adaptation": 50.0, ...}`.
+def loss_weights(settings: Mapping[str, Any]) -> dict[str, float | str]:
+    """The terms of the training loss and their weights: `{"cross_entropy": 1.0, "adaptation": 50.0, "dist": "auto"}`.
 
     Args:
         settings: Fields of a [`~kaseg.trainer.SegmentationConfig`] or [`~kaseg.trainer.KnowledgeAdaptationConfig`] by
             name, defaults included. Terms of weight 0 are left out.
     """
-    weights = {str(settings["loss"]): 1.0}
-    weights |= {term: float(settings[name]) for term, name in _TERMS.items() if settings.get(name)}
     rivals = settings.get("distillation_losses") or {}
-    return weights | {term: float(options["weight"]) for term, options in rivals.items() if options["weight"]}
+    weights = {str(settings["loss"]): 1.0} | {term: settings.get(name) for term, name in _TERMS.items()}
+    weights |= {term: options["weight"] for term, options in rivals.items()}
+    return {term: weight if isinstance(weight, str) else float(weight) for term, weight in weights.items() if weight}
 
 
 def _bystander(part: type) -> type:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,34 +15,20 @@ from kaseg.distillation.teachers import TeacherAdapter
 from kaseg.distillation.terms import labels_at, weights_of_labels
 from kaseg.trainer.base import TermTrainer
 from kaseg.trainer.knowledge_adaptation_config import KnowledgeAdaptationConfig
-from kaseg.trainer.segmentation_config import POLY
+from kaseg.trainer.stages import stage_arguments
 
 
 def autoencoder_arguments(args: KnowledgeAdaptationConfig, steps_per_epoch: int) -> KnowledgeAdaptationConfig:
-    """Arguments of the first stage: those of distillation, in `output_dir/autoencoder`, without push or evaluation."""
+    """Arguments of the first stage, in `output_dir/autoencoder`."""
     steps = max(math.ceil(args.autoencoder_epochs * steps_per_epoch), args.autoencoder_max_steps)
-    changes: dict[str, Any] = dict(
-        output_dir=str(Path(args.output_dir) / "autoencoder"),
-        max_steps=max(1, steps),
-        learning_rate=args.autoencoder_learning_rate,
-        weight_decay=args.autoencoder_weight_decay,
-        optim=args.autoencoder_optim,
-        optim_args="momentum=0.9" if args.autoencoder_optim == "sgd" else None,
-        lr_scheduler_type="polynomial",
-        lr_scheduler_kwargs=dict(POLY),
-        warmup_steps=0,
-        eval_strategy="no",
-        eval_on_start=False,
-        load_best_model_at_end=False,
-        # A few hundred steps do not repay a compilation. (A backend alone would turn it on again.)
-        torch_compile=False,
-        torch_compile_backend=None,
-        torch_compile_mode=None,
-        push_to_hub=False,
-        hub_model_id=None,
-        deepspeed=None,
+    return stage_arguments(
+        args,
+        "autoencoder",
+        steps,
+        args.autoencoder_optim,
+        args.autoencoder_learning_rate,
+        args.autoencoder_weight_decay,
     )
-    return dataclasses.replace(args, **changes)
 
 
 class AutoencoderTrainer(TermTrainer):
@@ -53,9 +37,14 @@ class AutoencoderTrainer(TermTrainer):
     stage = "autoencoder"
 
     def __init__(
-        self, model: FeatureAutoencoder, teacher: TeacherAdapter, args: TrainingArguments, **kwargs: Any
+        self,
+        model: FeatureAutoencoder,
+        teacher: TeacherAdapter,
+        args: TrainingArguments,
+        train_dataset: Any = None,
+        data_collator: Any = None,
     ) -> None:
-        super().__init__(model=model, args=args, **kwargs)
+        super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=data_collator)
         self.teacher = teacher
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False

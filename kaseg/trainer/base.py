@@ -109,6 +109,7 @@ class TermTrainer(PublishingTrainer):
         if args.sync_batch_norm:
             model = synchronize_batch_norm(model, args)
         super().__init__(model=model, args=args, **kwargs)
+        self._begin_average()
         self._terms: dict[str, tuple[torch.Tensor, int]] = {}  # sum and number of values since the last log
         self.add_callback(EpochCallback())
         trained = getattr(self, "segmentation_model", None)
@@ -117,6 +118,9 @@ class TermTrainer(PublishingTrainer):
             self.model_card = ModelCardCallback(trained, self.processing_class)
             self.model_card.model_id = self.hub_model_id
             self.add_callback(self.model_card)
+
+    def _begin_average(self) -> None:
+        """Called once the model is on its device, before anything asks for the network that is saved."""
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As in `transformers.Trainer`; what the user saves has its card beside it."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from kaseg.distillation.terms import parse_losses
+from kaseg.distillation.terms import AUTO, check_share, has_adapters, parse_losses, parse_weight
 from kaseg.trainer.segmentation_config import SegmentationConfig
 
 DISTILLATION_SCHEDULES = ("constant", "linear", "cosine")
@@ -19,15 +20,25 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
 
     > Parameters that control the objective `L = L_ce + beta * L_adapt + gamma * L_aff + sum of weight * loss`
 
-    adaptation_weight (`float`, *optional*, defaults to 50.0): beta (paper). It means something only together with the
-        reduction of [`~kaseg.distillation.losses.AdaptationLoss`]: a mean over batch, positions and channels.
-    affinity_weight (`float`, *optional*, defaults to 1.0): gamma (paper), see
+    adaptation_weight (`float` or `"auto"`, *optional*, defaults to 50.0): beta (paper). It means something
+        only together with the reduction of [`~kaseg.distillation.losses.AdaptationLoss`]: a mean over batch, positions
+        and channels.
+    affinity_weight (`float` or `"auto"`, *optional*, defaults to 1.0): gamma (paper), see
         [`~kaseg.distillation.losses.AffinityLoss`].
     distillation_losses (`dict`, *optional*): Rival losses (see `docs/method.md`), each by its weight, or by a mapping
         of `weight` and the loss's own arguments: `{"channel_wise": 3.0, "knowledge_distillation": {"weight": 1.0,
         "temperature": 2.0}}`. Names: `knowledge_distillation`, `hint`, `attention_transfer`, `pairwise`,
         `channel_wise` (with `source`: `"logits"` or `"features"`), `intra_class`, `dist`. For a rival alone set
-        `adaptation_weight` and `affinity_weight` to 0.
+        `adaptation_weight` and `affinity_weight` to 0. A weight may be `"auto"`, with a `share` of its own beside it:
+        `{"knowledge_distillation": {"weight": "auto", "share": 0.2}}`.
+    balanced_share (`float`, *optional*, defaults to 0.5): Share of every term whose weight is `"auto"` and that has
+        none of its own. The weight is set to `share * |gradient of the labels' loss| / |gradient of the term|`, both
+        at the student's tapped map (terms on logits through the classifier); see
+        [`~kaseg.distillation.balance.GradientBalance`]. Logged as `weight/<term>`. Such a term starts after the first
+        step, which measures.
+    balanced_every (`int`, *optional*, defaults to 20): Steps between two measurements. One costs a backward pass
+        through head and adapters for each term; the encoder has no part.
+    balanced_decay (`float`, *optional*, defaults to 0.9): How much of the smoothed norms a new measurement leaves.
     distillation_schedule (`str`, *optional*, defaults to `"constant"`): How the weights of all distillation terms
         change over training: stay as they are (paper), or fall to 0 at the last step, `"linear"`ly or along half
         a `"cosine"`.
@@ -40,12 +51,22 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
         `class_weights` of their labels (void: 1, or 0 with `ignore_void_positions`).
     adapter_learning_rate_scale (`float`, *optional*, defaults to 1.0): Factor on `learning_rate` for the adapters.
 
+    > Parameters that control the warm-up of the adapters (between the autoencoder and the student)
+
+    adapter_warmup_steps (`int`, *optional*, defaults to 0): Steps in which the adapters are fitted alone, to a student
+        that stays as it is (after Heo et al. 2019; see [`~kaseg.trainer.adapter_trainer.AdapterTrainer`]).
+    adapter_warmup_optim (`str`, *optional*, defaults to `"adamw_torch"`): Its optimizer. AdamW does not mind how large
+        a term is.
+    adapter_warmup_learning_rate (`float`, *optional*, defaults to 1e-3): Its learning rate; the schedule is poly.
+
     > Parameters that control what is tapped
 
     teacher_tap (`str`, *optional*): Name of the teacher's submodule whose output is distilled; by default the map that
         its classifier reads.
     teacher_scale (`float`, *optional*, defaults to 1.0): Factor by which images are resized for the teacher, whose maps
         are brought back; see `image_scale` of [`~kaseg.distillation.TeacherAdapter`].
+    teacher_output_stride (`int`, *optional*): Give the teacher's encoder another output stride, such as 8, with the
+        same weights; see [`~kaseg.distillation.teachers.output_stride.at_output_stride`]. Its own by default.
     teacher_label_map (`dict`, *optional*): Student's class -> teacher's class, a list of those that make it up, or null
         for one that the teacher is not asked about; by name or id. Classes that it leaves out are matched by name. See
         [`~kaseg.distillation.teachers.match_labels`].
@@ -74,10 +95,21 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
     > Defaults that differ from `TrainingArguments`: those of [`SegmentationConfig`].
     """
 
-    adaptation_weight: float = field(default=50.0, metadata={"help": "beta, weight of the adaptation loss (paper)."})
-    affinity_weight: float = field(default=1.0, metadata={"help": "gamma, weight of the affinity loss (paper)."})
+    adaptation_weight: float | str = field(
+        default=50.0, metadata={"help": "beta, weight of the adaptation loss (paper), or auto."}
+    )
+    affinity_weight: float | str = field(
+        default=1.0, metadata={"help": "gamma, weight of the affinity loss (paper), or auto."}
+    )
     distillation_losses: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "Rival losses: {name: weight} or {name: {weight: ..., option: ...}}."}
+    )
+    balanced_share: float = field(
+        default=0.5, metadata={"help": "Share of the labels' gradient that a term of weight auto gets."}
+    )
+    balanced_every: int = field(default=20, metadata={"help": "Steps between two measurements for weights of auto."})
+    balanced_decay: float = field(
+        default=0.9, metadata={"help": "How much of the smoothed gradient norms a new measurement leaves."}
     )
     distillation_schedule: str = field(
         default="constant",
@@ -93,11 +125,20 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
     adapter_learning_rate_scale: float = field(
         default=1.0, metadata={"help": "Factor on learning_rate for the adapters."}
     )
+    adapter_warmup_steps: int = field(
+        default=0, metadata={"help": "Steps that fit the adapters alone before the student learns (0: paper)."}
+    )
+    adapter_warmup_optim: str = field(default="adamw_torch", metadata={"help": "Its optimizer, as for optim."})
+    adapter_warmup_learning_rate: float = field(default=1e-3, metadata={"help": "Its learning rate."})
     teacher_tap: str | None = field(
         default=None, metadata={"help": "Teacher's submodule to tap; the classifier's input by default."}
     )
     teacher_scale: float = field(
         default=1.0, metadata={"help": "Factor by which images are resized for the teacher; its maps are brought back."}
+    )
+    teacher_output_stride: int | None = field(
+        default=None,
+        metadata={"help": "Another output stride of the teacher's encoder, with the same weights."},
     )
     teacher_label_map: dict | None = field(
         default=None, metadata={"help": "Student's class: teacher's class or classes; by name where it is silent."}
@@ -123,15 +164,11 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
     )
 
     def __post_init__(self) -> None:
-        for name in (
-            "adaptation_weight",
-            "affinity_weight",
-            "sparsity_weight",
-            "autoencoder_epochs",
-            "autoencoder_classifier_weight",
-        ):
+        for name in ("sparsity_weight", "autoencoder_epochs", "autoencoder_classifier_weight", "adapter_warmup_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        self.adaptation_weight = parse_weight(self.adaptation_weight, "adaptation_weight")
+        self.affinity_weight = parse_weight(self.affinity_weight, "affinity_weight")
         if self.distillation_schedule not in DISTILLATION_SCHEDULES:
             raise ValueError(
                 f"distillation_schedule must be one of {DISTILLATION_SCHEDULES}, got {self.distillation_schedule!r}."
@@ -142,7 +179,36 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
             if getattr(self, name) and self.class_weights is None:
                 raise ValueError(f"{name} weighs by class_weights, but there are none: set them, too.")
         self.distillation_losses = parse_losses(self.distillation_losses)
+        self._check_balance()
+        self._check_warmup()
         super().__post_init__()
+
+    def _check_balance(self) -> None:
+        check_share(self.balanced_share, "balanced_share")
+        if self.balanced_every < 1:
+            raise ValueError(f"balanced_every must be at least 1, got {self.balanced_every}.")
+        if not 0 <= self.balanced_decay < 1:
+            raise ValueError(f"balanced_decay must be at least 0 and below 1, got {self.balanced_decay}.")
+        if not self.balanced_shares:
+            self._refuse_unused("balanced_", f"no term has a weight of {AUTO} (such as adaptation_weight: {AUTO})")
+
+    def _check_warmup(self) -> None:
+        if self.adapter_warmup_learning_rate <= 0:
+            raise ValueError(f"adapter_warmup_learning_rate must be positive, got {self.adapter_warmup_learning_rate}.")
+        if self.adapter_warmup_steps == 0:
+            self._refuse_unused("adapter_warmup_", "adapter_warmup_steps is 0")
+        elif not has_adapters(self.term_settings):
+            raise ValueError(
+                "adapter_warmup_steps fits adapters, but no term has one: leave it out, or add a term on features "
+                "(adaptation_weight, affinity_weight, distillation_losses: {hint: ...})."
+            )
+
+    def _refuse_unused(self, prefix: str, reason: str) -> None:
+        """Raise a ValueError if a field whose name starts with `prefix` is set, as it would change nothing."""
+        own = {item.name: item.default for item in dataclasses.fields(self) if item.name.startswith(prefix)}
+        changed = [name for name, default in own.items() if getattr(self, name) != default]
+        if changed:
+            raise ValueError(f"{', '.join(changed)} would change nothing, as {reason}.")
 
     @property
     def term_settings(self) -> dict[str, dict[str, Any]]:
@@ -153,3 +219,9 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
             "affinity": {"weight": self.affinity_weight, "squared_rows": self.squared_affinity_rows},
         }
         return {name: {**options, "source": source} for name, options in paper.items()} | self.distillation_losses
+
+    @property
+    def balanced_shares(self) -> dict[str, float]:
+        """Shares of the labels' gradient by name, for the terms whose weight is `"auto"`."""
+        terms = self.term_settings.items()
+        return {name: options.get("share", self.balanced_share) for name, options in terms if options["weight"] == AUTO}

@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import ConcatDataset
 from transformers import set_seed
-from transformers.trainer import TRAINER_STATE_NAME
 
 from kaseg.data import WithUnlabelled
 from kaseg.distillation.autoencoder import FeatureAutoencoder, FeatureAutoencoderConfig, encoder_strides
-from kaseg.distillation.composite import StudentWithAdapters, student_maps
+from kaseg.distillation.balance import GradientBalance, squared_norms
+from kaseg.distillation.composite import StudentWithAdapters, student_maps, teacher_maps
 from kaseg.distillation.map_shape import MapShape
 from kaseg.distillation.teachers.building import build_teacher
 from kaseg.distillation.teachers.normalization import Normalization
 from kaseg.distillation.terms import build_terms, sources_of
 from kaseg.image_processing_kaseg import KASegImageProcessor
 from kaseg.modeling_kaseg import KASegModel
+from kaseg.trainer.adapter_trainer import AdapterTrainer, adapter_arguments, load_adapters, save_adapters
 from kaseg.trainer.autoencoder_trainer import AutoencoderTrainer, autoencoder_arguments
 from kaseg.trainer.base import last_complete_checkpoint, share_buffers
 from kaseg.trainer.knowledge_adaptation_config import KnowledgeAdaptationConfig
 from kaseg.trainer.segmentation_trainer import SegmentationTrainer
-
-ADAPTERS_NAME = "adapters.safetensors"
+from kaseg.trainer.stages import begin, is_finished, stage_folder
 
 
 class KnowledgeAdaptationTrainer(SegmentationTrainer):
@@ -57,11 +56,12 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
 
     Raises:
         ValueError: unlabelled images where the `train_dataset` is no `datasets.Dataset` or void positions are left out;
-            an autoencoder that does not fit the teacher's map; a teacher that gives no logits or shares no
-            classes with the student where a term compares logits; a [`TeacherAdapter`] that was matched with other
-            classes, or that `teacher_tap` or `teacher_scale` comes too late for; an autoencoder that is to be fitted
-            with the teacher's classifier, where none reads the tapped map; a `student_tap` that does not exist; a
-            teacher that is the student itself; several GPUs in one process.
+            an autoencoder that does not fit the teacher's map; a teacher that gives no logits or shares no classes with
+            the student where a term compares logits; a [`TeacherAdapter`] that was matched with other classes, or that
+            `teacher_tap`, `teacher_scale` or `teacher_output_stride` comes too late for; an autoencoder that is to be
+            fitted with the teacher's classifier, where none reads the tapped map; a `student_tap` that does not exist;
+            a warm-up of adapters where there are none; a teacher that is the student itself; several GPUs in one
+            process.
 
     Example:
 
@@ -103,6 +103,7 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
             Normalization.of_processor(processing_class),
             tap=args.teacher_tap,
             image_scale=args.teacher_scale,
+            output_stride=args.teacher_output_stride,
             label_map=args.teacher_label_map,
         )
         students, teachers = student_maps(model, args.student_tap), adapter.maps(model.config.num_channels)
@@ -125,7 +126,16 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         terms = build_terms(args.term_settings, students, teachers, args.ignore_void_positions, class_weights)
         self._step_counts: dict[str, torch.Tensor] = {}
         self._unlabelled = unlabelled_dataset
-        composite = StudentWithAdapters(model, terms, args.student_tap, known_classes)
+        shares = args.balanced_shares
+        balance = GradientBalance(shares, args.balanced_decay) if shares else None
+        self._squared_norms: torch.Tensor | None = None  # of the gradients of a step that is measured
+        self._weights: dict[str, torch.Tensor] = {}  # of the terms in the last step, where they are set
+        composite = StudentWithAdapters(model, terms, args.student_tap, known_classes, balance)
+        if args.adapter_warmup_steps and not composite.adapted_terms:
+            raise ValueError(
+                f"adapter_warmup_steps fits adapters, but none of the terms ({', '.join(terms)}) has one here, as the "
+                "maps of student and teacher have equally many channels: leave it out."
+            )
         super().__init__(
             model=composite,
             args=args,
@@ -157,7 +167,7 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         return WithUnlabelled(dataset, self._unlabelled, transform, args.augmentation_seed, self.num_labels)
 
     @property
-    def segmentation_model(self) -> KASegModel:
+    def student(self) -> KASegModel:
         return self.model.student
 
     @property
@@ -179,7 +189,7 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         return super().learning_rate_scale(name)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """Fit the autoencoder unless there is one or no term reads its code, then distil.
+        """Fit the autoencoder unless there is one or no term reads its code; warm the adapters up, if asked to; distil.
 
         `resume_from_checkpoint=True` resumes in whichever stage the run in `output_dir` was stopped, and starts from
         the beginning if there is nothing to resume from. A checkpoint of another folder brings that run's autoencoder.
@@ -187,19 +197,24 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         Raises:
             FileNotFoundError: There is no finished autoencoder beside the checkpoint that is named.
         """
+        checkpoint = resume_from_checkpoint or None
+        if checkpoint is True:
+            checkpoint = last_complete_checkpoint(self.args.output_dir)
         if self.autoencoder is None and self.needs_code:
             if isinstance(resume_from_checkpoint, str | Path):
                 self._take_over_autoencoder(Path(resume_from_checkpoint).parent / "autoencoder")
             self._use_autoencoder(self.fit_autoencoder(resume=bool(resume_from_checkpoint)))
+        if self.args.adapter_warmup_steps and checkpoint is None:  # a checkpoint has its own
+            self.fit_adapters(resume=bool(resume_from_checkpoint))
         try:
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         finally:
-            self._step_counts = {}
+            self._step_counts, self._squared_norms = {}, None
 
     def _take_over_autoencoder(self, folder: Path) -> None:
         """Copy the finished autoencoder in `folder` to where this run's would lie."""
-        own = Path(self.args.output_dir) / "autoencoder"
-        if not (folder / TRAINER_STATE_NAME).is_file():
+        own = stage_folder(self.args, "autoencoder")
+        if not is_finished(folder):
             raise FileNotFoundError(
                 f"{folder}: no finished autoencoder, and with another one the student would meet another code. Name "
                 "it: KnowledgeAdaptationTrainer(..., autoencoder=...)."
@@ -210,12 +225,10 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
 
     def fit_autoencoder(self, resume: bool = False) -> FeatureAutoencoder:
         """The first stage; with `resume`, a finished autoencoder is read and an unfinished one continued."""
-        folder = Path(self.args.output_dir) / "autoencoder"
-        finished = folder / TRAINER_STATE_NAME
-        if resume and finished.is_file():
+        folder = stage_folder(self.args, "autoencoder")
+        if resume and is_finished(folder):
             return FeatureAutoencoder.from_pretrained(folder)
-        # A stale one must not survive a restart: this file says that the stage is done, and is written last.
-        finished.unlink(missing_ok=True)
+        begin(folder)
         set_seed(self.args.seed)
         autoencoder = FeatureAutoencoder(
             FeatureAutoencoderConfig(
@@ -243,6 +256,26 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         trainer.save_state()
         return autoencoder
 
+    def fit_adapters(self, resume: bool = False) -> None:
+        """The warm-up of the adapters; with `resume`, finished ones are read and an unfinished stage is continued."""
+        folder = stage_folder(self.args, "adapters")
+        if resume and is_finished(folder):
+            load_adapters(self.model, folder)
+            return
+        begin(folder)
+        trainer = AdapterTrainer(
+            self.model,
+            self.teacher,
+            self.autoencoder,
+            adapter_arguments(self.args),
+            train_dataset=self.train_dataset,
+            data_collator=self.data_collator,
+        )
+        trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder) if resume else None)
+        share_buffers(self.model.terms)  # each process goes on with its own
+        trainer.save_model()
+        trainer.save_state()
+
     @property
     def distillation_factor(self) -> float:
         """Factor on the terms' weights at the step under way, 1 at the first and, unless constant, 0 after the last."""
@@ -258,32 +291,56 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> Any:
-        teacher = self._teacher_maps(inputs["pixel_values"])
+        images = inputs["pixel_values"]
+        with self.accelerator.autocast():
+            maps = teacher_maps(self.teacher, self.autoencoder, self.model.sources, images)
         needs_labels = any(term.needs_labels for term in self.model.terms.values())
         labels = inputs["labels"] if needs_labels else None
-        outputs = model(pixel_values=inputs["pixel_values"], teacher=teacher, labels=labels)
+        measures = self._measures(model)
+        with self.model.recorded_map() if measures else nullcontext() as tapped:
+            # A compiled network hides its maps from autograd.
+            network = getattr(model, "_orig_mod", model) if measures else model
+            outputs = network(pixel_values=images, teacher=maps, labels=labels)
         loss = self.label_loss(outputs.logits, inputs["labels"], num_items_in_batch)
         self.add_term("cross_entropy", loss * self.accumulation_steps)
         shares = self._shares(inputs["labels"])
-        for name, term in self.model.terms.items():
-            part = shares[name] * outputs.terms[name]
+        parts = {name: shares[name] * value for name, value in outputs.terms.items()}
+        weights = self._term_weights()
+        if measures:
+            self._measure(tapped[0], loss, parts)
+        for name, part in parts.items():
             self.add_term(name, part * self.accumulation_steps)
-            loss = loss + self.distillation_factor * term.weight * part
+            loss = loss + weights[name] * part
         return (loss, outputs) if return_outputs else loss
 
-    @torch.no_grad()
-    def _teacher_maps(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What the terms read of the teacher, and nothing else."""
-        sources = self.model.sources
-        if not sources:
-            return {}
-        with self.accelerator.autocast():
-            output = self.teacher(pixel_values)
-            maps = {"features": output.features, "logits": output.logits}
-            if "code" in sources:
-                assert self.autoencoder is not None  # train() has seen to it
-                maps["code"] = self.autoencoder.encode(output.features).float()
-        return {name: maps[name] for name in sources}
+    def _term_weights(self) -> dict[str, float | torch.Tensor]:
+        """What the terms are multiplied by at the step under way."""
+        factor, balance = self.distillation_factor, self.model.balance
+        set_now = {} if balance is None else {name: factor * weight for name, weight in balance.weights().items()}
+        self._weights = set_now
+        return {name: set_now[name] if name in set_now else factor * t.weight for name, t in self.model.terms.items()}
+
+    def _measures(self, model: nn.Module) -> bool:
+        """Whether the gradients of this step are measured, for weights that are set by them."""
+        due = self.state.global_step % self.args.balanced_every == 0
+        return self.model.balance is not None and model.training and due
+
+    def _measure(self, tapped: torch.Tensor, label_loss: torch.Tensor, parts: dict[str, torch.Tensor]) -> None:
+        """Add this micro-batch's gradients at the tapped map to those of the step; the last one sets the weights."""
+        balance = self.model.balance
+        scaler = self.accelerator.scaler
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        squares = squared_norms([label_loss, *(parts[name] for name in balance.names)], tapped, scale)
+        self._squared_norms = squares if self._squared_norms is None else self._squared_norms + squares
+        if self.accelerator.sync_gradients:
+            norms = self.accelerator.reduce(self._squared_norms, reduction="sum").sqrt()
+            balance.update(norms[0], norms[1:])
+            self._squared_norms = None
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs |= {f"weight/{name}": float(weight) for name, weight in self._weights.items()}
+        super().log(logs, start_time)
 
     def _mix(self, batch: dict[str, torch.Tensor], number: int, classify: Any = None) -> dict[str, torch.Tensor]:
         return super()._mix(batch, number, None if self._unlabelled is None else self._classify)
@@ -320,30 +377,10 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         return {name: processes * term.count(labels) / self._step_counts[name] for name, term in terms.items()}
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
-        composite, self.model = self.model, self.model.student
-        try:
-            super()._save(output_dir)
-        finally:
-            self.model = composite
+        super()._save(output_dir)
         if self.args.should_save:
-            save_file(composite.adapter_state_dict(), os.path.join(output_dir or self.args.output_dir, ADAPTERS_NAME))
+            save_adapters(self.model, output_dir or self.args.output_dir)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        composite = self.model if model is None else model
-        super()._load_from_checkpoint(resume_from_checkpoint, composite.student)
-        adapters = load_file(os.path.join(resume_from_checkpoint, ADAPTERS_NAME))
-        missing, unexpected = composite.load_state_dict(adapters, strict=False)
-        missing = [name for name in missing if not name.startswith("student.")]
-        if missing or unexpected:
-            raise ValueError(
-                f"{resume_from_checkpoint}/{ADAPTERS_NAME} does not fit this run: missing {missing}, unexpected "
-                f"{unexpected}. Resume with the weights and latent_channels that the run was started with."
-            )
-
-    def _load_best_model(self) -> None:
-        # What is best is the student; its adapters have no further use.
-        composite, self.model = self.model, self.model.student
-        try:
-            super()._load_best_model()
-        finally:
-            self.model = composite
+        super()._load_from_checkpoint(resume_from_checkpoint)
+        load_adapters(self.model, resume_from_checkpoint)

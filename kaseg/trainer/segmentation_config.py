@@ -31,6 +31,12 @@ class SegmentationConfig(TrainingArguments):
 
     backbone_learning_rate_scale (`float`, *optional*, defaults to 1.0): Factor on `learning_rate` for the encoder.
 
+    > Parameters that control the average of the weights
+
+    ema_decay (`float`, *optional*): Evaluate and save the exponential moving average of weights and BatchNorm
+        statistics with this decay, such as 0.999, in place of the weights that are trained. Off by default; see
+        [`~kaseg.trainer.ema.WeightAverage`].
+
     > Parameters that control training on several GPUs
 
     sync_batch_norm (`bool`, *optional*, defaults to `False`): Take the statistics of BatchNorm over the images of all
@@ -117,6 +123,9 @@ class SegmentationConfig(TrainingArguments):
     backbone_learning_rate_scale: float = field(
         default=1.0, metadata={"help": "Factor on learning_rate for the encoder."}
     )
+    ema_decay: float | None = field(
+        default=None, metadata={"help": "Evaluate and save a moving average of the weights with this decay."}
+    )
     sync_batch_norm: bool = field(
         default=False, metadata={"help": "Statistics of BatchNorm over all processes (GPUs only)."}
     )
@@ -172,6 +181,8 @@ class SegmentationConfig(TrainingArguments):
             raise ValueError(
                 f"backbone_learning_rate_scale must not be negative, got {self.backbone_learning_rate_scale}."
             )
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be above 0 and below 1, or left out, got {self.ema_decay}.")
         if self.max_steps <= 0 and self.num_train_epochs <= 0:
             self.max_steps = DEFAULT_MAX_STEPS
         if self.optim == "sgd" and self.optim_args is None:

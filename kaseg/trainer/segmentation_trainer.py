@@ -28,6 +28,13 @@ from kaseg.image_processing_kaseg import KASegImageProcessor
 from kaseg.losses import CrossEntropyLoss, build_loss
 from kaseg.trainer.base import TermTrainer, share_buffers
 from kaseg.trainer.dilated_convolutions import gradient_is_wrong, keep_out_of_autocast
+from kaseg.trainer.ema import (
+    WeightAverage,
+    WeightAverageCallback,
+    check_same_averaging,
+    load_trained_weights,
+    save_trained_weights,
+)
 from kaseg.trainer.segmentation_config import SegmentationConfig, check_mixed_images
 
 logger = logging.getLogger(__name__)
@@ -98,6 +105,7 @@ class SegmentationTrainer(TermTrainer):
         if args.mix is not None:
             self.mixer = BatchMixer(args.mix, args.mix_probability, args.mix_of, args.augmentation_seed)
         self.criterion = build_loss(args.loss, args.class_weights)
+        self.average: WeightAverage | None = None
         self.confusion_matrix = ConfusionMatrix(num_labels)
         if isinstance(eval_dataset, dict):
             eval_dataset = {name: self._prepare_dataset(d, args, False) for name, d in eval_dataset.items()}
@@ -197,9 +205,47 @@ class SegmentationTrainer(TermTrainer):
         )
 
     @property
-    def segmentation_model(self) -> Any:
-        """The network that is trained, saved and evaluated."""
+    def student(self) -> Any:
+        """The network that is trained."""
         return self.model
+
+    @property
+    def segmentation_model(self) -> Any:
+        """The network that is saved and evaluated: the one that is trained, or its average (`ema_decay`)."""
+        return self.student if self.average is None else self.average.module
+
+    def _begin_average(self) -> None:
+        if self.args.ema_decay is not None:
+            self.average = WeightAverage(self.student, self.args.ema_decay)
+            self.add_callback(WeightAverageCallback(self.average, lambda: self.student))
+
+    @contextmanager
+    def _as_model(self, network: Any) -> Iterator[None]:
+        """Inside, `transformers.Trainer` saves and loads `network`."""
+        trained, self.model = self.model, network
+        try:
+            yield
+        finally:
+            self.model = trained
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        with self._as_model(self.segmentation_model):
+            super()._save(output_dir)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.average is not None and self.args.should_save:
+            save_trained_weights(self.student, output_dir)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        check_same_averaging(self.average is not None, resume_from_checkpoint)
+        super()._load_from_checkpoint(resume_from_checkpoint, self.segmentation_model)
+        if self.average is not None:
+            load_trained_weights(self.student, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        with self._as_model(self.segmentation_model):
+            super()._load_best_model()
 
     def learning_rate_scale(self, name: str) -> float:
         return self.args.backbone_learning_rate_scale if "encoder." in name else 1.0

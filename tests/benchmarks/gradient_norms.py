@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from kaseg import KASegImageProcessor, KASegModel, KnowledgeAdaptationConfig, KnowledgeAdaptationTrainer
 from kaseg.data import load_segmentation_dataset
-from kaseg.trainer.knowledge_adaptation_trainer import ADAPTERS_NAME
+from kaseg.trainer.adapter_trainer import ADAPTERS_NAME
 
 
 def main() -> None:
@@ -61,7 +61,8 @@ def report(trainer: KnowledgeAdaptationTrainer) -> None:
     _, outputs = trainer.compute_loss(trainer.model, batch, return_outputs=True)
     terms = {"cross-entropy": trainer.label_loss(outputs.logits, batch["labels"], None)}
     for name, term in trainer.model.terms.items():
-        terms[f"{term.weight:g} x {name}"] = term.weight * outputs.terms[name]
+        weight = 1.0 if isinstance(term.weight, str) else term.weight  # auto is not set yet
+        terms[f"{weight:g} x {name}"] = weight * outputs.terms[name]
     parts = {"encoder": trainer.segmentation_model.encoder, "head": trainer.segmentation_model.head}
     print(f"{'term':28} {'value':>8} " + " ".join(f"{'|grad| ' + part:>16}" for part in parts))
     for name, loss in terms.items():

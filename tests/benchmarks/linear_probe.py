@@ -33,7 +33,7 @@ from kaseg.data import get_label_space, load_segmentation_dataset
 from kaseg.distillation import FeatureAutoencoder, TeacherAdapter
 from kaseg.distillation.adapters import FeatureAdapter
 from kaseg.evaluation import ConfusionMatrix, iou_scores
-from kaseg.trainer.knowledge_adaptation_trainer import ADAPTERS_NAME
+from kaseg.trainer.adapter_trainer import ADAPTERS_NAME
 
 _PREFIX = "terms.adaptation.adapter."
 

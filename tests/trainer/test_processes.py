@@ -65,7 +65,9 @@ def as_one(output_dir: str, stop: int, unlabelled: bool = False) -> None:
         distillation_class_weights=True,
         autoencoder_classifier_weight=1.0,
         autoencoder_class_weights=True,
-        distillation_losses={name: 1.0 for name in RIVAL_TERMS if name != "dist"},
+        distillation_losses={name: 1.0 for name in RIVAL_TERMS if name != "dist"} | {"knowledge_distillation": "auto"},
+        balanced_every=2,
+        ema_decay=0.5,
     )
     trainer = KnowledgeAdaptationTrainer(
         make_model(classifier_dropout_prob=0.0),
@@ -162,7 +164,7 @@ def test_losses_are_those_of_one_process(runs, stage: str) -> None:
     one, two = (_logs(runs[processes] / stage) for processes in (1, 2))
     assert len(one) == len(two) == (3 if stage == "autoencoder" else STEPS)
     terms = {key for key in one[0] if "/" in key}
-    assert len(terms) == (3 if stage == "autoencoder" else 2 + len(RIVAL_TERMS))
+    assert len(terms) == (3 if stage == "autoencoder" else 3 + len(RIVAL_TERMS))  # a weight, too
     for first, second in zip(one, two, strict=True):
         for key in ("loss", *terms):
             assert second[key] == pytest.approx(first[key], rel=2e-4, abs=1e-5), key

@@ -35,10 +35,23 @@ def _plain(output_dir, **kwargs) -> SegmentationTrainer:
     return SegmentationTrainer(make_model(), args, train_dataset=make_dataset())
 
 
-def _distillation(output_dir) -> KnowledgeAdaptationTrainer:
-    args = KnowledgeAdaptationConfig(
-        **arguments(output_dir, **STEPS), latent_channels=8, autoencoder_epochs=0, autoencoder_max_steps=6
-    )
+# Every lever at once; the weights are measured before and after each place where a run is broken off.
+LEVERS = {
+    "adaptation_weight": "auto",
+    "affinity_weight": "auto",
+    "balanced_every": 3,
+    "distillation_losses": {"knowledge_distillation": {"weight": "auto", "share": 0.2}, "hint": 1.0},
+    "adapter_warmup_steps": 6,
+    "ema_decay": 0.9,
+    "teacher_output_stride": 8,
+    "gradient_accumulation_steps": 2,
+    "per_device_train_batch_size": 2,
+}
+
+
+def _distillation(output_dir, **kwargs) -> KnowledgeAdaptationTrainer:
+    fields = arguments(output_dir, **STEPS, latent_channels=8, autoencoder_epochs=0, autoencoder_max_steps=6)
+    args = KnowledgeAdaptationConfig(**{**fields, **kwargs})
     return KnowledgeAdaptationTrainer(make_model(), make_teacher(), args, train_dataset=make_dataset())
 
 
@@ -72,21 +85,33 @@ def whole(tmp_path_factory) -> Path:
     return output_dir
 
 
-def _same_result(first: Path, second: Path) -> bool:
-    names = ("model.safetensors", "adapters.safetensors", "autoencoder/model.safetensors")
+@pytest.fixture(scope="module")
+def whole_with_levers(tmp_path_factory) -> Path:
+    """The same with every lever on."""
+    output_dir = tmp_path_factory.mktemp("levers")
+    trainer = _distillation(output_dir, **LEVERS)
+    trainer.train()
+    trainer.save_model()
+    return output_dir
+
+
+def _same_result(first: Path, second: Path, names: tuple[str, ...] = ()) -> bool:
+    names = ("model.safetensors", "adapters.safetensors", "autoencoder/model.safetensors", *names)
     return all(states_equal(load_file(first / name), load_file(second / name)) for name in names)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage, step", [("autoencoder", 3), ("distillation", 5)])
-def test_distillation_killed_in_either_stage_ends_the_same(whole: Path, tmp_path, stage: str, step: int) -> None:
-    """A real process, really killed."""
+@pytest.mark.parametrize("stage, step", [("autoencoder", 3), ("adapters", 3), ("distillation", 5)])
+def test_distillation_killed_in_any_stage_ends_the_same(
+    whole_with_levers: Path, tmp_path, stage: str, step: int
+) -> None:
+    """A real process, really killed, with every lever on."""
     code = f"""
 import os, signal, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import torch
 torch.set_num_threads({torch.get_num_threads()})
-from test_resume import _distillation
+from test_resume import LEVERS, _distillation
 from kaseg.trainer.base import TermTrainer
 step = TermTrainer.training_step
 def training_step(self, *args, **kwargs):
@@ -94,17 +119,20 @@ def training_step(self, *args, **kwargs):
         os.kill(os.getpid(), signal.SIGKILL)
     return step(self, *args, **kwargs)
 TermTrainer.training_step = training_step
-_distillation({str(tmp_path)!r}).train()
+_distillation({str(tmp_path)!r}, **LEVERS).train()
 """
     root = str(Path(__file__).resolve().parents[2])
     environment = {**os.environ, "PYTHONPATH": root}
     process = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert process.returncode == -9, process.stderr
     torch.manual_seed(99)
-    trainer = _distillation(tmp_path)
+    trainer = _distillation(tmp_path, **LEVERS)
     trainer.train(resume_from_checkpoint=True)
     trainer.save_model()
-    assert _same_result(whole, tmp_path)
+    own = ("adapters/adapters.safetensors", "checkpoint-8/trained_weights.safetensors")
+    assert _same_result(whole_with_levers, tmp_path, own)
+    weights = trainer.model.balance.weights()
+    assert len(weights) == 3 and all(weight > 0 for weight in weights.values())
 
 
 def test_resuming_a_finished_first_stage_does_not_fit_it_again(whole: Path, tmp_path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +16,8 @@ from kaseg.distillation.teachers.input_sizes import InputSize, resized_map
 from kaseg.distillation.teachers.label_matching import LabelMap, LabelMatch, match_labels
 from kaseg.distillation.teachers.loading import load_teacher
 from kaseg.distillation.teachers.normalization import Normalization
-from kaseg.distillation.teachers.query_maps import class_scores_from_queries
+from kaseg.distillation.teachers.output_stride import at_output_stride
+from kaseg.distillation.teachers.outputs import TeacherOutput, logits_of
 from kaseg.distillation.teachers.taps import (
     Tap,
     as_map,
@@ -32,15 +32,6 @@ from kaseg.distillation.teachers.taps import (
 from kaseg.modeling_kaseg import KASegModel
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class TeacherOutput:
-    """`features` (B, c_t, h_t, w_t): the tapped map. `logits` (B, K, h, w): of the teacher's own classes, or once its
-    labels were matched, of the classes `known_classes` of the student; `None` if there are none."""
-
-    features: torch.Tensor
-    logits: torch.Tensor | None
 
 
 class TeacherAdapter(nn.Module):
@@ -134,7 +125,9 @@ class TeacherAdapter(nn.Module):
         if num_labels is None:
             # Not every `config` is one of transformers.
             num_labels = getattr(getattr(model, "config", None), "num_labels", None)
-        self.tap = named_tap(model, tap, self._dry_run) if tap else find_tap(model, num_labels, self._dry_run, _logits)
+        self.tap = (
+            named_tap(model, tap, self._dry_run) if tap else find_tap(model, num_labels, self._dry_run, logits_of)
+        )
         logger.info("Teacher %s: %s is distilled; %s.", type(model).__name__, self.tap, self.input_size)
         self.class_names = _class_names(model) if class_names is None else tuple(class_names)
         self.label_match: LabelMatch | None = None
@@ -153,21 +146,23 @@ class TeacherAdapter(nn.Module):
         student_labels: Mapping[int, str] | None = None,
         label_map: LabelMap | None = None,
         image_scale: float = 1.0,
+        output_stride: int | None = None,
     ) -> TeacherAdapter:
         """A teacher from a Hub id, folder or shipped name, with its own mean and std.
 
         Any semantic or universal segmentation model of transformers will do, and models saved by
         segmentation_models.pytorch, if their weights are safetensors. Code that comes with a repository is not run:
-        load such a model yourself and wrap it.
+        load such a model yourself and wrap it. `output_stride` has the same weights at another stride, see
+        [`~kaseg.distillation.teachers.output_stride.at_output_stride`].
 
         Raises:
             OSError: no such model, no right to read it, no network, or damaged or no safetensors weights.
-            ValueError: a model of another kind.
+            ValueError: a model of another kind, or one that cannot have this stride.
         """
         loaded = load_teacher(name_or_path)
         found = loaded.normalization
         return cls(
-            loaded.model,
+            loaded.model if output_stride is None else at_output_stride(loaded.model, output_stride),
             tap=tap,
             image_mean=found.mean if found else None,
             image_std=found.std if found else None,
@@ -220,7 +215,7 @@ class TeacherAdapter(nn.Module):
                 "channels, height, width), or tokens of a whole grid. Name another submodule with tap=; "
                 "kaseg.distillation.list_taps(model) lists them."
             )
-        logits = _logits(output)
+        logits = logits_of(output)
         if logits is not None and self.label_match is not None:
             logits = self.label_match.student_logits(logits) if self.label_match.groups else None
         if not torch.is_autocast_enabled(features.device.type):
@@ -243,7 +238,7 @@ class TeacherAdapter(nn.Module):
         """
         layer, output = self.model.get_submodule(self.tap.name), Tap(self.tap.name)
         with recorded({output: layer}) as seen:
-            logits = _logits(self._dry_run())
+            logits = logits_of(self._dry_run())
         found = seen.get(output)
         if isinstance(layer, nn.Linear) and isinstance(found, torch.Tensor):
             found = found.movedim(-1, 1)
@@ -297,7 +292,7 @@ class TeacherAdapter(nn.Module):
             ValueError: `label_map` names a class that does not exist, or one of the teacher's twice.
         """
         if self.class_names is None:
-            logits = _logits(self._dry_run())
+            logits = logits_of(self._dry_run())
             count = logits.shape[1] if logits is not None else 0
             self.class_names = tuple(f"LABEL_{index}" for index in range(count))
         match = match_labels([student_labels[index] for index in sorted(student_labels)], self.class_names, label_map)
@@ -387,19 +382,6 @@ class TeacherAdapter(nn.Module):
 def _class_names(model: nn.Module) -> tuple[str, ...] | None:
     names = getattr(getattr(model, "config", None), "id2label", None)
     return tuple(names[index] for index in sorted(names)) if names else None
-
-
-def _logits(output: Any) -> torch.Tensor | None:
-    """Logits (B, C, h, w) of what a network returns, if there are any."""
-    if isinstance(output, tuple | list) and output and not isinstance(output, Mapping):
-        output = output[0]
-    if hasattr(output, "class_queries_logits"):
-        return class_scores_from_queries(output.class_queries_logits, output.masks_queries_logits)
-    if isinstance(output, Mapping):
-        output = output.get("logits", output.get("out"))
-    elif not isinstance(output, torch.Tensor):
-        output = getattr(output, "logits", None)
-    return output if isinstance(output, torch.Tensor) and output.ndim == 4 else None
 
 
 def _shape(value: Any) -> str:

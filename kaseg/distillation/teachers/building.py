@@ -10,6 +10,7 @@ from torch import nn
 from kaseg.distillation.teachers.adapter import TeacherAdapter
 from kaseg.distillation.teachers.label_matching import LabelMap
 from kaseg.distillation.teachers.normalization import Normalization
+from kaseg.distillation.teachers.output_stride import at_output_stride
 from kaseg.modeling_kaseg import KASegModel
 
 
@@ -19,6 +20,7 @@ def build_teacher(
     normalization: Normalization,
     tap: str | None = None,
     image_scale: float = 1.0,
+    output_stride: int | None = None,
     label_map: LabelMap | None = None,
 ) -> TeacherAdapter:
     """The teacher of a run, which takes the student's images and speaks of its classes.
@@ -29,9 +31,12 @@ def build_teacher(
         normalization ([`Normalization`]): That of the student's images.
         tap, image_scale, label_map: As in [`TeacherAdapter`]; `teacher_tap`, `teacher_scale` and `teacher_label_map`
             of a run.
+        output_stride (`int`, *optional*): See [`~kaseg.distillation.teachers.output_stride.at_output_stride`];
+            `teacher_output_stride` of a run.
 
     Raises:
-        ValueError: the teacher is the student itself, or a [`TeacherAdapter`] that was made with other options.
+        ValueError: the teacher is the student itself, or a [`TeacherAdapter`] that was made with other options, or one
+            that cannot have this stride.
     """
     labels = student.config.id2label
     if isinstance(teacher, nn.Module) and any(module is student for module in teacher.modules()):
@@ -48,6 +53,11 @@ def build_teacher(
             raise ValueError(
                 f"teacher_scale={image_scale} is given, but the teacher is a TeacherAdapter with an image_scale "
                 f"of {teacher.image_scale}: set it there, TeacherAdapter(model, image_scale=...)."
+            )
+        if output_stride is not None:
+            raise ValueError(
+                f"teacher_output_stride={output_stride} is given, but the teacher is a TeacherAdapter already: wrap a "
+                "network that has it, TeacherAdapter(at_output_stride(model, ...))."
             )
         if not teacher.knows_images:
             teacher.expect_images(normalization.mean, normalization.std)
@@ -68,5 +78,8 @@ def build_teacher(
         "label_map": label_map,
     }
     if isinstance(teacher, str | Path):
-        return TeacherAdapter.from_pretrained(str(teacher), **options)
-    return TeacherAdapter(teacher, **options)
+        return TeacherAdapter.from_pretrained(str(teacher), output_stride=output_stride, **options)
+    return TeacherAdapter(
+        teacher if output_stride is None else at_output_stride(teacher, output_stride),
+        **options,
+    )

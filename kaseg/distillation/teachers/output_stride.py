@@ -1,0 +1,57 @@
+"""The same weights at another output stride."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from kaseg.modeling_kaseg import KASegModel
+
+OUTPUT_STRIDES = (4, 8, 16, 32)
+
+
+def at_output_stride(model: nn.Module, output_stride: int) -> nn.Module:
+    """The network with the same weights and another output stride, as DeepLab is evaluated at a finer one than it was
+    trained at (Chen et al. 2017, "Rethinking Atrous Convolution", section 3.3): convolutions are dilated in place of
+    being strided.
+
+    Rates of an ASPP that the config lists are scaled with the grid, so that each reaches as many pixels as before. The
+    network given stays as it is; it is given back where it has that stride already.
+
+    Args:
+        model (`nn.Module`): A [`KASegModel`] whose encoder can be dilated, or a model of transformers whose config has
+            an `output_stride`, such as the MobileNetV2 DeepLab.
+        output_stride (`int`): 4, 8, 16 or 32.
+
+    Raises:
+        ValueError: the network has no output stride, or not this one.
+    """
+    asked = f"teacher_output_stride={output_stride}"
+    if output_stride not in OUTPUT_STRIDES:
+        raise ValueError(f"{asked}: it must be one of {OUTPUT_STRIDES}.")
+    config = getattr(model, "config", None)
+    own = getattr(config, "output_stride", None)
+    if own is None or not isinstance(model, PreTrainedModel):
+        raise ValueError(
+            f"{asked}: {type(model).__name__} has no output_stride in its config. KASegModels have one, and so has "
+            "transformers' MobileNetV2 DeepLab; leave it out for other teachers."
+        )
+    if own == output_stride:
+        return model
+    changed = copy.deepcopy(config)
+    changed.output_stride = output_stride
+    if getattr(config, "atrous_rates", None):
+        changed.atrous_rates = [max(1, rate * own // output_stride) for rate in config.atrous_rates]
+    try:
+        built = type(model)(changed)
+        built.load_state_dict(model.state_dict())
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{asked}: the weights of {type(model).__name__} do not fit another stride: {error}") from None
+    if isinstance(built, KASegModel) and built.encoder.reductions[-1] != output_stride:
+        raise ValueError(
+            f"{asked}: the encoder {config.backbone} cannot be dilated; its last map stays at stride "
+            f"{built.encoder.reductions[-1]}."
+        )
+    return built.to(next(model.parameters()).device)

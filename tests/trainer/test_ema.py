@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from toy import arguments, copy_state, make_dataset, make_model, make_teacher, states_equal
+from transformers import TrainerCallback
+
+from kaseg import (
+    KASegModel,
+    KnowledgeAdaptationConfig,
+    KnowledgeAdaptationTrainer,
+    SegmentationConfig,
+    SegmentationTrainer,
+)
+
+
+def _trainer(output_dir, distils: bool = False, **kwargs) -> SegmentationTrainer:
+    fields = arguments(output_dir, **{"ema_decay": 0.3, "learning_rate": 0.02, **kwargs})
+    data = {"train_dataset": make_dataset(), "eval_dataset": make_dataset(3, seed=1)}
+    if not distils:
+        return SegmentationTrainer(make_model(), SegmentationConfig(**fields), **data)
+    fields |= {"adaptation_weight": 0.0, "affinity_weight": 0.0, "distillation_losses": {"hint": 1.0}}
+    return KnowledgeAdaptationTrainer(make_model(), make_teacher(), KnowledgeAdaptationConfig(**fields), **data)
+
+
+class Recorder(TrainerCallback):
+    """Keeps the trained network's state after every step."""
+
+    def __init__(self, trainer: SegmentationTrainer) -> None:
+        self.trainer, self.states = trainer, []
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        self.states.append(copy_state(self.trainer.student))
+
+
+@pytest.mark.parametrize(("distils", "accumulation"), [(False, 1), (True, 2)])
+def test_it_is_the_average_of_the_formula(tmp_path, distils: bool, accumulation: int) -> None:
+    trainer = _trainer(tmp_path, distils, max_steps=6, gradient_accumulation_steps=accumulation)
+    recorder = Recorder(trainer)
+    trainer.add_callback(recorder)
+    trainer.train()
+    average = trainer.segmentation_model.state_dict()
+    assert len(recorder.states) == 6 and average.keys() == recorder.states[0].keys()
+    for name, found in average.items():
+        expected = recorder.states[0][name].double().numpy()
+        for step, state in enumerate(recorder.states, 1):
+            decay = min(0.3, (step - 1) / (step + 9))
+            expected = decay * expected + (1 - decay) * state[name].double().numpy()
+        if found.is_floating_point():
+            np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-5)
+        else:
+            assert torch.equal(found, recorder.states[-1][name])
+    assert not states_equal(average, trainer.student.state_dict())
+    assert any("running_mean" in n and not torch.equal(t, trainer.student.state_dict()[n]) for n, t in average.items())
+
+
+@pytest.mark.parametrize("distils", [False, True])
+def test_it_is_evaluated_saved_and_named_and_training_is_as_without_it(tmp_path, distils: bool) -> None:
+    trainer, without = _trainer(tmp_path / "a", distils), _trainer(tmp_path / "b", distils, ema_decay=None)
+    for each in (trainer, without):
+        each.train()
+    assert states_equal(trainer.student.state_dict(), without.student.state_dict())
+    trainer.save_model()
+    saved = KASegModel.from_pretrained(tmp_path / "a")
+    assert states_equal(saved.state_dict(), trainer.average.module.state_dict())
+    scorer = SegmentationTrainer(saved, SegmentationConfig(**arguments(tmp_path / "c")))
+    found = scorer.evaluate(trainer.eval_dataset)["eval_loss"]
+    assert found == trainer.evaluate()["eval_loss"] != without.evaluate()["eval_loss"]
+    trainer.create_model_card()
+    assert "moving average of the weights" in (tmp_path / "a/README.md").read_text()
+    without.create_model_card()
+    assert "moving average" not in (tmp_path / "b/README.md").read_text()
+
+
+def test_the_best_checkpoint_is_an_average(tmp_path) -> None:
+    every = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False}
+    trainer = _trainer(tmp_path, **every, **best, save_total_limit=None)
+    trainer.train()
+    evaluated = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(min(evaluated), rel=1e-5)
+    stored = KASegModel.from_pretrained(trainer.state.best_model_checkpoint)
+    assert states_equal(trainer.segmentation_model.state_dict(), stored.state_dict())
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.3, None), (None, 0.3)])
+def test_a_run_goes_on_only_as_it_was_begun(tmp_path, before, after) -> None:
+    _trainer(tmp_path, ema_decay=before, save_strategy="steps", save_steps=2).train()
+    with pytest.raises(ValueError, match="resume with the ema_decay that the run was started with"):
+        _trainer(tmp_path, ema_decay=after, max_steps=8).train(resume_from_checkpoint=True)

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from kaseg import KnowledgeAdaptationConfig
+from kaseg.model_card.settings import loss_weights
+
+
+def _config(tmp_path, **fields) -> KnowledgeAdaptationConfig:
+    return KnowledgeAdaptationConfig(output_dir=str(tmp_path), use_cpu=True, **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"adaptation_weight": "automatic"}, "adaptation_weight must be a float, got 'automatic'"),
+        ({"affinity_weight": math.nan}, "affinity_weight must be a number of at least 0 or auto"),
+        ({"adaptation_weight": -1.0}, "adaptation_weight must be a number of at least 0"),
+        ({"distillation_losses": {"hint": {"weight": 1.0, "share": 0.5}}}, "share belongs to a weight of auto"),
+        ({"distillation_losses": {"hint": {"weight": "auto", "share": 0}}}, "hint: share must be a positive number"),
+        ({"balanced_share": 0.2}, "balanced_share would change nothing, as no term has a weight of auto"),
+        ({"balanced_every": 5, "balanced_decay": 0.5}, "balanced_every, balanced_decay would change nothing"),
+        ({"adaptation_weight": "auto", "balanced_share": -1.0}, "balanced_share must be a positive number"),
+        ({"adaptation_weight": "auto", "balanced_every": 0}, "balanced_every must be at least 1"),
+        ({"adaptation_weight": "auto", "balanced_decay": 1.0}, "balanced_decay must be at least 0 and below 1"),
+        ({"adapter_warmup_steps": -1}, "adapter_warmup_steps must not be negative"),
+        ({"adapter_warmup_optim": "sgd"}, "adapter_warmup_optim would change nothing, as adapter_warmup_steps is 0"),
+        ({"adapter_warmup_learning_rate": 0.1}, "adapter_warmup_learning_rate would change nothing"),
+        ({"adapter_warmup_steps": 5, "adapter_warmup_learning_rate": 0.0}, "adapter_warmup_learning_rate must be"),
+        (
+            {
+                "adapter_warmup_steps": 5,
+                "adaptation_weight": 0.0,
+                "affinity_weight": 0.0,
+                "distillation_losses": {"dist": 1.0},
+            },
+            "adapter_warmup_steps fits adapters, but no term has one",
+        ),
+        *(({"ema_decay": decay}, "ema_decay must be above 0 and below 1") for decay in (0.0, 1.0, -0.5, 2.0, math.nan)),
+    ],
+)
+def test_bad_levers_are_refused(tmp_path, fields: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _config(tmp_path, **fields)
+
+
+def test_weights_of_auto_in_every_form(tmp_path) -> None:
+    losses = {"knowledge_distillation": "auto", "hint": {"weight": "AUTO", "share": "0.2"}, "dist": 1.0}
+    config = _config(tmp_path, adaptation_weight=" Auto", affinity_weight="2", distillation_losses=losses)
+    assert (config.adaptation_weight, config.affinity_weight) == ("auto", 2.0)
+    assert config.balanced_shares == {"adaptation": 0.5, "knowledge_distillation": 0.5, "hint": 0.2}
+    assert loss_weights(vars(config)) == {
+        "cross_entropy": 1.0,
+        "adaptation": "auto",
+        "affinity": 2.0,
+        "knowledge_distillation": "auto",
+        "hint": "auto",
+        "dist": 1.0,
+    }
