@@ -26,10 +26,10 @@ class SegmentationCollator:
         """Makes a batch.
 
         Args:
-            samples: Each with `pixel_values` (3, H, W) and `labels` (H, W).
+            samples: Each with `pixel_values` (3, H, W) and `labels` (H, W), and maybe further tensors of one size.
 
         Returns:
-            `pixel_values` (B, 3, H, W) and `labels` (B, H, W).
+            `pixel_values` (B, 3, H, W), `labels` (B, H, W) and the further tensors, stacked.
 
         Raises:
             ValueError: If padding is needed where pictures and labels differ in size: padding would shift them against
@@ -48,7 +48,12 @@ class SegmentationCollator:
                     )
             pixel_values = [self._pad(image, height, width, 0) for image in pixel_values]
             labels = [self._pad(label, height, width, self.ignore_index) for label in labels]
-        return {"pixel_values": torch.stack(pixel_values), "labels": torch.stack(labels)}
+        others = samples[0].keys() - {"pixel_values", "labels"}
+        return {
+            "pixel_values": torch.stack(pixel_values),
+            "labels": torch.stack(labels),
+            **{name: torch.stack([sample[name] for sample in samples]) for name in sorted(others)},
+        }
 
     def _batch_size(self, pixel_values: Sequence[torch.Tensor]) -> tuple[int, int]:
         multiple = self.pad_to_multiple_of or 1

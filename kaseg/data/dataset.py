@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 VOID = 255
 
 Transform = Callable[[Image.Image, Image.Image], dict[str, torch.Tensor]]
+# The whole image and where the crop lies in it (see TrainTransform.with_view) -> further inputs by name.
+MapsOfCrop = Callable[[Image.Image, tuple[float, float, float, float]], dict[str, torch.Tensor]]
 
 
 def sample_seed(*parts: int | str) -> int:
@@ -34,10 +36,18 @@ def _forked_cpu_rng(seed: int) -> Iterator[None]:
 
 
 def _transform_sample(
-    transform: Transform, example: dict[str, Any], seed: int, num_labels: int | None
+    transform: Transform,
+    example: dict[str, Any],
+    seed: int,
+    num_labels: int | None,
+    maps: MapsOfCrop | None = None,
 ) -> dict[str, torch.Tensor]:
     with _forked_cpu_rng(seed):
-        inputs = transform(example["image"], example["label"])
+        if maps is None:
+            inputs = transform(example["image"], example["label"])
+        else:
+            inputs, view = transform.with_view(example["image"], example["label"])  # type: ignore[attr-defined]
+            inputs.update(maps(example["image"], view))
     if num_labels is not None:
         labels = inputs["labels"]
         outside = labels[(labels >= num_labels) & (labels != VOID)]
@@ -77,6 +87,7 @@ class SegmentationDataset(_EpochMixin, torch.utils.data.Dataset):
         seed: Seed of the augmentation.
         unlabelled: Take the images alone: every pixel's label is void, and `label` need not be there.
         num_labels: Classes that labels may name; by default they are not looked at.
+        maps: Adds inputs for the crop, such as a teacher's maps of it; `transform` is then a [`TrainTransform`].
     """
 
     def __init__(
@@ -86,6 +97,7 @@ class SegmentationDataset(_EpochMixin, torch.utils.data.Dataset):
         seed: int = 0,
         unlabelled: bool = False,
         num_labels: int | None = None,
+        maps: MapsOfCrop | None = None,
     ) -> None:
         super().__init__()
         self.dataset = dataset
@@ -93,6 +105,7 @@ class SegmentationDataset(_EpochMixin, torch.utils.data.Dataset):
         self.seed = seed
         self.unlabelled = unlabelled
         self.num_labels = num_labels
+        self.maps = maps
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -116,7 +129,7 @@ class SegmentationDataset(_EpochMixin, torch.utils.data.Dataset):
             if self.unlabelled:
                 example = {**example, "label": Image.new("L", example["image"].size, VOID)}
             seed = sample_seed(self.seed, self.epoch, index)
-            return _transform_sample(self.transform, example, seed, self.num_labels)
+            return _transform_sample(self.transform, example, seed, self.num_labels, self.maps)
         except Exception as error:
             raise ValueError(f"Sample {name} failed: {error}") from error
 
@@ -132,6 +145,7 @@ class WithUnlabelled(torch.utils.data.ConcatDataset):
         transform: Takes (image, label) and returns the model's inputs; of unlabelled images, every label is void.
         seed: Seed of the augmentation.
         num_labels: Classes that labels may name; by default they are not looked at.
+        maps: As for [`SegmentationDataset`].
 
     Raises:
         ValueError: If one of the two is empty.
@@ -144,13 +158,15 @@ class WithUnlabelled(torch.utils.data.ConcatDataset):
         transform: Transform,
         seed: int = 0,
         num_labels: int | None = None,
+        maps: MapsOfCrop | None = None,
     ) -> None:
         if not len(labelled) or not len(unlabelled):
             raise ValueError(f"There are {len(labelled)} labelled and {len(unlabelled)} unlabelled samples: need both.")
         length = max(len(labelled), len(unlabelled))
-        first = SegmentationDataset(_repeated(labelled, length), transform, seed, num_labels=num_labels)
+        first = SegmentationDataset(_repeated(labelled, length), transform, seed, num_labels=num_labels, maps=maps)
         # Of their own seed, so that the two of a number are not augmented alike.
-        second = SegmentationDataset(_repeated(unlabelled, length), transform, sample_seed(seed, "unlabelled"), True)
+        own_seed = sample_seed(seed, "unlabelled")
+        second = SegmentationDataset(_repeated(unlabelled, length), transform, own_seed, unlabelled=True, maps=maps)
         super().__init__([first, second])
         self.dataset = labelled  # whose name and licence a model card states
 

@@ -14,6 +14,7 @@ from kaseg.image_processing_kaseg import to_rgb
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+View = tuple[float, float, float, float]
 MAX_REDRAWS = 10  # of a window in which one class prevails; mmsegmentation's number
 
 
@@ -158,6 +159,11 @@ class TrainTransform:
         Raises:
             ValueError: If the sizes differ, there is no mask or it holds colours, or pixels of unknown range.
         """
+        return self.with_view(image, label)[0]
+
+    def with_view(self, image: Image.Image, label: Image.Image) -> tuple[dict[str, torch.Tensor], View]:
+        """As a call, and where the crop lies in the image: `(x0, y0, dx, dy)`, by which the point `(x, y)` of the crop
+        is the point `(x0 + dx * x, y0 + dy * y)` of the image, both in pixels from their top left corners."""
         image = to_rgb(image)
         check_sample(image, label)
         label, box = self._draw_window(label)
@@ -172,10 +178,14 @@ class TrainTransform:
         if flip:  # the padding changes sides
             image, label = (part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for part in (image, label))
             left = self.crop_size[1] - label.width
-        return {
+        inputs = {
             "pixel_values": self.normalize(image, self.crop_size, left),
             "labels": _place_labels(label, self.crop_size, self.ignore_index, left),
         }
+        dx, dy = (box[2] - box[0]) / label.width, (box[3] - box[1]) / label.height
+        if flip:
+            return inputs, (box[2] + dx * left, box[1], -dx, dy)
+        return inputs, (box[0], box[1], dx, dy)
 
     def _draw_scale(self) -> float:
         low, high = self.scale_range

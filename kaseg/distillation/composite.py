@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ from transformers.utils import ModelOutput
 from kaseg.distillation.autoencoder import FeatureAutoencoder
 from kaseg.distillation.balance import GradientBalance
 from kaseg.distillation.map_shape import MapShape
+from kaseg.distillation.teachers.adapter import TeacherOutput
 from kaseg.distillation.terms import DistillationTerm
 from kaseg.modeling_kaseg import KASegModel
 
@@ -111,9 +112,18 @@ class StudentWithAdapters(nn.Module):
         return StudentOutput(logits=outputs.logits, terms=terms)
 
 
+def teacher_output(teacher: nn.Module, inputs: Mapping[str, torch.Tensor]) -> TeacherOutput:
+    """The teacher's maps of a batch: those that the data bring along (`teacher_features`, `teacher_logits`, from
+    [`~kaseg.distillation.teachers.maps.TeacherMaps`]), or those of a pass over `pixel_values`."""
+    brought = TeacherOutput(inputs.get("teacher_features"), inputs.get("teacher_logits"))
+    if brought.features is None and brought.logits is None:
+        return teacher(inputs["pixel_values"])
+    return brought
+
+
 @torch.no_grad()
 def teacher_maps(
-    teacher: nn.Module, autoencoder: FeatureAutoencoder | None, sources: set[str], pixel_values: torch.Tensor
+    teacher: nn.Module, autoencoder: FeatureAutoencoder | None, sources: set[str], inputs: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
     """What terms read of the teacher, by name, and nothing else.
 
@@ -121,11 +131,11 @@ def teacher_maps(
         teacher (`nn.Module`): The teacher, a [`TeacherAdapter`].
         autoencoder ([`FeatureAutoencoder`], *optional*): Gives the code.
         sources (`set[str]`): Of `"code"`, `"features"` and `"logits"`.
-        pixel_values (`Tensor` of shape `(B, 3, H, W)`): Images, normalised as the student's.
+        inputs (`Mapping[str, Tensor]`): The batch, see [`teacher_output`].
     """
     if not sources:
         return {}
-    output = teacher(pixel_values)
+    output = teacher_output(teacher, inputs)
     maps = {"features": output.features, "logits": output.logits}
     if "code" in sources:
         assert autoencoder is not None  # train() has seen to it

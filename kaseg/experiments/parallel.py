@@ -14,8 +14,6 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-
 T = TypeVar("T")
 _SECONDS_BETWEEN_LOOKS = 1.0
 
@@ -91,6 +89,8 @@ def in_worker(work: Callable[[], object], log_file: Path, jobs: int) -> None:
     Raises:
         RuntimeError: whatever went wrong, in words: other exceptions may not survive the way to the parent.
     """
+    import torch  # processes that wait for a task start without it
+
     log_file.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -83,8 +83,7 @@ class TeacherArguments:
         default=None, metadata={"help": "Folder of a fitted autoencoder; by default one is fitted first."}
     )
     unlabelled_dir: str | None = field(
-        default=None,
-        metadata={"help": "Folder of images without masks; the student learns from what the teacher makes of them."},
+        default=None, metadata={"help": "Folder of images without masks, which teach the student, too."}
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from transformers import TrainingArguments
 
 # Fields that say where things lie or how a run is watched; changing them does not make it another run.
-PLACES = {"output_dir", "data_dir", "backbone_weights"}
+PLACES = {"output_dir", "data_dir", "backbone_weights", "teacher_maps_dir"}
 WATCHING = {
     "logging_steps",
     "logging_strategy",

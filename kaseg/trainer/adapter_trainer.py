@@ -96,7 +96,7 @@ class AdapterTrainer(TermTrainer):
         self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any
     ) -> Any:
         with self.accelerator.autocast():
-            maps = teacher_maps(self.teacher, self.autoencoder, self.model.sources, inputs["pixel_values"])
+            maps = teacher_maps(self.teacher, self.autoencoder, self.model.sources, inputs)
         outputs = model(pixel_values=inputs["pixel_values"], teacher=maps, labels=inputs.get("labels"))
         for name, value in outputs.terms.items():
             self.add_term(name, value)

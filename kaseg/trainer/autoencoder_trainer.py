@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from transformers import TrainingArguments
 
 from kaseg.distillation.autoencoder import FeatureAutoencoder
+from kaseg.distillation.composite import teacher_output
 from kaseg.distillation.teachers import TeacherAdapter
 from kaseg.distillation.terms import labels_at, weights_of_labels
 from kaseg.trainer.base import TermTrainer
@@ -55,7 +56,7 @@ class AutoencoderTrainer(TermTrainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any
     ) -> Any:
-        features = self.teacher(inputs["pixel_values"]).features
+        features = teacher_output(self.teacher, inputs).features
         outputs = model(features)
         loss = outputs.loss
         self.add_term("reconstruction", outputs.reconstruction_loss)

@@ -9,6 +9,7 @@ from typing import Any
 from kaseg.distillation.terms import AUTO, check_share, has_adapters, parse_losses, parse_weight
 from kaseg.trainer.segmentation_config import SegmentationConfig
 
+TEACHER_VIEWS = ("crop", "image")
 DISTILLATION_SCHEDULES = ("constant", "linear", "cosine")
 
 
@@ -67,6 +68,11 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
         are brought back; see `image_scale` of [`~kaseg.distillation.TeacherAdapter`].
     teacher_output_stride (`int`, *optional*): Give the teacher's encoder another output stride, such as 8, with the
         same weights; see [`~kaseg.distillation.teachers.output_stride.at_output_stride`]. Its own by default.
+    teacher_view (`str`, *optional*, defaults to `"crop"`): What the teacher is shown: in every step the `"crop"` of the
+        student (paper), or once, before the training, the whole `"image"` at its own size, from whose maps the crop is
+        then cut out (our choice, see [`~kaseg.distillation.teachers.maps.TeacherMaps`]).
+    teacher_maps_dir (`str`, *optional*): Folder where the maps of whole images are kept; runs may share it. By default
+        `teacher_maps` in `output_dir`.
     teacher_label_map (`dict`, *optional*): Student's class -> teacher's class, a list of those that make it up, or null
         for one that the teacher is not asked about; by name or id. Classes that it leaves out are matched by name. See
         [`~kaseg.distillation.teachers.match_labels`].
@@ -140,6 +146,13 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
         default=None,
         metadata={"help": "Another output stride of the teacher's encoder, with the same weights."},
     )
+    teacher_view: str = field(
+        default="crop",
+        metadata={"help": "What the teacher sees: the crop (paper), in every step, or once the whole image."},
+    )
+    teacher_maps_dir: str | None = field(
+        default=None, metadata={"help": "Folder of the teacher's maps of whole images; runs may share it."}
+    )
     teacher_label_map: dict | None = field(
         default=None, metadata={"help": "Student's class: teacher's class or classes; by name where it is silent."}
     )
@@ -173,6 +186,12 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
             raise ValueError(
                 f"distillation_schedule must be one of {DISTILLATION_SCHEDULES}, got {self.distillation_schedule!r}."
             )
+        if self.teacher_view not in TEACHER_VIEWS:
+            raise ValueError(f"teacher_view must be one of {TEACHER_VIEWS}, got {self.teacher_view!r}.")
+        if self.teacher_view == "crop":
+            self._refuse_unused("teacher_maps_", "teacher_view is 'crop'")
+        elif self.mix is not None:
+            raise ValueError("A mixed image has no whole one for the teacher to see: leave mix out, or teacher_view.")
         if self.latent_channels < 1:
             raise ValueError(f"latent_channels must be at least 1, got {self.latent_channels}.")
         for name in ("distillation_class_weights", "autoencoder_class_weights"):

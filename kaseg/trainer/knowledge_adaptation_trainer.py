@@ -13,14 +13,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import ConcatDataset
+from tqdm.auto import tqdm
 from transformers import set_seed
 
-from kaseg.data import WithUnlabelled
+from kaseg.data import SegmentationDataset, WithUnlabelled
 from kaseg.distillation.autoencoder import FeatureAutoencoder, FeatureAutoencoderConfig, encoder_strides
 from kaseg.distillation.balance import GradientBalance, squared_norms
 from kaseg.distillation.composite import StudentWithAdapters, student_maps, teacher_maps
 from kaseg.distillation.map_shape import MapShape
 from kaseg.distillation.teachers.building import build_teacher
+from kaseg.distillation.teachers.maps import TeacherMaps
 from kaseg.distillation.teachers.normalization import Normalization
 from kaseg.distillation.terms import build_terms, sources_of
 from kaseg.image_processing_kaseg import KASegImageProcessor
@@ -131,6 +133,16 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         self._squared_norms: torch.Tensor | None = None  # of the gradients of a step that is measured
         self._weights: dict[str, torch.Tensor] = {}  # of the terms in the last step, where they are set
         composite = StudentWithAdapters(model, terms, args.student_tap, known_classes, balance)
+        self._maps: TeacherMaps | None = None
+        if args.teacher_view == "image" and sources:
+            self._maps = TeacherMaps(
+                args.teacher_maps_dir or Path(args.output_dir) / "teacher_maps",
+                adapter,
+                self.teacher_stride,
+                (args.crop_size[0], args.crop_size[1]),
+                processing_class,
+                {"logits" if source == "logits" else "features" for source in sources},
+            )
         if args.adapter_warmup_steps and not composite.adapted_terms:
             raise ValueError(
                 f"adapter_warmup_steps fits adapters, but none of the terms ({', '.join(terms)}) has one here, as the "
@@ -153,7 +165,15 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
 
     def _prepare_dataset(self, dataset: Any, args: Any, training: bool) -> Any:
         if not training or self._unlabelled is None:
-            return super()._prepare_dataset(dataset, args, training)
+            prepared = super()._prepare_dataset(dataset, args, training)
+            if training and self._maps is not None and dataset is not None:
+                if not isinstance(prepared, SegmentationDataset):
+                    raise ValueError(
+                        f"teacher_view='image' needs a train_dataset that is a datasets.Dataset, not {type(dataset)}: "
+                        "set teacher_view to 'crop'."
+                    )
+                prepared.maps = self._maps.crop
+            return prepared
         if args.ignore_void_positions:
             raise ValueError(
                 "Every position of an unlabelled image is void: set ignore_void_positions to False, or leave them "
@@ -164,7 +184,8 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
             if not isinstance(data, datasets.Dataset):
                 raise ValueError(f"Beside unlabelled images, {name} must be a datasets.Dataset, not {type(data)}.")
         transform = self._train_transform(args)
-        return WithUnlabelled(dataset, self._unlabelled, transform, args.augmentation_seed, self.num_labels)
+        maps = None if self._maps is None else self._maps.crop
+        return WithUnlabelled(dataset, self._unlabelled, transform, args.augmentation_seed, self.num_labels, maps)
 
     @property
     def student(self) -> KASegModel:
@@ -200,6 +221,7 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         checkpoint = resume_from_checkpoint or None
         if checkpoint is True:
             checkpoint = last_complete_checkpoint(self.args.output_dir)
+        self._compute_maps()
         if self.autoencoder is None and self.needs_code:
             if isinstance(resume_from_checkpoint, str | Path):
                 self._take_over_autoencoder(Path(resume_from_checkpoint).parent / "autoencoder")
@@ -210,6 +232,20 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         finally:
             self._step_counts, self._squared_norms = {}, None
+
+    def _compute_maps(self) -> None:
+        """Have the teacher see every training image, if it sees them whole; images that it has seen are skipped, so
+        that this goes on where it was stopped."""
+        if self._maps is None:
+            return
+        parts = [self.train_dataset]
+        if isinstance(self.train_dataset, WithUnlabelled):
+            parts = [self.train_dataset.dataset, *getattr(self._unlabelled, "datasets", [self._unlabelled])]
+        images = ConcatDataset([getattr(part, "dataset", part) for part in parts])
+        own = range(self.args.process_index, len(images), self.args.world_size)
+        for index in tqdm(own, desc="Teacher", unit="image", disable=self.args.disable_tqdm):
+            self._maps.add(images[index]["image"], self.teacher, self.args.device)
+        self.accelerator.wait_for_everyone()
 
     def _take_over_autoencoder(self, folder: Path) -> None:
         """Copy the finished autoencoder in `folder` to where this run's would lie."""
@@ -293,7 +329,7 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
     ) -> Any:
         images = inputs["pixel_values"]
         with self.accelerator.autocast():
-            maps = teacher_maps(self.teacher, self.autoencoder, self.model.sources, images)
+            maps = teacher_maps(self.teacher, self.autoencoder, self.model.sources, inputs)
         needs_labels = any(term.needs_labels for term in self.model.terms.values())
         labels = inputs["labels"] if needs_labels else None
         measures = self._measures(model)

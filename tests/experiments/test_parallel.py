@@ -58,7 +58,7 @@ def test_processes_end_with_a_parent_that_was_killed(tmp_path) -> None:
     assert all(_is_alive(worker) for worker in workers)
     parent.kill()
     parent.wait()
-    assert _comes_true(lambda: not any(_is_alive(worker) for worker in workers), 20)
+    assert _comes_true(lambda: not any(_is_alive(worker) for worker in workers), 120)
 
 
 def _comes_true(condition: Callable[[], bool], seconds: float) -> bool:

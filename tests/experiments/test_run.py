@@ -135,8 +135,9 @@ class TestFewLabels:
         fields = dict(latent_channels=8, autoencoder_epochs=0, autoencoder_max_steps=1)
         args = _args(tmp_path / "run", KnowledgeAdaptationConfig, **fields)
         with monkeypatch.context() as patch:
-            given = self._datasets(patch, replace(DATA, max_labelled_samples=6), teacher, args)
-        assert [sample["id"] for sample in given["unlabelled_dataset"]] == ["train-000001", "train-000005", *photos]
+            both = _args(tmp_path / "both", KnowledgeAdaptationConfig, **fields)
+            given = self._datasets(patch, replace(DATA, max_labelled_samples=6), teacher, both)
+        assert [sample["id"] for sample in given["unlabelled_dataset"]] == ["train-000003", "train-000007", *photos]
         with monkeypatch.context() as patch:
             given = self._datasets(patch, DATA, teacher, args)
         assert [sample["id"] for sample in given["unlabelled_dataset"]] == photos

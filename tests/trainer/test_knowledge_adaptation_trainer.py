@@ -157,6 +157,56 @@ class TestUnlabelledImages:
             self._trained(tmp_path, [image for image in images])
 
 
+class TestTeacherThatSeesWholeImages:
+    FIELDS = dict(
+        teacher_view="image", distillation_losses={"knowledge_distillation": 1.0}, min_scale=0.5, max_scale=1.5
+    )
+
+    def test_the_teacher_sees_each_image_once_and_no_crop(self, tmp_path) -> None:
+        trainer = _trainer(tmp_path, unlabelled_dataset=make_dataset(5, seed=4), **self.FIELDS)
+        shapes = []
+        trainer.teacher.register_forward_pre_hook(lambda module, args: shapes.append(tuple(args[0].shape)))
+        trainer.train()
+        assert shapes == [(1, 3, 32, 32)] * 17
+        again = _trainer(tmp_path, unlabelled_dataset=make_dataset(5, seed=4), **self.FIELDS)
+        again.teacher.register_forward_pre_hook(lambda module, args: pytest.fail("seen again"))
+        again.train()
+        assert states_equal(trainer.model.state_dict(), again.model.state_dict())
+
+    def test_where_the_crop_is_the_image_it_is_the_same(self, tmp_path) -> None:
+        """A crop of the whole image at scale 1: cutting out changes nothing but for the rounding to float16."""
+        fields = dict(min_scale=1.0, max_scale=1.0, horizontal_flip=0.0, max_steps=1)
+        logged = {}
+        for view in ("crop", "image"):
+            trainer = _trainer(tmp_path / view, **{**self.FIELDS, **fields, "teacher_view": view})
+            trainer.train()
+            logged[view] = next(entry for entry in trainer.state.log_history if "loss" in entry)
+        for term in ("adaptation", "affinity", "knowledge_distillation", "cross_entropy"):
+            name = f"distillation/{term}"
+            assert logged["image"][name] == pytest.approx(logged["crop"][name], rel=5e-3), term
+
+    def test_runs_share_a_folder(self, tmp_path) -> None:
+        fields = {**self.FIELDS, "teacher_maps_dir": str(tmp_path / "maps"), "adaptation_weight": 0.0}
+        _trainer(tmp_path / "a", **fields, affinity_weight=0.0).train()
+        files = sorted((tmp_path / "maps").rglob("*.safetensors"))
+        assert len(files) == 12 and {file.parent.parent.name for file in files} == {"logits"}
+        other = _trainer(tmp_path / "b", **fields, affinity_weight=0.0, seed=5)
+        other.teacher.register_forward_pre_hook(lambda module, args: pytest.fail("seen again"))
+        other.train()
+
+    def test_what_cannot_be_is_refused(self, tmp_path) -> None:
+        with pytest.raises(ValueError, match="teacher_view must be one of"):
+            _trainer(tmp_path, teacher_view="whole")
+        with pytest.raises(ValueError, match="teacher_maps_dir would change nothing"):
+            _trainer(tmp_path, teacher_maps_dir=str(tmp_path))
+        with pytest.raises(ValueError, match="leave mix out, or teacher_view"):
+            _trainer(tmp_path, teacher_view="image", mix="cutmix")
+        stream = make_dataset().to_iterable_dataset()
+        config = KnowledgeAdaptationConfig(**arguments(tmp_path, teacher_view="image"))
+        with pytest.raises(ValueError, match="needs a train_dataset that is a datasets.Dataset"):
+            KnowledgeAdaptationTrainer(make_model(), make_teacher(), config, train_dataset=stream)
+
+
 @pytest.mark.parametrize("bf16", [False, True])
 def test_without_terms_it_trains_as_a_plain_student_does(tmp_path, bf16: bool) -> None:
     """A comparison is fair only if nothing but the terms differs: data, dropout, optimizer and precision agree."""

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import pytest
 import timm
 import torch
 from torch.nn import functional as F
+from transformers import MobileNetV2Config, MobileNetV2ForSemanticSegmentation
 
 from kaseg.distillation.teachers.input_sizes import InputSize
 
@@ -22,6 +24,36 @@ class TestMultiple:
     def test_nothing_to_do(self) -> None:
         fitted_map = torch.randn(1, 2, 12, 16)
         assert InputSize(multiple=16).restore(fitted_map, (48, 64), (48, 64)) is fitted_map
+
+
+class TestShift:
+    """Networks that pad like TensorFlow."""
+
+    @staticmethod
+    def _mobilenet(**kwargs) -> MobileNetV2ForSemanticSegmentation:
+        return MobileNetV2ForSemanticSegmentation(MobileNetV2Config(depth_multiplier=0.35, num_labels=3, **kwargs))
+
+    def test_of_transformers(self) -> None:
+        assert InputSize.of(self._mobilenet(output_stride=16)) == InputSize(multiple=16, shift=7.5)
+        assert InputSize.of(self._mobilenet(output_stride=8)) == InputSize(multiple=8, shift=3.5)
+        assert InputSize.of(self._mobilenet(output_stride=16, tf_padding=False)) == InputSize()
+
+    @pytest.mark.parametrize("height, width", [(64, 64), (65, 61), (48, 50)])
+    def test_maps_are_brought_to_where_they_lie(self, height: int, width: int) -> None:
+        """Strided averages that are padded at the end, as TensorFlow does it, on a slope, against averages of cells."""
+        rows, columns = torch.meshgrid(torch.arange(96.0), torch.arange(96.0), indexing="ij")
+        slope = (rows + 2 * columns)[None, None]
+        size = InputSize(multiple=4, shift=1.5)
+        feature_map = size.fit(slope[..., :height, :width])
+        fitted = tuple(feature_map.shape[-2:])
+        feature_map = slope[..., : fitted[0], : fitted[1]]
+        for _ in range(2):
+            feature_map = F.avg_pool2d(F.pad(feature_map, (0, 1, 0, 1), mode="replicate"), 3, 2)
+        restored = size.restore(feature_map, (height, width), fitted)
+        cells = (-(-height // 4), -(-width // 4))
+        expected = F.interpolate(slope[..., :height, :width], cells, mode="bilinear", antialias=True)
+        # Not at the edges, beyond whose positions nothing is known. A map left where it was is 4.5 off.
+        torch.testing.assert_close(restored[..., 1:-2, 1:-2], expected[..., 1:-2, 1:-2], atol=0.3, rtol=0)
 
 
 class TestFixed:
