@@ -89,12 +89,12 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
     autoencoder_max_steps (`int`, *optional*, defaults to 600): About as many steps as the paper's epoch of VOC has.
     autoencoder_optim (`str`, *optional*, defaults to `"sgd"`): Its optimizer; SGD has a momentum of 0.9.
     autoencoder_learning_rate (`float`, *optional*, defaults to 0.1): Paper; the schedule is poly. AdamW wants about
-        0.003, and keeps more of the teacher's map in as many steps (see `docs/camvid_trials.md`).
+        0.003, and keeps more of the teacher's map in as many steps (see `docs/camvid.md`).
     autoencoder_weight_decay (`float`, *optional*, defaults to 1e-4): Paper.
     sparsity_weight (`float`, *optional*, defaults to 1e-7): alpha, weight of the code's L1 norm (paper, printed 10e-7).
     autoencoder_classifier_weight (`float`, *optional*, defaults to 0.0): Weight of the divergence between what the
         teacher's classifier says of the reconstruction and of the map itself; 0 is the paper's autoencoder. A squared
-        error alone drops the rare classes first, which hardly matter to it (see `docs/camvid_trials.md`).
+        error alone drops the rare classes first, which hardly matter to it (see `docs/camvid.md`).
     autoencoder_class_weights (`bool`, *optional*, defaults to `False`): Weigh the positions of that divergence by
         `class_weights` of their labels (void: 1).
 

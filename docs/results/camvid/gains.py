@@ -1,13 +1,14 @@
-"""The tables of docs/camvid.md, student by student and objective by objective, out of the results beside this file.
+"""The tables of docs/camvid.md, student by student and objective by objective, out of `runs.csv` beside this file.
 
     python docs/results/camvid/gains.py
 
-A distilled run is paired with the plain run of its seed on the same kind of machine, GPU or CPU.
+A distilled run is paired with the plain run of its seed on the same kind of machine, GPU or CPU. The table is written
+by `docs/results/collect.py`.
 """
 
 from __future__ import annotations
 
-import json
+import csv
 import re
 import statistics
 from pathlib import Path
@@ -15,24 +16,25 @@ from pathlib import Path
 from kaseg.experiments.summary import paired_interval
 
 # Seed 1 was used for trials.
-FILE = re.compile(r"((?:voc-)?os\d+(?:-\d+-labels|-padded)?)-([a-z_]+)-seed-([2-6])(?:-cpu)?\.json")
+RUN = re.compile(r"((?:voc-)?os\d+(?:-\d+-labels|-padded)?)/([a-z_]+)/seed-([2-6])(?:-cpu)?")
 Scores = dict[str, dict[tuple[str, str], float]]  # objective -> (seed, machine) -> mIoU in %
 
 
 def main() -> None:
     students: dict[str, Scores] = {}
-    for file in sorted(Path(__file__).parent.glob("*.json")):
-        if found := FILE.fullmatch(file.name):
-            results = json.loads(file.read_text())
-            machine = "CPU" if results["hardware"].startswith("CPU") else "GPU"
-            own = students.setdefault(found[1], {}).setdefault(found[2], {})
-            own[found[3], machine] = 100 * results["mean_iou"]
-    padded = json.loads((Path(__file__).parent / "pad_to_stride.json").read_text())
-    for run, score in padded["mean_iou"].items():
-        student, objective, seed, machine = run.split("/")
-        scores = students.setdefault(f"{student} with pad_to_stride", {})
-        scores.setdefault(objective, {})[seed.removeprefix("seed-"), machine] = 100 * score
-    for student, scores in students.items():
+    padded: dict[str, Scores] = {}
+    with open(Path(__file__).with_name("runs.csv"), newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            if not (found := RUN.fullmatch(row["run"])):
+                continue
+            student, objective, seed = found.groups()
+            key = (seed, "CPU" if row["hardware"].startswith("CPU") else "GPU")
+            students.setdefault(student, {}).setdefault(objective, {})[key] = 100 * float(row["mean_iou"])
+            if row["mean_iou_padded"]:
+                name = f"{student} with pad_to_stride"
+                score = 100 * float(row["mean_iou_padded"])
+                padded.setdefault(name, {}).setdefault(objective, {})[key] = score
+    for student, scores in (students | padded).items():
         print(f"\n{student}\n")
         print_table(scores)
 
