@@ -69,7 +69,9 @@ def add(folder: Path, results_of: dict[str, dict[str, Any]]) -> None:
         writer.writeheader()
         writer.writerows(rows[run] for run in sorted(rows, key=lambda run: run.replace("/", "-")))
     # Quoted: some hashes look like numbers.
-    lines = (f'"{key}": {yaml.safe_dump(recipes[key], width=10**6, default_flow_style=True)}' for key in sorted(recipes))
+    lines = (
+        f'"{key}": {yaml.safe_dump(recipes[key], width=10**6, default_flow_style=True)}' for key in sorted(recipes)
+    )
     recipes_file.write_text("".join(lines), encoding="utf-8")
 
 
