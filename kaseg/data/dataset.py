@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import datasets
 
 VOID = 255
+_NAME_BYTES = 64
 
 Transform = Callable[[Image.Image, Image.Image], dict[str, torch.Tensor]]
 # The whole image and where the crop lies in it (see TrainTransform.with_view) -> further inputs by name.
@@ -33,6 +34,21 @@ def _forked_cpu_rng(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
+
+
+def write_name(name: Any) -> torch.Tensor:
+    """A sample's name as a tensor of one length, which travels in batches like any other (cut off where too long)."""
+    text = str(name).encode()[:_NAME_BYTES]
+    return torch.tensor([*text, *bytes(_NAME_BYTES - len(text))], dtype=torch.uint8)
+
+
+def read_names(names: torch.Tensor) -> list[str]:
+    """The names of a batch (B, 64) of [`write_name`]."""
+    return [bytes(name).rstrip(b"\0").decode(errors="ignore") for name in names.tolist()]
+
+
+def _named(inputs: dict[str, torch.Tensor], name: Any) -> dict[str, torch.Tensor]:
+    return {**inputs, "sample_names": write_name(name)}
 
 
 def _transform_sample(
@@ -88,6 +104,7 @@ class SegmentationDataset(_EpochMixin, torch.utils.data.Dataset):
         unlabelled: Take the images alone: every pixel's label is void, and `label` need not be there.
         num_labels: Classes that labels may name; by default they are not looked at.
         maps: Adds inputs for the crop, such as a teacher's maps of it; `transform` is then a [`TrainTransform`].
+        with_names: Also give `sample_names`, the sample's id as [`write_name`] has it.
     """
 
     def __init__(
@@ -98,6 +115,7 @@ class SegmentationDataset(_EpochMixin, torch.utils.data.Dataset):
         unlabelled: bool = False,
         num_labels: int | None = None,
         maps: MapsOfCrop | None = None,
+        with_names: bool = False,
     ) -> None:
         super().__init__()
         self.dataset = dataset
@@ -106,6 +124,7 @@ class SegmentationDataset(_EpochMixin, torch.utils.data.Dataset):
         self.unlabelled = unlabelled
         self.num_labels = num_labels
         self.maps = maps
+        self.with_names = with_names
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -129,7 +148,8 @@ class SegmentationDataset(_EpochMixin, torch.utils.data.Dataset):
             if self.unlabelled:
                 example = {**example, "label": Image.new("L", example["image"].size, VOID)}
             seed = sample_seed(self.seed, self.epoch, index)
-            return _transform_sample(self.transform, example, seed, self.num_labels, self.maps)
+            inputs = _transform_sample(self.transform, example, seed, self.num_labels, self.maps)
+            return _named(inputs, example.get("id", index)) if self.with_names else inputs
         except Exception as error:
             raise ValueError(f"Sample {name} failed: {error}") from error
 
@@ -163,10 +183,11 @@ class WithUnlabelled(torch.utils.data.ConcatDataset):
         if not len(labelled) or not len(unlabelled):
             raise ValueError(f"There are {len(labelled)} labelled and {len(unlabelled)} unlabelled samples: need both.")
         length = max(len(labelled), len(unlabelled))
-        first = SegmentationDataset(_repeated(labelled, length), transform, seed, num_labels=num_labels, maps=maps)
+        options: dict[str, Any] = {"maps": maps, "with_names": True}
+        first = SegmentationDataset(_repeated(labelled, length), transform, seed, num_labels=num_labels, **options)
         # Of their own seed, so that the two of a number are not augmented alike.
         own_seed = sample_seed(seed, "unlabelled")
-        second = SegmentationDataset(_repeated(unlabelled, length), transform, own_seed, unlabelled=True, maps=maps)
+        second = SegmentationDataset(_repeated(unlabelled, length), transform, own_seed, unlabelled=True, **options)
         super().__init__([first, second])
         self.dataset = labelled  # whose name and licence a model card states
 
@@ -194,6 +215,7 @@ class StreamingSegmentationDataset(_EpochMixin, torch.utils.data.IterableDataset
         transform: Takes (image, label) and returns the model's inputs.
         seed: Seed of the augmentation.
         num_labels: Classes that labels may name; by default they are not looked at.
+        with_names: Also give `sample_names`, the sample's id as [`write_name`] has it.
     """
 
     def __init__(
@@ -202,17 +224,19 @@ class StreamingSegmentationDataset(_EpochMixin, torch.utils.data.IterableDataset
         transform: Transform,
         seed: int = 0,
         num_labels: int | None = None,
+        with_names: bool = False,
     ) -> None:
         super().__init__()
         self.dataset = dataset
         self.transform = transform
         self.seed = seed
         self.num_labels = num_labels
+        self.with_names = with_names
 
     def share(self, index: int, count: int) -> StreamingSegmentationDataset:
         """The samples of process `index` out of `count`: every sample is in one of the shares, none in two."""
         own = split_dataset_by_node(self.dataset, index, count)
-        return StreamingSegmentationDataset(own, self.transform, self.seed, self.num_labels)
+        return StreamingSegmentationDataset(own, self.transform, self.seed, self.num_labels, self.with_names)
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch of the augmentation and of the stream's own shuffling."""
@@ -231,4 +255,4 @@ class StreamingSegmentationDataset(_EpochMixin, torch.utils.data.IterableDataset
                 inputs = _transform_sample(self.transform, example, seed, self.num_labels)
             except Exception as error:
                 raise ValueError(f"Sample with id {example.get('id')} failed: {error}") from error
-            yield inputs
+            yield _named(inputs, example["id"]) if self.with_names else inputs

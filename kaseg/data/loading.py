@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -286,7 +287,7 @@ def _load_files(
 ) -> AnyDataset:
     bad = request.bad(split)
     if isinstance(layout, ParquetFiles):
-        data_files = {split: str(layout.file(root, split))}
+        data_files = {split: _exactly(layout.file(root, split))}
         data = datasets.load_dataset("parquet", data_files=data_files, split=split, streaming=request.streaming)
         data = standard_columns(data, None, None, f"{root}, split {split}", split)
         return _usable(request, data, DecodeSample(space, unlabelled=split == "test"), bad)
@@ -299,6 +300,18 @@ def _load_files(
     data = datasets.Dataset.from_dict(encoded, features=ENCODED_FEATURES)
     unlabelled = isinstance(layout, NamedFiles) and split in layout.unlabelled
     return _usable(request, data, DecodeSample(space, unlabelled), bad)
+
+
+def _exactly(path: Path) -> str:
+    """A pattern of `datasets` that fits this file alone.
+
+    Raises:
+        ValueError: there is none for a path with "::", which `datasets` takes for a file in an archive.
+    """
+    absolute = str(path.absolute())  # patterns are put behind the working directory, which may look like one, too
+    if "::" in absolute:
+        raise ValueError(f"{absolute}: `datasets` reads what is before '::' alone. Rename the folder.")
+    return glob.escape(absolute)
 
 
 def _usable(request: _Request, data: AnyDataset, decode: DecodeSample, bad: BadSamples) -> AnyDataset:
@@ -319,6 +332,7 @@ def _usable(request: _Request, data: AnyDataset, decode: DecodeSample, bad: BadS
 
 def _load_hub(request: _Request, options: dict[str, str | None]) -> AnyDataset | AnyDatasetDict:
     space = get_label_space(request.name, request.data_dir, request.label_space)
+    _refuse_patterns(request)
     known = hub_source(request.name)
     data_dir = request.data_dir
     if known is not None:
@@ -342,6 +356,23 @@ def _load_hub(request: _Request, options: dict[str, str | None]) -> AnyDataset |
         return _usable(request, data, DecodeSample(space, unlabelled=split == "test"), request.bad(split))
 
     return _by_split(request.split, list(own_names), request.name, load)
+
+
+def _refuse_patterns(request: _Request) -> None:
+    """`datasets` takes the path of a folder for a pattern and would read others that fit it.
+
+    Raises:
+        ValueError: it is one.
+    """
+    root = _local_root(request.name, request.data_dir)
+    if root is None or not root.is_dir():
+        return
+    path = str(root.resolve())
+    if "::" in path or glob.escape(path) != path:
+        raise ValueError(
+            f"{path}: of a path with '*', '?', '[' or '::' `datasets` reads every folder that fits, or none. Rename "
+            "the folder. (Own folders with images/ and masks/ may have any name.)"
+        )
 
 
 @contextmanager

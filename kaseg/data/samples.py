@@ -37,14 +37,21 @@ class DecodeSample:
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         name, encoded_image, encoded_label = str(sample["id"]), sample["image"], sample["label"]
         image = read_image(_check(encoded_image, "image", name), name)
-        if encoded_label is None and self.unlabelled:
+        label = self.mask(sample)
+        if label is None:
             return {"image": image, "label": None, "id": name}
-        encoded_label = _check(encoded_label, "label", name)
-        mask = read_mask(encoded_label, name, colors=self.label_space.encoding == "color")
-        label = Image.fromarray(map_labels(mask, self.label_space, name, encoded_label.get("path")))
         paths = [str(encoded["path"]) for encoded in (encoded_image, encoded_label) if encoded.get("path")]
         check_sample(image, label, f"{name} ({', '.join(paths)})" if paths else name)
         return {"image": image, "label": label, "id": name}
+
+    def mask(self, sample: Mapping[str, Any]) -> Image.Image | None:
+        """The mask of train ids alone, of the encoded columns `label` and `id`; `None` where there may be none."""
+        name, encoded = str(sample["id"]), sample["label"]
+        if encoded is None and self.unlabelled:
+            return None
+        encoded = _check(encoded, "label", name)
+        mask = read_mask(encoded, name, colors=self.label_space.encoding == "color")
+        return Image.fromarray(map_labels(mask, self.label_space, name, encoded.get("path")))
 
 
 class RenderSample:
@@ -81,6 +88,23 @@ def _check(encoded: EncodedImage | None, column: str, name: str) -> EncodedImage
     if encoded is None:
         raise ValueError(f"Sample {name}: column {column!r} is empty. Leave the sample out, or give it a {column}.")
     return encoded
+
+
+def mask_reader(data: Any) -> Callable[[int], Any]:
+    """A function from the number of a sample to its mask; without its image, where that is decoded on access."""
+    transform = data.format["format_kwargs"].get("transform") if isinstance(data, datasets.Dataset) else None
+    if isinstance(transform, _Batched) and isinstance(transform.function, DecodeSample):
+        decode, encoded = transform.function, data.with_format(None).select_columns(["label", "id"])
+        return lambda index: decode.mask(encoded[index])
+    if isinstance(data, datasets.Dataset) and data.format["type"] is None and "label" in data.column_names:
+        data = data.select_columns(["label"])
+
+    return lambda index: mask_of(data[index])
+
+
+def mask_of(sample: Any) -> Any:
+    """What a sample calls `label` or `labels`, if it calls anything so."""
+    return sample.get("label", sample.get("labels")) if isinstance(sample, Mapping) else None
 
 
 def decode_on_access(data: AnyDataset, function: SampleFunction, bad: BadSamples | None = None) -> AnyDataset:

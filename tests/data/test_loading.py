@@ -451,3 +451,44 @@ def test_info_says_whose_data_they_are(tmp_path):
     (tmp_path / "mine" / "classes.txt").write_text("ground\n")
     own = load_segmentation_dataset(tmp_path / "mine", split="train")
     assert own.info.dataset_name == "mine" and not own.info.license
+
+
+# Each name is a pattern that fits the name beside it.
+PATTERNS = [
+    ("set[12]", "set1"),
+    ("a*", "ab"),
+    ("what?", "whats"),
+    ("cam [v1]", "cam v"),
+    ("**", "other"),
+    ("{a,b}", "a"),
+]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("name, other", PATTERNS)
+def test_parquet_is_read_from_exactly_the_folder_named(name, other, inside, streaming, tmp_path, monkeypatch):
+    own, others = _pictures(2)
+    _write_parquet(tmp_path / name / "train.parquet", [own])
+    _write_parquet(tmp_path / other / "train.parquet", [others, others])
+    if inside:
+        monkeypatch.chdir(tmp_path / name)
+    folder = Path(".") if inside else tmp_path / name
+    data = load_segmentation_dataset("camvid", split="train", data_dir=folder, streaming=streaming)
+    (sample,) = list(data)
+    _check(sample, *own)
+
+
+@pytest.mark.parametrize("name", [name for name, _ in PATTERNS if name != "{a,b}"] + ["x::y"])
+def test_folders_that_datasets_takes_for_patterns_are_refused(name, tmp_path):
+    _write_parquet(tmp_path / "plain/data/train-00000-of-00001.parquet", _pictures(1))
+    (tmp_path / "plain").rename(tmp_path / name)
+    with pytest.raises(ValueError, match="Rename the folder"):
+        load_segmentation_dataset(tmp_path / name, split="train", label_space=TWO)
+
+
+def test_parquet_below_a_name_of_an_archive_is_refused(tmp_path):
+    _write_parquet(tmp_path / "plain/train.parquet", _pictures(1))
+    (tmp_path / "plain").rename(tmp_path / "x::y")  # datasets cannot write there either
+    with pytest.raises(ValueError, match=r"x::y.*Rename the folder"):
+        load_segmentation_dataset("camvid", split="train", data_dir=tmp_path / "x::y")

@@ -1,0 +1,135 @@
+"""Which classes occur in the masks of a dataset: what a training would otherwise leave out without a word."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+
+from kaseg.data.dataset import VOID, SegmentationDataset, StreamingSegmentationDataset, WithUnlabelled
+from kaseg.data.samples import mask_of, mask_reader
+
+logger = logging.getLogger(__name__)
+
+_WRAPPERS = (SegmentationDataset, StreamingSegmentationDataset, WithUnlabelled)
+# A class that is in none of so many masks, spread evenly, is as good as absent (our choice).
+_ENOUGH = 1000
+_ENOUGH_OF_A_STREAM = 100
+
+
+@dataclass(frozen=True)
+class SeenClasses:
+    """What [`look_at_masks`] saw.
+
+    Attributes:
+        classes: Train ids that occur.
+        void: Whether void does.
+        masks: How many masks were looked at.
+        all_masks: Whether these are all there are.
+    """
+
+    classes: frozenset[int]
+    void: bool
+    masks: int
+    all_masks: bool
+
+
+def look_at_masks(dataset: Any, num_labels: int, enough: int | None = None) -> SeenClasses:
+    """See which classes occur, in no more masks than it takes.
+
+    Masks are looked at in a fixed random order until all classes were seen: after 1,000 masks at most if two classes
+    were, and in all of them otherwise. Of a stream it is the first 100 masks at most. Images are not decoded.
+
+    Args:
+        dataset: What [`~kaseg.data.load_segmentation_dataset`] gives, one of kaseg's wrappers around it, or any dataset
+            whose samples have `label` or `labels`.
+        num_labels: Classes C.
+        enough: Stop after so many classes. All of them by default.
+    """
+    enough = num_labels if enough is None else enough
+    # Of a wrapper, the samples before any augmentation.
+    inner = dataset.dataset if isinstance(dataset, _WRAPPERS) else dataset
+    is_stream = isinstance(inner, torch.utils.data.IterableDataset | datasets.IterableDataset)
+    seen: set[int] = set()
+    looked_at = masks = 0
+    for mask in _of_a_stream(inner) if is_stream else _spread(inner):
+        looked_at += 1
+        if mask is None:
+            continue
+        masks += 1
+        seen.update(np.unique(np.asarray(mask)).tolist())
+        found = sum(0 <= label < num_labels for label in seen)
+        if found >= enough or (not is_stream and masks >= _ENOUGH and found > 1):
+            break
+    complete = not is_stream and looked_at == len(inner)
+    return SeenClasses(frozenset(label for label in seen if 0 <= label < num_labels), VOID in seen, masks, complete)
+
+
+def _spread(dataset: Any) -> Iterator[Any]:
+    read = mask_reader(dataset)
+    return (read(index) for index in np.random.default_rng(0).permutation(len(dataset)).tolist())
+
+
+def _of_a_stream(dataset: Any) -> Iterator[Any]:
+    return (mask_of(sample) for sample in itertools.islice(dataset, _ENOUGH_OF_A_STREAM))
+
+
+def check_training_masks(dataset: Any, names: Sequence[str]) -> None:
+    """Refuse masks of which nothing can be learned, and warn about classes that occur in none.
+
+    Args:
+        dataset: The training data, as in [`look_at_masks`].
+        names: Class names by train id.
+
+    Raises:
+        ValueError: the masks hold fewer than two classes.
+    """
+    if dataset is None:
+        return
+    seen = look_at_masks(dataset, len(names))
+    absent = ", ".join(repr(name) for index, name in enumerate(names) if index not in seen.classes)
+    if not absent or not seen.masks:
+        return
+    where = f"all {seen.masks} training masks" if seen.all_masks else f"the {seen.masks} training masks looked at"
+    if len(seen.classes) > 1:
+        logger.warning(f"These classes occur in none of {where}, so they cannot be learned: {absent}.{_hint(seen)}")
+        return
+    only = f"the class {names[min(seen.classes)]!r} alone" if seen.classes else "no class at all"
+    message = f"There is nothing to learn: {where} hold {only}. What never occurs: {absent}.{_hint(seen)}"
+    if not seen.all_masks:  # of a stream, whose next sample may hold another class
+        logger.warning(message)
+        return
+    raise ValueError(message)
+
+
+def _hint(seen: SeenClasses) -> str:
+    if not seen.void:
+        return ""
+    if len(seen.classes) > 1:
+        return " (255 is void.)"
+    return (
+        " 255 is void and never a class. Did you mean masks of 0 and 255? Then write "
+        '{"0": "background", "255": "object"} with your names into classes.json beside the data, or into a file '
+        "that label_space names (in Python: "
+        "LabelSpace(..., label_map={0: 0, 255: 1}))."
+    )
+
+
+def require_labelled_pixels(dataset: Any, num_labels: int, where: str) -> None:
+    """Refuse data to be scored in which every pixel is void.
+
+    Raises:
+        ValueError: there are masks, and not a single labelled pixel in them.
+    """
+    seen = look_at_masks(dataset, num_labels, enough=1)
+    if seen.all_masks and seen.masks and not seen.classes:
+        raise ValueError(
+            f"{where}: not one of the {seen.masks} masks has a labelled pixel (all are void, {VOID}), so there is "
+            f"nothing to score.{_hint(seen)}"
+        )
