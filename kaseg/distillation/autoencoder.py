@@ -1,6 +1,7 @@
 """The autoencoder that compresses the teacher's tapped map into the latent space in which the student is taught."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from kaseg.finite import NotFiniteError
 from kaseg.loading_errors import explained_loading
 
 
@@ -97,10 +99,10 @@ class FeatureAutoencoderOutput(ModelOutput):
 
     Args:
         loss (`Tensor` of shape `()`): `reconstruction_loss + sparsity_weight * sparsity_loss`, float32.
-        reconstruction_loss (`Tensor` of shape `()`): mean squared error over all elements.
+        reconstruction_loss (`Tensor` of shape `()`): mean squared error over all elements of the normalized map.
         sparsity_loss (`Tensor` of shape `()`): sum of the absolute code divided by the batch size (not weighted).
         code (`Tensor` of shape `(B, latent_channels, h', w')`): `E(features)`, non-negative.
-        reconstruction (`Tensor` of shape `(B, in_channels, h, w)`): `D(E(features))`.
+        reconstruction (`Tensor` of shape `(B, in_channels, h, w)`): `D(E(features))`, in the scale of `features`.
     """
 
     loss: Tensor | None = None
@@ -124,6 +126,64 @@ class _DecoderLayer(nn.Module):
         return self.act(self.norm(self.conv(features, output_size=list(size))))
 
 
+class FeatureNormalization(nn.Module):
+    """Takes the mean of every channel off the teacher's map and divides all channels by one standard deviation.
+
+    One for all channels, so that each counts for as much as it did. As built it changes nothing, bit by bit, which is
+    what autoencoders were trained with that were saved without statistics. The statistics are never trained (our
+    choice).
+
+    Args:
+        channels (`int`): channels of the map.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("std", torch.ones(()))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The map (B, c, h, w) with a mean of 0 in every channel and a variance of 1 over all of them."""
+        normalized = (features.float() - self.mean.float()[:, None, None]) / self.std.float()
+        return normalized.to(features.dtype)
+
+    def undo(self, features: Tensor) -> Tensor:
+        """The map that [`~FeatureNormalization.forward`] made these (B, c, h, w) of."""
+        map_of_the_teacher = features.float() * self.std.float() + self.mean.float()[:, None, None]
+        return map_of_the_teacher.to(features.dtype)
+
+    @torch.no_grad()
+    def measure(self, maps: Iterable[Tensor]) -> None:
+        """Take the statistics of these maps (B, c, h, w), each position of each counting alike.
+
+        Raises:
+            NotFiniteError: a map holds NaN or infinite numbers.
+            ValueError: there is no map.
+        """
+        count = 0
+        total = squares = torch.zeros((), dtype=torch.float64)
+        for number, features in enumerate(maps):
+            by_channel = features.detach().transpose(0, 1).flatten(1).to("cpu", torch.float64)
+            if not by_channel.isfinite().all():
+                raise NotFiniteError(
+                    f"The teacher's map of image {number} holds NaN or infinite numbers, so nothing can be learned "
+                    "from it. Look at the teacher's weights and at teacher_tap; a teacher in float16 may overflow."
+                )
+            count += by_channel.shape[1]
+            total = total + by_channel.sum(1)
+            squares = squares + by_channel.square().sum(1)
+        if not count:
+            raise ValueError("There is no map to measure.")
+        mean = total / count
+        std = (squares / count - mean.square()).clamp(min=0).mean().sqrt()
+        self.mean.copy_(mean)
+        # A map that is the same everywhere has nothing to be divided by.
+        self.std.copy_(std if std > 0 else torch.ones_like(std))
+
+
 class FeatureAutoencoder(PreTrainedModel):
     r"""Autoencoder over the teacher's tapped map `Phi_t`; the student is later taught in the space of its code.
 
@@ -133,9 +193,12 @@ class FeatureAutoencoder(PreTrainedModel):
     dropped afterwards are the paper's (He et al. 2019, knowledge translation); kernel sizes, widths, normalisation and
     this reduction of the loss are our choice:
 
-        loss = (1 / (B*c_t*h*w)) * sum (D(E(Phi_t)) - Phi_t)^2  +  alpha * (1 / B) * sum |E(Phi_t)|
+        loss = (1 / (B*c_t*h*w)) * sum (N(D(E(Phi_t))) - N(Phi_t))^2  +  alpha * (1 / B) * sum |E(Phi_t)|
 
-    with alpha = `config.sparsity_weight`. Both terms are computed in float32.
+    with alpha = `config.sparsity_weight`. Both terms are computed in float32. N is `normalization`
+    ([`FeatureNormalization`], our choice), whose statistics the trainer measures: one learning rate then serves maps of
+    any scale, and a reconstruction loss of 1 is that of a code that knows nothing. Before any are measured, and in
+    folders that hold none, N changes nothing.
 
     Example:
         >>> import torch
@@ -155,10 +218,13 @@ class FeatureAutoencoder(PreTrainedModel):
     input_modalities = "image"
     # The loss is a mean over elements, so Trainer must not hand over num_items_in_batch and divide differently.
     accepts_loss_kwargs = False
+    # Folders from before there were statistics.
+    _keys_to_ignore_on_load_missing = [r"normalization\."]
 
     def __init__(self, config: FeatureAutoencoderConfig) -> None:
         super().__init__(config)
         widths, strides = config.widths, config.strides
+        self.normalization = FeatureNormalization(widths[0])
         self.encoder = nn.Sequential(
             *(
                 nn.Sequential(
@@ -190,6 +256,9 @@ class FeatureAutoencoder(PreTrainedModel):
             init.zeros_(module.bias)
             for name, buffer in module.named_buffers():
                 (init.ones_ if name == "running_var" else init.zeros_)(buffer)
+        elif isinstance(module, FeatureNormalization):
+            init.zeros_(module.mean)
+            init.ones_(module.std)
 
     @property
     def is_frozen(self) -> bool:
@@ -214,7 +283,7 @@ class FeatureAutoencoder(PreTrainedModel):
         if self._frozen:
             # Code that switches modules one by one does not pass through our train(): see to it here.
             self.encoder.eval()
-        code = self.encoder(features)
+        code = self.encoder(self.normalization(features))
         if size is not None and tuple(code.shape[-2:]) != tuple(size):
             code = F.interpolate(code, size=tuple(size), mode="bilinear", align_corners=False)
         return code
@@ -232,21 +301,22 @@ class FeatureAutoencoder(PreTrainedModel):
         if self.decoder is None:
             raise RuntimeError("this FeatureAutoencoder is frozen and has no decoder: call encode(), not forward()")
         self._check_features(features)
-        sizes, code = [], features
+        normalized = self.normalization(features)
+        sizes, code = [], normalized
         for layer in self.encoder:
             sizes.append((code.shape[-2], code.shape[-1]))
             code = layer(code)
         reconstruction = code
         for layer, size in zip(self.decoder, reversed(sizes), strict=True):
             reconstruction = layer(reconstruction, size)
-        reconstruction_loss = F.mse_loss(reconstruction.float(), features.float())
+        reconstruction_loss = F.mse_loss(reconstruction.float(), normalized.float())
         sparsity_loss = code.float().abs().sum() / features.shape[0]
         return FeatureAutoencoderOutput(
             loss=reconstruction_loss + self.config.sparsity_weight * sparsity_loss,
             reconstruction_loss=reconstruction_loss,
             sparsity_loss=sparsity_loss,
             code=code,
-            reconstruction=reconstruction,
+            reconstruction=self.normalization.undo(reconstruction),
         )
 
     def freeze(self) -> "FeatureAutoencoder":

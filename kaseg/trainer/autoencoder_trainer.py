@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from kaseg.distillation.autoencoder import FeatureAutoencoder
 from kaseg.distillation.composite import teacher_output
 from kaseg.distillation.teachers import TeacherAdapter
 from kaseg.distillation.terms import labels_at, weights_of_labels
-from kaseg.trainer.base import TermTrainer
+from kaseg.trainer.base import TermTrainer, last_complete_checkpoint
 from kaseg.trainer.knowledge_adaptation_config import KnowledgeAdaptationConfig
 from kaseg.trainer.stages import stage_arguments
 
@@ -30,6 +32,10 @@ def autoencoder_arguments(args: KnowledgeAdaptationConfig, steps_per_epoch: int)
         args.autoencoder_learning_rate,
         args.autoencoder_weight_decay,
     )
+
+
+# Samples on whose maps the statistics are measured: each has thousands of positions (our choice).
+_MEASURED = 16
 
 
 class AutoencoderTrainer(TermTrainer):
@@ -52,6 +58,27 @@ class AutoencoderTrainer(TermTrainer):
         self._label_weights: torch.Tensor | None = None
         if self.args.autoencoder_class_weights:
             self._label_weights = weights_of_labels(self.args.class_weights).to(self.args.device)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """As in [`TermTrainer`]; the statistics of the teacher's maps are measured before the first step."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
+        if not resume_from_checkpoint:  # a checkpoint holds them
+            self.model.normalization.measure(self._some_maps())
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    @torch.no_grad()
+    def _some_maps(self) -> Iterator[torch.Tensor]:
+        """The teacher's maps of 16 training samples, spread evenly; the same in all processes."""
+        data = self.train_dataset
+        if hasattr(data, "__len__"):
+            indices = range(0, len(data), max(1, len(data) // _MEASURED))
+            samples = (data[index] for index in itertools.islice(indices, _MEASURED))
+        else:
+            samples = itertools.islice(iter(data), _MEASURED)
+        for sample in samples:
+            pixel_values = self.data_collator([sample])["pixel_values"].to(self.args.device)
+            yield self.teacher(pixel_values).features
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any

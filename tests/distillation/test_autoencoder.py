@@ -263,7 +263,7 @@ def test_frozen_means_frozen():
 
 def test_frozen_autoencoder_has_no_decoder_and_says_so(tmp_path):
     autoencoder = build().freeze()
-    assert all(name.startswith("encoder.") for name in autoencoder.state_dict())
+    assert all(name.startswith(("encoder.", "normalization.")) for name in autoencoder.state_dict())
     with pytest.raises(RuntimeError, match="encode"):
         autoencoder(features_of(1, 12, 5, 5))
     with pytest.raises(RuntimeError, match="before freeze"):
@@ -275,3 +275,76 @@ def test_examples_in_docstrings():
     result = doctest.testmod(module)
     assert result.attempted > 0
     assert result.failed == 0
+
+
+def _fitted(
+    scale: float, offset: float = 0.0, steps: int = 40, measured: bool = True
+) -> tuple[FeatureAutoencoder, list]:
+    """The trainer's defaults: SGD at 0.1 with momentum 0.9."""
+    autoencoder = build().train()
+    maps = [features_of(4, 12, 8, 8, seed=seed) * scale + offset for seed in range(4)]
+    if measured:
+        autoencoder.normalization.measure(maps)
+    optimizer = torch.optim.SGD(autoencoder.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    losses = []
+    for step in range(steps):
+        optimizer.zero_grad()
+        output = autoencoder(maps[step % 4])
+        output.loss.backward()
+        optimizer.step()
+        losses.append(output.reconstruction_loss.item())
+    return autoencoder, losses
+
+
+@pytest.mark.parametrize("scale, offset", [(1e-4, 0.0), (1e4, 0.0), (1.0, 100.0), (1e4, -1e5), (1e-4, 0.01)])
+def test_maps_of_any_scale_are_learned_alike(scale, offset):
+    _, usual = _fitted(1.0)
+    autoencoder, losses = _fitted(scale, offset)
+    assert losses[-1] < 0.9 * losses[0] and losses[0] == pytest.approx(usual[0], rel=1e-3)
+    # Rounding is amplified from step to step.
+    assert losses[-1] == pytest.approx(usual[-1], rel=0.02)
+    features = features_of(4, 12, 8, 8, seed=0) * scale + offset
+    error = (autoencoder.eval()(features).reconstruction - features).square().mean().sqrt()
+    assert error < scale  # in the maps' own scale again
+
+
+def test_without_statistics_large_maps_break_the_default():
+    _, losses = _fitted(1e4, measured=False)
+    assert not max(losses) < 1e3 * losses[0]
+
+
+def test_measured_statistics_are_those_of_all_maps():
+    autoencoder = build()
+    maps = [features_of(2, 12, 5, 7, seed=1) * 3 + 2, features_of(1, 12, 9, 4, seed=2)]
+    autoencoder.normalization.measure(maps)
+    positions = torch.cat([m.transpose(0, 1).flatten(1) for m in maps], dim=1).double()
+    torch.testing.assert_close(autoencoder.normalization.mean, positions.mean(1).float())
+    std = (positions - positions.mean(1, keepdim=True)).square().mean().sqrt()
+    assert autoencoder.normalization.std.item() == pytest.approx(std.item(), rel=1e-6)
+    torch.testing.assert_close(autoencoder.normalization.undo(autoencoder.normalization(maps[0])), maps[0])
+    autoencoder.normalization.measure([torch.full((1, 12, 4, 4), 7.0)])  # the same everywhere
+    assert autoencoder.normalization.std == 1
+    with pytest.raises(ValueError, match="map of image 1 holds NaN or infinite"):
+        autoencoder.normalization.measure([maps[0], maps[1] * torch.inf])
+
+
+def test_folders_without_statistics_give_the_codes_that_they_gave(tmp_path, caplog):
+    autoencoder = build().eval()
+    features = features_of(2, 12, 9, 9)
+    before = autoencoder.encoder(features)  # what encode() was before there were statistics
+    autoencoder.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    old = {name: value for name, value in state.items() if not name.startswith("normalization.")}
+    assert len(old) == len(state) - 2
+    save_file(old, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    loaded = FeatureAutoencoder.from_pretrained(tmp_path)
+    assert torch.equal(loaded.encode(features), before) and "normalization" not in caplog.text
+
+
+def test_statistics_are_saved_with_the_autoencoder(tmp_path):
+    autoencoder, _ = _fitted(1e4, steps=2)
+    autoencoder.eval().save_pretrained(tmp_path)
+    loaded = FeatureAutoencoder.from_pretrained(tmp_path)
+    features = features_of(2, 12, 9, 9) * 1e4
+    assert loaded.normalization.std > 9e3 and torch.equal(loaded.encode(features), autoencoder.encode(features))
+    assert torch.equal(loaded.freeze().encode(features), autoencoder.encode(features))
