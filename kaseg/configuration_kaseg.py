@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig
 from .checkpoints import resolve
 from .loading_errors import explained_loading
 
+VOID = 255
 HEADS = ("student", "deeplabv3plus", "lraspp", "mlp", "fpn")
 OUTPUT_STRIDES = (4, 8, 16, 32)
 
@@ -44,10 +45,14 @@ class KASegConfig(PreTrainedConfig):
             not touched (our choice).
         backbone_kwargs (`dict`, *optional*): Further keyword arguments for `timm.create_model`.
         palette (`list[list[int]]`, *optional*): One RGB colour per class, for pictures.
-        semantic_loss_ignore_index (`int`, defaults to 255): Void label, never a class.
+        semantic_loss_ignore_index (`int`, defaults to 255): Void label, never a class. It cannot be another one: data,
+            losses and scores all take 255 for void.
+        kwargs: As in `PreTrainedConfig`. Classes are given as `num_labels` or as `id2label`, whose ids must be
+            0..C-1; `label2id` follows from it.
 
     Raises:
-        ValueError: an unknown head, a stride other than 4/8/16/32, or a palette that does not fit the classes.
+        ValueError: an unknown head, a stride other than 4/8/16/32, a palette that does not fit the classes, another
+            void label, or classes of which no model can be made (see [`require_classes`]).
 
     Example:
 
@@ -97,8 +102,9 @@ class KASegConfig(PreTrainedConfig):
         self.backbone_kwargs = backbone_kwargs
         self.palette = palette
         self.semantic_loss_ignore_index = semantic_loss_ignore_index
+        self._name_classes(kwargs)
         super().__init__(**kwargs)
-        self._check()
+        self.check()
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> KASegConfig:
@@ -143,13 +149,39 @@ class KASegConfig(PreTrainedConfig):
             config_dict = {k: v for k, v in config_dict.items() if k not in ("id2label", "label2id", "palette")}
         if id2label is not None:
             kwargs.setdefault("label2id", {label: int(index) for index, label in id2label.items()})
-        return super().from_dict(config_dict, **kwargs)
+        loaded = super().from_dict(config_dict, **kwargs)
+        # `kwargs` are set after the constructor has looked.
+        (loaded[0] if isinstance(loaded, tuple) else loaded).check()
+        return loaded
 
-    def _check(self) -> None:
+    @staticmethod
+    def _name_classes(kwargs: dict[str, Any]) -> None:
+        """Bring `id2label` and `label2id` to one form, in place, and refuse another number in `num_labels`."""
+        id2label, num_labels = kwargs.get("id2label"), kwargs.get("num_labels")
+        if id2label is None:
+            return
+        if num_labels is not None and num_labels != len(id2label):
+            raise ValueError(
+                f"num_labels is {num_labels}, but id2label names {len(id2label)} classes: leave num_labels out, or "
+                "correct one of the two."
+            )
+        kwargs["id2label"] = {index: id2label[key] for index, key in sorted((int(key), key) for key in id2label)}
+        if kwargs.get("label2id") is None:
+            kwargs["label2id"] = {name: index for index, name in kwargs["id2label"].items()}
+
+    def check(self) -> None:
+        """Raise a `ValueError` that names the field of which no model can be built."""
         if self.output_stride not in OUTPUT_STRIDES:
             raise ValueError(f"output_stride must be one of {OUTPUT_STRIDES}, got {self.output_stride!r}.")
         if self.head not in HEADS:
             raise ValueError(f"head must be one of {HEADS}, got {self.head!r}.")
+        if self.semantic_loss_ignore_index != VOID:
+            raise ValueError(
+                f"semantic_loss_ignore_index is {self.semantic_loss_ignore_index}, but void is {VOID} "
+                f"everywhere in kaseg: leave it out, and map void to {VOID} in the data's label map (null in "
+                f"classes.json, or LabelSpace(label_map={{raw value: {VOID}}}))."
+            )
+        require_classes(self, type(self).__name__)
         if self.palette is not None and len(self.palette) != self.num_labels:
             raise ValueError(
                 f"palette has {len(self.palette)} colours but the model has num_labels={self.num_labels} classes."
@@ -171,3 +203,38 @@ class KASegConfig(PreTrainedConfig):
         if self.atrous_rates is not None:
             return list(self.atrous_rates)
         return [max(1, rate * 16 // self.output_stride) for rate in (6, 12, 18)]
+
+
+def require_classes(config: Any, where: str) -> None:
+    """Raise a `ValueError` if a model cannot be trained or scored on the classes of its config.
+
+    Args:
+        config: A config with `num_labels`, `id2label` and `label2id`, of kaseg or of transformers.
+        where: What has the config, for the message.
+
+    Raises:
+        ValueError: fewer than two classes; ids other than 0..C-1; a name that two classes have; a `label2id` that says
+            otherwise than `id2label`.
+    """
+    id2label = {int(index): name for index, name in (config.id2label or {}).items()}
+    if len(id2label) < 2:
+        raise ValueError(
+            f"{where} has {len(id2label)} class(es) (num_labels, id2label): a softmax over one class is 1 for every "
+            "pixel, so nothing can be learned or scored. Use two classes, such as background (0) and object (1): "
+            'num_labels=2, and masks of 0 and 1; masks of 0 and 255 with {"0": "background", "255": "object"} in '
+            "classes.json."
+        )
+    if sorted(id2label) != list(range(len(id2label))):
+        raise ValueError(
+            f"{where}: id2label has the ids {', '.join(map(str, sorted(id2label)))}; they must be 0 to "
+            f"{len(id2label) - 1}, since they are the channels of the logits. Map raw mask values to these in the "
+            "data's label map (classes.json, LabelSpace(label_map=...))."
+        )
+    names = [id2label[index] for index in range(len(id2label))]
+    if doubled := sorted({str(name) for name in names if names.count(name) > 1}):
+        raise ValueError(f"{where}: id2label names {', '.join(doubled)} more than once: give every class its own name.")
+    label2id = getattr(config, "label2id", None) or {}
+    if label2id and {name: int(index) for name, index in label2id.items()} != {
+        name: index for index, name in enumerate(names)
+    }:
+        raise ValueError(f"{where}: label2id says otherwise than id2label: leave it out, it follows from id2label.")

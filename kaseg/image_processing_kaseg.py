@@ -159,7 +159,7 @@ class KASegImageProcessor(TorchvisionBackend):
         size_divisor (`int`, *optional*):
             Round the padded height and width up to multiples of this.
         ignore_index (`int`, *optional*, defaults to 255):
-            The void label.
+            The void label. Masks are refused with any other from 0 to 254, which may be classes.
 
     Example:
 
@@ -236,6 +236,11 @@ class KASegImageProcessor(TorchvisionBackend):
         pictures = self._prepare_pictures(images, do_convert_rgb, input_data_format, device, kwargs)
         maps = None
         if segmentation_maps is not None:
+            if 0 <= ignore_index < 255:
+                raise ValueError(
+                    f"ignore_index={ignore_index} may be a class: void is 255 for KASegModel, its trainers and scores. "
+                    "Leave ignore_index out (negative values are for losses of your own)."
+                )
             maps = _prepare_maps(segmentation_maps)
             _check_maps_fit(pictures, maps)
 
@@ -350,9 +355,11 @@ class KASegImageProcessor(TorchvisionBackend):
             height, width).
 
         Raises:
-            ValueError: If `target_sizes` has another length than the batch.
+            ValueError: If `target_sizes` has another length than the batch, or there are logits of one class alone.
         """
         logits = outputs.logits
+        if logits.shape[1] < 2:
+            raise ValueError("logits of one class give one mask whatever the image: train a model of two classes.")
         sizes: list[Any] = [None] * len(logits)
         if target_sizes is not None:
             sizes = [(int(height), int(width)) for height, width in target_sizes]

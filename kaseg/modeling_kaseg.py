@@ -66,6 +66,7 @@ class KASegModel(PreTrainedModel):
     def __init__(
         self, config: KASegConfig, pretrained_backbone: bool = False, backbone_weights: str | Path | None = None
     ) -> None:
+        config.check()  # once more: its fields may have been set since
         super().__init__(config)
         self.encoder = Encoder(config.backbone, config.output_stride, config.num_channels, config.encoder_kwargs)
         self.merge: StrideMerge | None

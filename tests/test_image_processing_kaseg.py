@@ -158,6 +158,19 @@ def test_different_sizes_need_padding_and_the_error_says_so() -> None:
     assert out["labels"].shape == (2, 13, 21) and out["labels"][0, -1, -1] == -100
 
 
+@pytest.mark.parametrize("where", ["constructor", "call"])
+def test_void_is_no_class(where: str) -> None:
+    options = {"ignore_index": 0}
+    processor = KASegImageProcessor(**options) if where == "constructor" else KASegImageProcessor()
+    with pytest.raises(ValueError, match="void is 255"):
+        processor(picture(10, 20), np.zeros((10, 20), np.uint8), **({} if where == "constructor" else options))
+
+
+def test_logits_of_one_class_make_no_masks() -> None:
+    with pytest.raises(ValueError, match="two classes"):
+        KASegImageProcessor().post_process_semantic_segmentation(SimpleNamespace(logits=torch.zeros(1, 1, 4, 4)))
+
+
 def test_a_pad_size_below_the_image_is_refused() -> None:
     with pytest.raises(ValueError, match="pad_size"):
         KASegImageProcessor()(picture(10, 20), do_pad=True, pad_size={"height": 8, "width": 32})

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import logging
 import math
 
@@ -206,10 +207,10 @@ class TestForward:
 
     @pytest.mark.parametrize("head", HEADS)
     def test_other_numbers_of_channels_and_classes(self, head: str) -> None:
-        model = _small(backbone="test_resnet", head=head, num_channels=4, head_channels=24, num_labels=1).eval()
+        model = _small(backbone="test_resnet", head=head, num_channels=4, head_channels=24, num_labels=2).eval()
         outputs = model(torch.randn(1, 4, 64, 64), output_hidden_states=True)
         side = 64 // model.feature_stride
-        assert outputs.logits.shape == (1, 1, side, side)
+        assert outputs.logits.shape == (1, 2, side, side)
         assert outputs.hidden_states[-1].shape == (1, 24, side, side)
         assert torch.equal(model.classifier(outputs.hidden_states[-1]), outputs.logits)
 
@@ -370,11 +371,44 @@ class TestConfig:
             ({"output_stride": 12}, "output_stride must be one of"),
             ({"head": "unet"}, "head must be one of"),
             ({"num_labels": 3, "palette": [[0, 0, 0]]}, "palette has 1 colours"),
+            ({"num_labels": 1}, "has 1 class.*Use two classes"),
+            ({"id2label": {0: "crack"}}, "has 1 class.*Use two classes"),
+            ({"num_labels": 0}, "has 0 class"),
+            ({"id2label": {1: "sky", 2: "road"}}, "ids 1, 2; they must be 0 to 1"),
+            ({"id2label": {"0": "sky", "7": "road"}}, "ids 0, 7; they must be 0 to 1"),
+            ({"id2label": {0: "sky", 1: "road", 2: "sky"}}, "names sky more than once"),
+            ({"id2label": {0: "sky", 1: "road"}, "num_labels": 3}, "num_labels is 3, but id2label names 2 classes"),
+            ({"id2label": {0: "sky", 1: "road"}, "label2id": {"sky": 1, "road": 0}}, "label2id says otherwise"),
+            ({"semantic_loss_ignore_index": 0}, "void is 255 everywhere"),
+            ({"semantic_loss_ignore_index": -100}, "void is 255 everywhere"),
         ],
     )
-    def test_bad_fields(self, fields: dict, message: str) -> None:
+    def test_bad_fields(self, fields: dict, message: str, tmp_path) -> None:
         with pytest.raises(ValueError, match=message):
             KASegConfig(**fields)
+        # Wherever else such a field may come from.
+        KASegConfig().save_pretrained(tmp_path)
+        stored = json.loads((tmp_path / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps({**stored, **fields}))
+        with pytest.raises(ValueError, match=message):
+            KASegConfig.from_pretrained(tmp_path)
+
+    @pytest.mark.parametrize(
+        "field, value", [("num_labels", 1), ("id2label", {0: "sky", 2: "road"}), ("semantic_loss_ignore_index", 0)]
+    )
+    def test_what_is_set_later_is_looked_at_too(self, field: str, value, tmp_path) -> None:
+        KASegConfig().save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match="class|ids 0, 2|void is 255"):
+            KASegConfig.from_pretrained(tmp_path, **{field: value})
+        config = KASegConfig()
+        setattr(config, field, value)
+        with pytest.raises(ValueError, match="class|ids 0, 2|void is 255"):
+            KASegModel(config)
+
+    def test_classes_come_in_the_order_of_their_ids(self) -> None:
+        config = KASegConfig(id2label={"1": "road", "0": "sky"})
+        assert list(config.id2label.items()) == [(0, "sky"), (1, "road")]
+        assert config.label2id == {"sky": 0, "road": 1}
 
     def test_round_trip(self, tmp_path) -> None:
         config = KASegConfig(output_stride=8, num_labels=2, palette=[[1, 2, 3], [4, 5, 6]], batch_norm_eps=1e-3)

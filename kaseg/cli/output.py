@@ -52,6 +52,8 @@ def print_scores(results: Mapping[str, Any]) -> None:
     table.add_section()
     table.add_row("Mean", *(percent(results[mean]) for _, mean in columns.values()), style="bold")
     console.print(table)
+    if results.get("caution"):
+        console.print(f"Mind: {results['caution']}", style="yellow", highlight=False, markup=False)
     weighted = results.get("frequency_weighted_iou")
     also = "" if weighted is None else f", IoU weighted by frequency {percent(weighted)} %"
     console.print(f"Pixel accuracy {percent(results['overall_accuracy'])} %{also}", highlight=False)

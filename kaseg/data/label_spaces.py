@@ -65,7 +65,7 @@ class LabelSpace:
         name: Short name, used in messages and model cards.
         names: Class names; the position is the train id. At most 255, all different.
         palette: One (red, green, blue) colour in 0..255 per class. Default: [`palette_for`].
-        ignore_index: The id of void pixels, 255 by default. Never a class; a raw value equal to it is always void
+        ignore_index: The train id of void pixels: 255, which is refused to be another. A raw value of 255 is void, too,
             unless `label_map` says otherwise.
         label_map: Raw mask value -> train id, `ignore_index` for void. `None` means that raw values are train ids.
         encoding: What the masks hold: "index", one class index per pixel, or "color", the colours of `palette`, which
@@ -96,10 +96,11 @@ class LabelSpace:
             raise ValueError(f"{where}: names has {doubled} more than once; give every class its own name.")
         if len(self.palette) != len(self.names):
             raise ValueError(f"{where}: palette has {len(self.palette)} colours for {len(self.names)} names.")
-        if not self.num_labels <= self.ignore_index <= 255:
+        if self.ignore_index != VOID:
             raise ValueError(
-                f"{where}: ignore_index is {self.ignore_index}; it must lie in {self.num_labels}..255, "
-                "outside the train ids."
+                f"{where}: ignore_index is {self.ignore_index}, but void is {VOID} everywhere in kaseg: leave it "
+                f"out, and map the raw value of void by label_map={{{self.ignore_index}: {VOID}, ...}} (null in "
+                "classes.json)."
             )
         for raw, train in (self.label_map or {}).items():
             if not (0 <= raw < _TABLE_SIZE and (0 <= train < self.num_labels or train == self.ignore_index)):
@@ -246,8 +247,9 @@ def _illegal_labels(pixels: np.ndarray, label_space: LabelSpace, where: str) -> 
 def read_label_space(path: str | Path) -> LabelSpace:
     """Reads class names from a `classes.txt` (one name per line) or a `classes.json` (raw id -> name, null for void).
 
-    In JSON, classes get train ids in the order of their raw ids, so raw ids may have gaps. In place of a name there may
-    be `{"name": "road", "color": "#804080"}`; a colour without a name is one of void.
+    In a text file, lines that start with `#` are comments. In JSON, classes get train ids in the order of their raw
+    ids, so raw ids may have gaps. In place of a name there may be `{"name": "road", "color": "#804080"}`; a colour
+    without a name is one of void.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -259,7 +261,8 @@ def read_label_space(path: str | Path) -> LabelSpace:
     name = path.parent.name or path.stem
     text = path.read_text(encoding="utf-8-sig")  # some editors put a byte-order mark first
     if path.suffix != ".json":
-        return LabelSpace(name, tuple(line.strip() for line in text.splitlines() if line.strip()))
+        lines = (line.strip() for line in text.splitlines())
+        return LabelSpace(name, tuple(line for line in lines if line and not line.startswith("#")))
     try:
         entries = {
             int(raw): entry if isinstance(entry, dict) else {"name": entry} for raw, entry in json.loads(text).items()

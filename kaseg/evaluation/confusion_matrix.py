@@ -27,7 +27,7 @@ class ConfusionMatrix:
             Where the counts live and are counted; inputs are moved there.
 
     Raises:
-        ValueError: if `num_labels` is not positive or `ignore_index` is one of 0..C-1.
+        ValueError: if `num_labels` is below 2 or `ignore_index` is one of 0..C-1.
 
     Example:
 
@@ -140,15 +140,19 @@ def iou_scores(matrix: Tensor | np.ndarray) -> dict[str, Any]:
     - `per_category_accuracy`: \(n_{cc} / t_c\), NaN for a class without reference;
     - `mean_accuracy`: mean of `per_category_accuracy` over the classes that are not NaN;
     - `overall_accuracy`: \(\sum_c n_{cc} / \sum_c t_c\);
-    - `frequency_weighted_iou`: \(\sum_c t_c\, \mathrm{IoU}_c / \sum_c t_c\) over the classes with a reference.
+    - `frequency_weighted_iou`: \(\sum_c t_c\, \mathrm{IoU}_c / \sum_c t_c\) over the classes with a reference;
+    - `num_reference_classes`, `num_predicted_classes`: how many classes have a reference, and a prediction, at all.
+      Where one of them is 1, the scores say little ([`~kaseg.evaluation.caution.caution`]).
 
-    The last follows Long et al. 2015 (Fully Convolutional Networks), section 5; all are fractions in 0..1.
+    The frequency-weighted one follows Long et al. 2015 (Fully Convolutional Networks), section 5; all scores are
+    fractions in 0..1.
 
     Args:
         matrix (`torch.Tensor` or `np.ndarray`): Counts, (C, C), rows = reference, columns = prediction.
 
     Returns:
-        `dict`: floats, and lists of C floats for the two `per_category_*` keys. All are NaN if nothing was counted.
+        `dict`: floats, lists of C floats for the two `per_category_*` keys, and the two numbers of classes. Scores are
+        NaN if nothing was counted.
 
     Raises:
         ValueError: if `matrix` is not square.
@@ -166,6 +170,8 @@ def iou_scores(matrix: Tensor | np.ndarray) -> dict[str, Any]:
         "mean_accuracy": mean_of_present(accuracy),
         "overall_accuracy": float(_ratio(hits.sum(), total)),
         "frequency_weighted_iou": float(_ratio((references[seen] * iou[seen]).sum(), total)),
+        "num_reference_classes": int(seen.sum()),
+        "num_predicted_classes": int((predictions > 0).sum()),
         "per_category_iou": iou.tolist(),
         "per_category_accuracy": accuracy.tolist(),
     }
@@ -205,8 +211,8 @@ def restrict_counts(joint: Tensor, num_labels: int, ignore_index: int, where: st
 
 
 def _check_classes(num_labels: int, ignore_index: int) -> None:
-    if num_labels < 1:
-        raise ValueError(f"num_labels must be at least 1, got {num_labels}.")
+    if num_labels < 2:
+        raise ValueError(f"num_labels must be at least 2, got {num_labels}: of one class every score is 1.")
     if 0 <= ignore_index < num_labels:
         raise ValueError(
             f"ignore_index={ignore_index} is one of the {num_labels} classes 0..{num_labels - 1}, but it marks "

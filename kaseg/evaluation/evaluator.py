@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 
+from kaseg.configuration_kaseg import require_classes
 from kaseg.evaluation.boundary import BoundaryCounts, boundary_scores
+from kaseg.evaluation.caution import caution
 from kaseg.evaluation.confusion_matrix import ConfusionMatrix, iou_scores
 from kaseg.evaluation.per_image import image_row, worst_first
 from kaseg.evaluation.processes import Processes
 from kaseg.evaluation.protocols import WHOLE_IMAGE, InferenceProtocol, predict_masks
 from kaseg.evaluation.samples import PreparedSample, prepared_batches
+from kaseg.finite import require_finite
+
+logger = logging.getLogger(__name__)
 
 # Also that of SegmentationTrainer.evaluate().
 PROTOCOL = WHOLE_IMAGE.describe()
@@ -53,10 +59,12 @@ def evaluate_model(
     Returns:
         The scores of [`iou_scores`] and [`~kaseg.evaluation.boundary.boundary_scores`], the `per_category_*` ones as
         dictionaries from class name to value (NaN for absent classes); `num_images`; `confusion_matrix`, C rows
-        (reference) of C counts; and `per_image`, a table by [`~kaseg.evaluation.per_image.image_row`], worst first.
+        (reference) of C counts; `caution`, a sentence, where labels or predictions are of one class alone; and
+        `per_image`, a table by [`~kaseg.evaluation.per_image.image_row`], worst first.
 
     Raises:
-        ValueError: there are no images, an argument is out of range, an image has no labels, or a label is out of
+        ValueError: the model's classes cannot be scored ([`~kaseg.configuration_kaseg.require_classes`]), there are no
+            images or no labelled pixels, an argument is out of range, an image has no labels, or a label is out of
             range; the message names the sample.
 
     Example:
@@ -101,6 +109,8 @@ class _Counts:
 
     def __init__(self, model: Any) -> None:
         self.device = next(model.parameters()).device
+        require_classes(model.config, type(model).__name__)
+        require_finite(model, f"The model ({type(model).__name__})")
         num_labels = model.config.num_labels
         self.confusion = ConfusionMatrix(num_labels, device=self.device)
         self.boundary = BoundaryCounts(num_labels, device=self.device)
@@ -132,7 +142,15 @@ class _Counts:
         rows = [row for _, row in sorted((entry for table in tables for entry in table), key=lambda entry: entry[0])]
         if not rows:
             raise ValueError("There are no images to score.")
+        if not matrix.any():
+            raise ValueError(
+                f"Not one of the {len(rows)} images has a labelled pixel (all are void, 255), so there is nothing to "
+                "score."
+            )
         scores = {**iou_scores(matrix), **boundary_scores(boundary)}
+        if words := caution(scores):
+            logger.warning(f"mean_iou {scores['mean_iou']:.4f}: {words}")
+            scores["caution"] = words
         names = [model.config.id2label[index] for index in range(model.config.num_labels)]
         for key, values in scores.items():
             if key.startswith("per_category"):

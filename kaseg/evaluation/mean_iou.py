@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
 import datasets
 import evaluate
 
+from kaseg.evaluation.caution import caution
 from kaseg.evaluation.confusion_matrix import ConfusionMatrix, iou_scores, restrict_counts
+
+logger = logging.getLogger(__name__)
 
 _DESCRIPTION = """
 Mean intersection over union of a whole data set: intersections and unions are summed over all images first, and the
@@ -129,7 +133,8 @@ class MeanIoU(evaluate.Metric):
                 Only `False` is accepted; it is here because examples written for `evaluate` pass it.
 
         Returns:
-            `dict`: the scores of [`iou_scores`].
+            `dict`: the scores of [`iou_scores`]. Where the labels or the predictions are of one class alone, a warning
+            says so.
 
         Raises:
             ValueError: if nothing was counted, the number of classes is unknown or contradicts the constructor's, or a
@@ -154,7 +159,7 @@ class MeanIoU(evaluate.Metric):
         if self.num_labels is None:
             matrix = restrict_counts(matrix, classes, void)
         self._counts, self._seen = self._new_counts(), 0
-        return iou_scores(matrix)
+        return _with_caution(iou_scores(matrix))
 
     def _info(self) -> evaluate.MetricInfo:
         label_map = datasets.Sequence(datasets.Sequence(datasets.Value("int64")))
@@ -182,7 +187,7 @@ class MeanIoU(evaluate.Metric):
         _check_inputs("compute", "predictions", predictions, "references", references, {})
         counts = ConfusionMatrix(*self._resolve(num_labels, ignore_index, reduce_labels))
         _count_batch(counts, predictions, references)
-        return iou_scores(counts.matrix)
+        return _with_caution(iou_scores(counts.matrix))
 
     def _new_counts(self) -> ConfusionMatrix:
         """An empty matrix; without a number of classes, of all pairs of bytes, to be cut down in `compute`."""
@@ -208,6 +213,12 @@ class MeanIoU(evaluate.Metric):
         classes = num_labels if self.num_labels is None else self.num_labels
         assert classes is not None
         return classes, void
+
+
+def _with_caution(scores: dict[str, Any]) -> dict[str, Any]:
+    if words := caution(scores):
+        logger.warning(f"mean_iou {scores['mean_iou']:.4f}: {words}")
+    return scores
 
 
 def _check_inputs(

@@ -16,8 +16,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from kaseg.configuration_kaseg import require_classes
 from kaseg.data.label_spaces import palette_for
 from kaseg.evaluation.resizing import argmax_resized
+from kaseg.finite import require_finite
 from kaseg.image_processing_kaseg import KASegImageProcessor, to_rgb
 from kaseg.inference.files import PathLike, plan_outputs, read_image, write_image
 from kaseg.inference.ordered_map import ordered_map
@@ -80,7 +82,7 @@ class Predictor:
 
     Raises:
         ValueError: If `batch_size` or `max_pixels` is below 1, `alpha` outside 0..1, `tile` or `overlap` impossible, or
-            the model is one of other than RGB images.
+            the model is one of other than RGB images or of one class.
 
     Example:
 
@@ -112,6 +114,8 @@ class Predictor:
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha must lie in 0..1, got {alpha}")
         check_tile(tile, overlap)
+        require_classes(model.config, type(model).__name__)
+        require_finite(model, f"The model ({type(model).__name__})")
         channels = getattr(model.config, "num_channels", 3)
         if channels != 3:
             raise ValueError(f"the model takes images of {channels} channels, a Predictor gives it RGB: call the model")

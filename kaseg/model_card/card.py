@@ -85,7 +85,7 @@ def _eval_results(facts: CardFacts) -> list[EvalResult]:
             metric_type=key,
             metric_name=name,
             metric_value=round(results[key], 4),
-            metric_args={"protocol": results["protocol"]},
+            metric_args={key: results[key] for key in ("protocol", "caution") if key in results},
         )
         for key, name in _METRICS.items()
         if key in results
@@ -135,6 +135,8 @@ def _scores(facts: CardFacts) -> Iterator[str]:
     header = "| model | mean IoU (%) | parameters (M) | GFLOPs at 513x513 | seed | steps |\n|---|---|---|---|---|---|"
     compared = [_row(name, other) for name, other in facts.compared.items()]
     yield "\n".join([header, _row(f"**{facts.name}**", results), *compared])
+    if results.get("caution"):
+        yield f"**Mind:** {results['caution']}"
     if facts.adapted and len(facts.compared) < 2:
         yield (
             "The table lacks the teacher or the plain twin (same student, recipe, seed and steps, no teacher), so the "

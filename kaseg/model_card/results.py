@@ -9,13 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import kaseg
+from kaseg.evaluation.caution import caution
 from kaseg.evaluation.evaluator import PROTOCOL
 from kaseg.model_card.cost import describe_cost, hardware
 from kaseg.modeling_kaseg import KASegModel
 
 RESULTS_NAME = "results.json"
 _CLASS_PREFIX = "eval_iou_"
-_SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy", "loss")
+_SCORES = (
+    "mean_iou",
+    "mean_accuracy",
+    "overall_accuracy",
+    "loss",
+    "num_reference_classes",
+    "num_predicted_classes",
+)
 
 
 def describe_run(model: KASegModel, args: Any, state: Any, metrics: Mapping[str, float]) -> dict[str, Any]:
@@ -33,6 +41,7 @@ def describe_run(model: KASegModel, args: Any, state: Any, metrics: Mapping[str,
         description |= {name: metrics[f"eval_{name}"] for name in _SCORES if f"eval_{name}" in metrics}
         classes = {k.removeprefix(_CLASS_PREFIX): v for k, v in metrics.items() if k.startswith(_CLASS_PREFIX)}
         description["per_category_iou"] = classes
+        description |= {"caution": words} if (words := caution(description)) else {}
     if getattr(args, "ema_decay", None) is not None:
         description["ema_decay"] = args.ema_decay  # the weights that were scored are an average
     return description | {

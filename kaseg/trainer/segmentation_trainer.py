@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 
+from kaseg.configuration_kaseg import VOID, require_classes
 from kaseg.data import (
     BatchMixer,
     EvalTransform,
@@ -22,8 +23,11 @@ from kaseg.data import (
     StreamingSegmentationDataset,
     TrainTransform,
 )
+from kaseg.data.class_presence import check_training_masks, require_labelled_pixels
 from kaseg.distillation.teachers.normalization import Normalization
 from kaseg.evaluation import ConfusionMatrix, iou_scores
+from kaseg.evaluation.caution import caution
+from kaseg.finite import require_finite
 from kaseg.image_processing_kaseg import KASegImageProcessor
 from kaseg.losses import CrossEntropyLoss, build_loss
 from kaseg.trainer.base import TermTrainer, share_buffers
@@ -52,7 +56,9 @@ class SegmentationTrainer(TermTrainer):
 
     Evaluation streams a confusion matrix at the labels' own resolution: no logits are kept. It computes in the type of
     the weights, also where training autocasts (`bf16_full_eval` has it in bfloat16). It reports `eval_loss`,
-    `eval_mean_iou`, `eval_mean_accuracy`, `eval_overall_accuracy` and `eval_iou_<class>` for every class present.
+    `eval_mean_iou`, `eval_mean_accuracy`, `eval_overall_accuracy`, `eval_iou_<class>` for every class present, and how
+    many classes the labels and the predictions hold (`eval_num_reference_classes`, `eval_num_predicted_classes`), with
+    a warning where it is one.
     `predict` reports the same as `test_...`; its `predictions` are None ([`~kaseg.inference.Predictor`] gives masks).
 
     Args:
@@ -65,7 +71,8 @@ class SegmentationTrainer(TermTrainer):
             `preprocess_logits_for_metrics` and `model_init`: override `compute_loss` or `evaluation_loop` instead.
 
     Raises:
-        ValueError: class weights that do not fit the model's classes; arguments that would change nothing; FSDP or
+        ValueError: classes that cannot be scored ([`~kaseg.configuration_kaseg.require_classes`]) or class weights that
+            do not fit them; a processor with another void label than 255; arguments that would change nothing; FSDP or
             DeepSpeed.
     """
 
@@ -95,6 +102,12 @@ class SegmentationTrainer(TermTrainer):
                 "The image processor resizes images (do_resize), the trainer evaluates them in their own size: set "
                 "eval_size to its size to score what will be deployed."
             )
+        if getattr(processing_class, "ignore_index", VOID) != VOID:
+            raise ValueError(
+                f"The image processor's ignore_index is {processing_class.ignore_index}; the trainer, its losses and "
+                f"scores take {VOID} for void: leave ignore_index out."
+            )
+        require_classes(model.config, type(model).__name__)
         self.num_labels = num_labels = model.config.num_labels
         if args.class_weights is not None and len(args.class_weights) != num_labels:
             raise ValueError(f"class_weights has {len(args.class_weights)} entries for {num_labels} classes.")
@@ -120,6 +133,7 @@ class SegmentationTrainer(TermTrainer):
             processing_class=processing_class,
             **kwargs,
         )
+        self._masks_were_checked = False
         # No part of the model, so nobody else moves it; class weights left behind are copied in every step.
         self.criterion.to(self.args.device)
         # The cross-entropy below is already divided by the labelled pixels of the whole accumulated step.
@@ -131,7 +145,7 @@ class SegmentationTrainer(TermTrainer):
             return dataset
         transform = self._train_transform(args) if training else self._eval_transform(args)
         wrapper = SegmentationDataset if isinstance(dataset, datasets.Dataset) else StreamingSegmentationDataset
-        return wrapper(dataset, transform, seed=args.augmentation_seed, num_labels=self.num_labels)
+        return wrapper(dataset, transform, seed=args.augmentation_seed, num_labels=self.num_labels, with_names=training)
 
     def _train_transform(self, args: SegmentationConfig) -> TrainTransform:
         normalization = Normalization.of_processor(self.processing_class)
@@ -161,6 +175,27 @@ class SegmentationTrainer(TermTrainer):
             max_long_edge=args.eval_max_long_edge,
             size_divisor=args.eval_size_divisor,
         )
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """As in [`TermTrainer`], after [`~SegmentationTrainer.check_masks`]."""
+        self.check_masks()
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def check_masks(self) -> None:
+        """Look at the masks before anything is trained, once.
+
+        Raises:
+            ValueError: the training masks hold fewer than two classes, or the evaluation masks no labelled pixel.
+        """
+        if self._masks_were_checked:
+            return
+        id2label = self.segmentation_model.config.id2label
+        check_training_masks(self.train_dataset, [id2label[index] for index in range(self.num_labels)])
+        several = self.eval_dataset if isinstance(self.eval_dataset, dict) else {"": self.eval_dataset}
+        for name, data in several.items():
+            if data is not None:
+                require_labelled_pixels(data, self.num_labels, f"The evaluation data {name}".strip())
+        self._masks_were_checked = True
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         if eval_dataset is not None and not isinstance(eval_dataset, str):
@@ -303,6 +338,7 @@ class SegmentationTrainer(TermTrainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         config = self.segmentation_model.config
+        require_finite(self.segmentation_model, "The model")
         share_buffers(self.segmentation_model)  # the score is of the network that is saved
         self.confusion_matrix = ConfusionMatrix(config.num_labels, device=self.args.device)
         self._eval_loss = torch.zeros(2, dtype=torch.float64, device=self.args.device)
@@ -310,7 +346,13 @@ class SegmentationTrainer(TermTrainer):
         output = super().evaluation_loop(dataloader, description, True, ignore_keys, metric_key_prefix)
         matrix = self.accelerator.reduce(self.confusion_matrix.matrix, reduction="sum")
         loss, pixels = self.accelerator.reduce(self._eval_loss, reduction="sum").tolist()
+        if not matrix.any():
+            raise ValueError(
+                f"{description}: not one labelled pixel in the data (all is void, 255), so there is nothing to score."
+            )
         scores = iou_scores(matrix)
+        if words := caution(scores):
+            logger.warning(f"{metric_key_prefix}_mean_iou {scores['mean_iou']:.4f}: {words}")
         metrics = {f"{metric_key_prefix}_{k}": v for k, v in scores.items() if not isinstance(v, list)}
         for index, value in enumerate(scores["per_category_iou"]):
             if value == value:  # an absent class is nan

@@ -94,6 +94,7 @@ def test_lookup_table_marks_illegal_values():
         ({"names": ("a", "b", "a")}, r"\['a'\] more than once"),
         ({"names": ("a", "b"), "palette": ((0, 0, 0),)}, "palette has 1 colours for 2 names"),
         ({"names": ("a", "b"), "ignore_index": 1}, "ignore_index is 1"),
+        ({"names": ("a", "b"), "ignore_index": 254}, "ignore_index is 254, but void is 255 everywhere"),
         ({"names": ("a", "b"), "label_map": {0: 2}}, "sends 0 to 2"),
         ({"names": ("a", "b"), "label_map": {-1: 0}}, "sends -1 to 0"),
     ],

@@ -241,7 +241,7 @@ def test_wrong_shapes_types_and_settings():
         ConfusionMatrix(3, ignore_index=0)
     with pytest.raises(ValueError, match="never a class"):
         ConfusionMatrix(300)
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="at least 2"):
         ConfusionMatrix(0)
     with pytest.raises(ValueError, match=r"square.*\(2, 3\)"):
         iou_scores(np.zeros((2, 3)))

@@ -12,12 +12,14 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.metrics import confusion_matrix
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from kaseg import KASegConfig, KASegImageProcessor, KASegModel
 from kaseg.data import SCENES, SPECS, get_label_space, load_segmentation_dataset, map_labels
-from kaseg.evaluation import InferenceProtocol
+from kaseg.evaluation import ConfusionMatrix, InferenceProtocol, MeanIoU
 from kaseg.evaluation.boundary import BoundaryCounts
 from kaseg.evaluation.evaluator import PROTOCOL, evaluate_model, protocol_of
+from kaseg.inference import Predictor
 from kaseg.trainer import SegmentationConfig, SegmentationTrainer
 
 
@@ -292,3 +294,37 @@ def test_errors(model: KASegModel, mixed: list[dict[str, Any]]) -> None:
     with pytest.raises(ValueError, match="num_workers=1 needs a dataset with a length"):
         evaluate_model(model, iter(mixed), processor, num_workers=1)
     assert not model.training
+
+
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        ({0: "crack"}, "Use two classes"),
+        ({1: "sky", 2: "road"}, "ids 1, 2"),
+        ({0: "sky", 1: "road", 2: "sky"}, "names sky more than once"),
+    ],
+)
+@pytest.mark.parametrize("use", ["evaluate_model", "SegmentationTrainer", "Predictor"])
+def test_models_of_others_whose_classes_cannot_be_scored(use: str, labels: dict, message: str, tmp_path: Path) -> None:
+    config = SegformerConfig(
+        num_encoder_blocks=1, depths=[1], sr_ratios=[1], hidden_sizes=[8], patch_sizes=[7], strides=[4]
+    )
+    config.num_attention_heads, config.mlp_ratios, config.decoder_hidden_size = [1], [1], 8
+    config.id2label, config.label2id = labels, {name: index for index, name in labels.items()}
+    model = SegformerForSemanticSegmentation(config)
+    image = {"image": Image.new("RGB", (32, 32)), "label": Image.new("L", (32, 32)), "id": "a"}
+    with pytest.raises(ValueError, match=f"SegformerForSemanticSegmentation.*{message}"):
+        if use == "evaluate_model":
+            evaluate_model(model, [image], KASegImageProcessor())
+        elif use == "Predictor":
+            Predictor(model, KASegImageProcessor())
+        else:
+            SegmentationTrainer(model=model, args=SegmentationConfig(str(tmp_path), use_cpu=True, report_to="none"))
+
+
+def test_one_class_has_no_score() -> None:
+    for build in (ConfusionMatrix, MeanIoU):
+        with pytest.raises(ValueError, match="at least 2"):
+            build(1)
+    with pytest.raises(ValueError, match="at least 2"):
+        MeanIoU().compute(predictions=[np.zeros((2, 2), int)], references=[np.zeros((2, 2), int)], num_labels=1)

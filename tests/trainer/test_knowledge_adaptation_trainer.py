@@ -644,7 +644,9 @@ class TestAutoencoderWithTheTeachersClassifier:
         with pytest.raises(ValueError, match=r"high_classifier|low_classifier"):
             teacher.require_classifier()
         with pytest.raises(ValueError, match="two classes or more"):
-            TeacherAdapter(make_teacher(num_labels=1)).require_classifier()
+            TeacherAdapter(
+                torch.nn.Sequential(torch.nn.Conv2d(3, 8, 4, 4), torch.nn.Conv2d(8, 1, 1))
+            ).require_classifier()
 
 
 @pytest.mark.parametrize("linear", [False, True])

@@ -7,6 +7,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import jaccard_score
 from toy import arguments, copy_state, make_dataset, make_model, states_equal
 
@@ -49,6 +50,20 @@ class TestTraining:
     def test_augmentation_follows_data_seed_before_seed(self, tmp_path, seeds: dict, same: bool) -> None:
         samples = [_trainer(tmp_path, **fields).train_dataset[0]["pixel_values"] for fields in (seeds, {"seed": 42})]
         assert torch.equal(*samples) is same
+
+    def test_masks_of_which_nothing_can_be_learned_are_refused_before_any_step(self, tmp_path) -> None:
+        def binary(sample: dict) -> dict:  # the commonest binary masks there are
+            values = np.asarray(sample["label"])
+            return {"label": Image.fromarray(np.where(values == 1, 255, 0).astype(np.uint8))}
+
+        trainer = _trainer(tmp_path, train=make_dataset().map(binary))
+        with pytest.raises(ValueError, match="nothing to learn.*'LABEL_1'.*masks of 0 and 255"):
+            trainer.train()
+        assert trainer.state.global_step == 0 and not list(tmp_path.iterdir())
+
+    def test_void_is_255_for_the_processor_too(self, tmp_path) -> None:
+        with pytest.raises(ValueError, match="ignore_index is 0.*255 for void"):
+            _trainer(tmp_path, processor=KASegImageProcessor(ignore_index=0))
 
     def test_fewer_images_than_a_batch_are_refused(self, tmp_path) -> None:
         with pytest.raises(ValueError, match="3 training samples make no batch of 4.*per_device_train_batch_size"):

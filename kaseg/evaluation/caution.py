@@ -1,0 +1,26 @@
+"""Scores that look better than what they tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def caution(scores: Mapping[str, Any]) -> str:
+    """What is to be said beside scores that data or model without any choice would reach, "" beside others.
+
+    Args:
+        scores: With `num_reference_classes` and `num_predicted_classes`, as [`~kaseg.evaluation.iou_scores`] has them.
+    """
+    labelled, predicted = scores.get("num_reference_classes"), scores.get("num_predicted_classes")
+    if labelled == 0:
+        return "No pixel has a label, so there is no score."
+    sentences = []
+    if labelled == 1:
+        sentences.append(
+            "The labels hold one class alone: a mask of that class everywhere scores 100 %, so these scores do not "
+            "tell whether the model can tell classes apart."
+        )
+    if predicted == 1:
+        sentences.append("The model predicts one and the same class for every pixel.")
+    return " ".join(sentences)
