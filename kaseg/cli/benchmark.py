@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -47,6 +46,7 @@ def benchmark(
     from ..benchmark import ENGINES, to_markdown
     from ..benchmark import benchmark as measure
     from ..benchmark.plots import accuracy_against_cost, mean_iou
+    from ..writing import write_json
     from .output import console
 
     sizes = [_size(text) for text in size or ["512x512"]]
@@ -63,7 +63,7 @@ def benchmark(
     table = to_markdown(report)
     console.print(table, soft_wrap=True, highlight=False, markup=False)
     if json_file is not None:
-        json_file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_json(json_file, report)
     if markdown is not None:
         markdown.write_text(table, encoding="utf-8")
     if plot is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -103,6 +102,8 @@ def _write(
     from ..evaluation.per_image import write_table
 
     if json_file is not None:
+        from ..writing import write_json
+
         write_json(json_file, results)
         yield json_file, "Scores"
     if table is not None:
@@ -137,16 +138,6 @@ def check_classes(model: KASegModel, label_space: LabelSpace) -> None:
         )
 
 
-def write_json(path: Path, results: dict[str, Any]) -> None:
-    """Writes `results`, wholly or not at all; NaN, which JSON does not have, becomes null."""
-    import json
-
-    from ..experiments.run import write_atomically
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps(_without_nan(results), indent=2, allow_nan=False) + "\n")
-
-
 def load_split(
     dataset: str, split: str, data_dir: Path | None, space: LabelSpace, max_samples: int | None, **options: Any
 ) -> Any:
@@ -155,9 +146,3 @@ def load_split(
 
     data = load_segmentation_dataset(dataset, split=split, data_dir=data_dir, label_space=space, **options)
     return data if max_samples is None else data.select(range(min(max_samples, len(data))))
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArgum
 from kaseg.experiments.run import distill, train
 from kaseg.modeling_kaseg import KASegModel
 from kaseg.trainer import KnowledgeAdaptationConfig, SegmentationConfig
+from kaseg.writing import write_json
 
 HEIGHT, WIDTH = 96, 128
 SCENES_PER_SPLIT = {"train": 240, "validation": 40}
@@ -69,7 +69,7 @@ def quickstart(output_dir: str | Path, seed: int = 0, steps: int = 240) -> list[
     models = {name: KASegModel.from_pretrained(folder) for name, folder in folders.items()}
     rows = _rows(results, milliseconds_per_image(models, HEIGHT, WIDTH))
     console.print(_table(rows))
-    (root / "results.json").write_text(json.dumps(rows, indent=2) + "\n")
+    write_json(root / "results.json", rows)
     page = write_page(
         root / "index.html",
         title="kaseg quickstart",

@@ -14,9 +14,10 @@ from kaseg.experiments.example_masks import example_masks
 from kaseg.experiments.page import write_page
 from kaseg.experiments.plots import accuracy_against_cost, class_bars, learning_curves
 from kaseg.experiments.recipe import DataArguments, build_arguments
-from kaseg.experiments.run import load_data, write_atomically
+from kaseg.experiments.run import load_data
 from kaseg.experiments.summary import Finished, format_gain, summarize, to_markdown
 from kaseg.model_card.results import RESULTS_NAME
+from kaseg.writing import write_atomically, write_json
 
 HEADER = ("student", "objective", "mIoU %", "std", "seeds", "gain over plain (95 %)", "params (M)", "GFLOPs", "steps")
 
@@ -62,7 +63,7 @@ def write_report(
         "runs": runs,
     }
     where = f"{first['dataset']} {first['split']}, {first['protocol']}; last step; {len(finished)} of {planned} runs"
-    write_atomically(root / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_json(root / "summary.json", summary)
     write_atomically(root / "summary.md", f"{where}\n\n{to_markdown(rows)}")
     plot = accuracy_against_cost(rows)
     plot.savefig(root / "accuracy_against_cost.png", dpi=150)

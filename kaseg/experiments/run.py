@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from pathlib import Path
@@ -34,6 +33,7 @@ from kaseg.trainer import (
     SegmentationTrainer,
 )
 from kaseg.trainer.base import last_complete_checkpoint
+from kaseg.writing import write_atomically, write_json
 
 RECIPE_NAME = "recipe.yaml"
 CONFIG_FIELDS = (
@@ -190,7 +190,7 @@ def run(
     trainer.create_model_card()
     # Written last: it says that the run is finished.
     if trainer.is_world_process_zero():
-        write_atomically(results_file, json.dumps(results, indent=2) + "\n")
+        write_json(results_file, results)
     if args.push_to_hub:
         trainer.push_to_hub()
     return results
@@ -259,16 +259,6 @@ def _latency(trainer: SegmentationTrainer, side: int = 513, repeats: int = 5) ->
             "hardware": hardware(),
         }
     }
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a killed process leaves either the old content or the new one.
-
-    Processes of a distributed run may write the same file at the same time.
-    """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def check_same_recipe(path: Path, recipe: dict[str, Any]) -> None:

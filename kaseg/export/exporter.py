@@ -36,6 +36,7 @@ from kaseg.export.to_onnx import OPSET, write_onnx
 from kaseg.export.to_openvino import write_openvino
 from kaseg.export.to_transformers import check_processor, load_transformers, write_transformers
 from kaseg.export.to_transformers_js import JS_FILES, write_float16, write_js_configs
+from kaseg.finite import require_finite
 from kaseg.modeling_kaseg import KASegModel
 
 TORCH_EXPORT_NAME = "model.pt2"
@@ -132,6 +133,7 @@ def export_model(
             f"{type(model).__name__} is not exported by kaseg, a KASegModel is. KASegModel.from_transformers makes one "
             "of a MobileNetV2ForSemanticSegmentation."
         )
+    require_finite(model, "The model")
     channels = model.config.num_channels
     if channels != 3 and (options.output == "mask" or options.dtype == "int8"):
         raise ValueError(

@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from kaseg.writing import write_json
+
 RECORD_NAME = "export.json"
 CONFIG_NAME = "config.json"
 PROCESSOR_NAME = "preprocessor_config.json"
@@ -15,7 +17,7 @@ PROCESSOR_NAME = "preprocessor_config.json"
 def write_record(folder: Path, model_files: list[str], facts: dict[str, Any]) -> None:
     """Write `export.json`, with size and SHA-256 of every model file."""
     files = {name: {"bytes": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in model_files}
-    (folder / RECORD_NAME).write_text(json.dumps({**facts, "files": files}, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / RECORD_NAME, {**facts, "files": files})
 
 
 def read_record(file: Path) -> dict[str, Any]:

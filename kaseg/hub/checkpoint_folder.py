@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +13,14 @@ from safetensors.torch import save_file
 
 from kaseg.checkpoints import NAMESPACE
 from kaseg.data import SPECS
+from kaseg.finite import require_finite_tensors
 from kaseg.image_processing_kaseg import KASegImageProcessor
 from kaseg.model_card import CardFacts, DataSource, TeacherSource, render_card
 from kaseg.model_card.results import read_results
 from kaseg.model_card.settings import loss_weights, public_settings
 from kaseg.modeling_kaseg import KASegModel
 from kaseg.trainer import KnowledgeAdaptationConfig, SegmentationConfig
+from kaseg.writing import write_json
 
 
 def write_checkpoint_folder(
@@ -43,7 +44,7 @@ def write_checkpoint_folder(
     Raises:
         FileNotFoundError: a run is not finished.
         ValueError: an adapted model without other runs beside it, runs that were scored on other data, or a dataset
-            whose licence is not known.
+            whose licence is not known; weights that are not finite, or too large for float16.
     """
     run_dir, folder = Path(run_dir), Path(folder)
     results = read_results(run_dir)
@@ -55,20 +56,21 @@ def write_checkpoint_folder(
     if results["dataset"] not in SPECS:
         raise ValueError(f"The licence of dataset {results['dataset']!r} is not known; add it to kaseg.data.SPECS.")
     model = KASegModel.from_pretrained(run_dir)
+    # BatchNorm counts batches in integers; everything else is halved.
+    weights = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    require_finite_tensors(weights, f"The model of {run_dir.name} in float16")
     card = render_card(_facts(folder.name, model, results, compared, command))
     folder.mkdir(parents=True, exist_ok=True)
     model.config.dtype = torch.float32
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
     KASegImageProcessor.from_pretrained(run_dir).save_pretrained(folder)
-    # BatchNorm counts batches in integers; everything else is halved.
-    weights = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
     weights_file = folder / "model.safetensors"
     save_file(weights, weights_file, metadata={"format": "pt"})
     weights_file.chmod(0o644)  # safetensors leaves it to its owner alone
     (folder / "recipe.yaml").write_text(yaml.safe_dump(results["recipe"], sort_keys=False))
     licensed = {"license": SPECS[results["dataset"]].licence, **results}
-    (folder / "results.json").write_text(json.dumps(licensed, indent=2) + "\n")
+    write_json(folder / "results.json", licensed)
     card.save(folder / "README.md")
     return folder
 

@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 from huggingface_hub import DatasetCard, DatasetCardData, hf_hub_download
 from PIL import Image
 
 from kaseg.data import LabelSpace, get_label_space, load_segmentation_dataset, read_label_space
-from kaseg.data.label_spaces import VOID
 from kaseg.loading_errors import explained_loading
 from kaseg.model_card import DataSource
 
@@ -107,7 +105,7 @@ def _encode(data: datasets.Dataset, space: LabelSpace) -> Iterator[dict[str, Any
         image = _original(original) if isinstance(original, Mapping) else None
         yield {
             "image": image or {"bytes": _png(sample["image"]), "path": None},
-            "label": None if sample["label"] is None else {"bytes": _png(_mask(sample["label"], space)), "path": None},
+            "label": None if sample["label"] is None else {"bytes": _png(sample["label"]), "path": None},
             "id": sample["id"],
         }
 
@@ -120,13 +118,6 @@ def _original(encoded: Mapping[str, Any]) -> dict[str, Any] | None:
     if path and Path(path).is_file():
         return {"bytes": Path(path).read_bytes(), "path": Path(path).name}
     return None
-
-
-def _mask(label: Image.Image, space: LabelSpace) -> Image.Image:
-    if space.ignore_index == VOID:
-        return label
-    values = np.asarray(label)
-    return Image.fromarray(np.where(values == space.ignore_index, VOID, values).astype(np.uint8))
 
 
 def _png(image: Image.Image) -> bytes:

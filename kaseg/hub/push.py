@@ -7,10 +7,12 @@ import tempfile
 from pathlib import Path
 
 from huggingface_hub import CommitInfo
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from kaseg.checkpoints import NAMESPACE, hub_config_folder, resolve
 from kaseg.configuration_kaseg import KASegConfig
+from kaseg.finite import require_finite_tensors
 from kaseg.hub.remote_code import with_code as add_code
 from kaseg.published_files import published_files
 from kaseg.uploading import Destination, upload
@@ -31,7 +33,7 @@ def files_to_push(folder: str | Path, with_code: bool = False) -> dict[str, Path
 
     Raises:
         FileNotFoundError: no such folder, or it lacks the config or the weights.
-        ValueError: another kind of model, or weights that are damaged.
+        ValueError: another kind of model, or weights that are damaged or not finite.
     """
     path = Path(resolve(folder))
     if not path.is_dir():
@@ -48,10 +50,10 @@ def files_to_push(folder: str | Path, with_code: bool = False) -> dict[str, Path
         raise ValueError(f"{path} holds a model of type {model_type!r}; only {KASegConfig.model_type!r} is pushed.")
     for name in weights:
         try:
-            with safe_open(path / name, framework="pt"):
-                pass
+            tensors = load_file(path / name)
         except SafetensorError as error:
             raise ValueError(f"{path / name} is damaged or cut off ({error}). Save the model again.") from error
+        require_finite_tensors(tensors, f"The model {path / name}")
     return add_code(files) if with_code else files
 
 

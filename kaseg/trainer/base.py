@@ -17,9 +17,11 @@ from torch import nn
 from transformers import TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from kaseg.finite import require_finite
 from kaseg.model_card import DataSource, ModelCardCallback
 from kaseg.model_card.results import read_results
 from kaseg.modeling_kaseg import KASegModel
+from kaseg.trainer.finite_steps import FiniteSteps
 from kaseg.trainer.publishing import PublishingTrainer
 
 
@@ -111,7 +113,10 @@ class TermTrainer(PublishingTrainer):
         super().__init__(model=model, args=args, **kwargs)
         self._begin_average()
         self._terms: dict[str, tuple[torch.Tensor, int]] = {}  # sum and number of values since the last log
+        self._step_terms: dict[str, torch.Tensor] = {}  # of the micro-batch under way
+        self.finite_steps = FiniteSteps(self)
         self.add_callback(EpochCallback())
+        self.add_callback(self.finite_steps)
         trained = getattr(self, "segmentation_model", None)
         self.model_card: ModelCardCallback | None = None
         if isinstance(trained, KASegModel):
@@ -123,7 +128,12 @@ class TermTrainer(PublishingTrainer):
         """Called once the model is on its device, before anything asks for the network that is saved."""
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in `transformers.Trainer`; what the user saves has its card beside it."""
+        """As in `transformers.Trainer`; what the user saves has its card beside it.
+
+        Raises:
+            NotFiniteError: the model holds NaN or infinite numbers; nothing is written.
+        """
+        require_finite(self.model, "The model")
         super().save_model(output_dir, _internal_call)
         if self.model_card is not None and not _internal_call and self.is_world_process_zero():
             self.model_card.write(output_dir or self.args.output_dir, self.args, self.state)
@@ -176,6 +186,19 @@ class TermTrainer(PublishingTrainer):
         if self.model.training:
             total, count = self._terms.get(name, (torch.zeros((), device=value.device), 0))
             self._terms[name] = total + value.detach().float(), count + 1
+            self._step_terms[name] = value.detach()
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        self._step_terms = {}
+        # Not for compute_loss, where users pass all inputs on to the model.
+        names = inputs.pop("sample_names", None) if isinstance(inputs, dict) else None
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        return self.finite_steps.add(self._step_terms, loss, names)
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        if self.control.should_log or self.control.should_save or self.control.should_evaluate:
+            self.finite_steps.check()
+        super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
@@ -190,6 +213,7 @@ class TermTrainer(PublishingTrainer):
 
         Raises:
             ValueError: The training data do not make a single batch.
+            NotFiniteError (a `ValueError`): A loss, a gradient or the model is no longer finite.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
@@ -197,7 +221,10 @@ class TermTrainer(PublishingTrainer):
         # The data order follows torch's seed: it must not depend on what was drawn since the trainer was built, such
         # as another stage that ran before or was skipped.
         set_seed(self.args.seed)
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        self.finite_steps.finish()
+        require_finite(self.model, "The trained model")
+        return output
 
     def _require_a_batch(self) -> None:
         """With `dataloader_drop_last`, transformers would train for no steps and call the run finished."""

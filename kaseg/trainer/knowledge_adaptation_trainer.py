@@ -25,6 +25,7 @@ from kaseg.distillation.teachers.building import build_teacher
 from kaseg.distillation.teachers.maps import TeacherMaps
 from kaseg.distillation.teachers.normalization import Normalization
 from kaseg.distillation.terms import build_terms, sources_of
+from kaseg.finite import require_finite
 from kaseg.image_processing_kaseg import KASegImageProcessor
 from kaseg.modeling_kaseg import KASegModel
 from kaseg.trainer.adapter_trainer import AdapterTrainer, adapter_arguments, load_adapters, save_adapters
@@ -202,6 +203,7 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
                 f"The autoencoder reads maps of {autoencoder.config.in_channels} channels, but the teacher's tapped "
                 f"map has {self.teacher_channels}. Fit a new one (autoencoder=None) or tap another map (teacher_tap)."
             )
+        require_finite(autoencoder, "The autoencoder")
         self.autoencoder = autoencoder.freeze().to(self.args.device)
 
     def learning_rate_scale(self, name: str) -> float:
@@ -218,6 +220,7 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         Raises:
             FileNotFoundError: There is no finished autoencoder beside the checkpoint that is named.
         """
+        self.check_masks()
         checkpoint = resume_from_checkpoint or None
         if checkpoint is True:
             checkpoint = last_complete_checkpoint(self.args.output_dir)

@@ -84,6 +84,8 @@ class SegmentationConfig(TrainingArguments):
     - `dataloader_drop_last=True`: a last batch of one image breaks the BatchNorm behind image pooling.
     - `per_device_eval_batch_size=1`: images of different sizes are evaluated without padding.
     - `remove_unused_columns=False`: images and masks are transformed lazily.
+    - `logging_nan_inf_filter=False`: training stops at a loss or gradient that is not finite, where transformers logs 0
+      and goes on. With fp16, steps that overflow are left out, and only 32 of them in a row are an error.
     - `logging_steps=50`, `save_total_limit=2`: our choice.
     - Weight decay spares biases and BatchNorm (one-dimensional parameters), as in DeepLab's own recipe.
     """
@@ -114,6 +116,9 @@ class SegmentationConfig(TrainingArguments):
     )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay off: images and masks are transformed lazily."}
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Training stops at losses that are not finite, so none needs to be left out."}
     )
     logging_steps: float = field(default=50, metadata={"help": "Steps between two lines of the log."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})

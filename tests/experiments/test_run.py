@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
 from dataclasses import replace
 
@@ -21,7 +20,7 @@ from kaseg import (
 )
 from kaseg.data import SCENES
 from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArguments
-from kaseg.experiments.run import build_model, distill, recipe_of, train, write_atomically
+from kaseg.experiments.run import build_model, distill, recipe_of, train
 from kaseg.model_card.cost import gflops
 
 MODEL = ModelArguments(backbone="mobilenetv2_035", output_stride=32, pretrained_backbone=False)
@@ -210,19 +209,3 @@ def test_label_space_is_passed_on(tmp_path) -> None:
     data = DataArguments(dataset="scenes", max_train_samples=4, max_eval_samples=1, label_space=str(names))
     results = train(MODEL, data, _args(tmp_path / "run", max_steps=1))
     assert all(name.startswith("class ") for name in results["per_category_iou"])
-
-
-def _write_often(path) -> None:
-    for _ in range(500):
-        write_atomically(path, "recipe")
-
-
-def test_processes_of_one_run_write_the_same_file(tmp_path):
-    context = multiprocessing.get_context("fork")
-    writers = [context.Process(target=_write_often, args=(tmp_path / "recipe.yaml",)) for _ in range(2)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    assert [writer.exitcode for writer in writers] == [0, 0]
-    assert [file.name for file in tmp_path.iterdir()] == ["recipe.yaml"]

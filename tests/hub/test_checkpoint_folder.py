@@ -58,6 +58,16 @@ def test_folder_loads_as_float32_and_keeps_half_precision(tmp_path) -> None:
     ]
 
 
+@pytest.mark.parametrize("number", [float("nan"), 1e6])
+def test_weights_that_are_no_numbers_in_float16_are_refused(number, tmp_path) -> None:
+    run, model = _run(tmp_path / "run")
+    torch.nn.init.constant_(model.classifier.weight, number)
+    model.save_pretrained(run)
+    with pytest.raises(ValueError, match="float16 is not finite.*classifier.weight"):
+        write_checkpoint_folder(run, tmp_path / "net-plain", command="kaseg train")
+    assert not (tmp_path / "net-plain").exists()
+
+
 def test_card_is_valid_and_comes_from_the_data(tmp_path) -> None:
     run, _ = _run(tmp_path / "run", mean_iou=0.6125)
     folder = write_checkpoint_folder(run, tmp_path / "net-plain", command="kaseg train --seed 3")

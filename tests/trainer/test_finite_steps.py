@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from toy import arguments, make_dataset, make_model, make_teacher
+from transformers import TrainerState
+
+from kaseg import KnowledgeAdaptationConfig, KnowledgeAdaptationTrainer, SegmentationConfig, SegmentationTrainer
+from kaseg.data.dataset import write_name
+from kaseg.finite import NotFiniteError
+from kaseg.trainer.finite_steps import FiniteSteps
+
+
+def _plain(output_dir, **kwargs) -> SegmentationTrainer:
+    args = SegmentationConfig(**arguments(output_dir, **kwargs))
+    return SegmentationTrainer(make_model(), args, train_dataset=make_dataset(), eval_dataset=make_dataset(3, seed=1))
+
+
+def _adapted(output_dir, **kwargs) -> KnowledgeAdaptationTrainer:
+    fields = {"latent_channels": 8, "autoencoder_epochs": 0, "autoencoder_max_steps": 2, **kwargs}
+    return KnowledgeAdaptationTrainer(
+        model=make_model(),
+        teacher=make_teacher(),
+        args=KnowledgeAdaptationConfig(**arguments(output_dir, **fields)),
+        train_dataset=make_dataset(),
+    )
+
+
+def _nothing_is_finished(folder: Path) -> bool:
+    return not list(folder.rglob("model.safetensors")) and not list(folder.rglob("trainer_state.json"))
+
+
+class TestLearningRates:
+    def test_of_a_plain_training(self, tmp_path: Path) -> None:
+        trainer = _plain(tmp_path, learning_rate=1e9, max_steps=8)
+        with pytest.raises(
+            NotFiniteError, match=r"Step \d \(train\): the (loss|gradient) is (nan|inf).*samples \d+, \d+"
+        ):
+            trainer.train()
+        # Before the step that would have changed them for good.
+        assert all(parameter.isfinite().all() for parameter in trainer.model.parameters())
+        assert all(math.isfinite(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry)
+        assert _nothing_is_finished(tmp_path)
+
+    def test_of_the_first_stage(self, tmp_path: Path) -> None:
+        trainer = _adapted(tmp_path, autoencoder_learning_rate=1e30, autoencoder_max_steps=8)
+        with pytest.raises(NotFiniteError, match=r"Step \d \(autoencoder\)"):
+            trainer.train()
+        assert trainer.autoencoder is None and trainer.state.global_step == 0  # the second stage was not begun
+        assert _nothing_is_finished(tmp_path)
+
+    def test_of_the_second_stage(self, tmp_path: Path) -> None:
+        with pytest.raises(NotFiniteError, match=r"Step \d \(distillation\): the (loss term|gradient)"):
+            _adapted(tmp_path, learning_rate=1e20, max_steps=8).train()
+        assert not list(tmp_path.glob("model.safetensors"))
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_the_step_and_the_samples_are_named(number: float, tmp_path: Path, monkeypatch) -> None:
+    trainer = _plain(tmp_path, save_strategy="steps", save_steps=1)
+    label_loss = trainer.label_loss
+    seen: list[torch.Tensor] = []
+
+    def broken(logits: torch.Tensor, labels: torch.Tensor, count: torch.Tensor | None) -> torch.Tensor:
+        seen.append(labels)
+        return label_loss(logits, labels, count) * (number if len(seen) == 3 else 1)
+
+    monkeypatch.setattr(trainer, "label_loss", broken)
+    with pytest.raises(NotFiniteError, match=rf"Step 3 \(train\): the loss is {number}") as caught:
+        trainer.train()
+    order = [sample for batch in trainer.get_train_dataloader() for sample in batch["sample_names"]]
+    names = str(caught.value).partition("samples ")[2].partition(". Training")[0].split(", ")
+    assert len(names) == 4 and set(names) <= {str(index) for index in range(12)}
+    assert len(order) == 12
+    assert sorted(folder.name for folder in tmp_path.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
+
+
+def test_a_gradient_alone(tmp_path: Path, monkeypatch) -> None:
+    trainer = _plain(tmp_path)
+
+    class Explodes(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient * math.inf
+
+    label_loss = trainer.label_loss
+    monkeypatch.setattr(trainer, "label_loss", lambda *a: Explodes.apply(label_loss(*a)))
+    with pytest.raises(NotFiniteError, match=r"Step 1 \(train\): the gradient is (nan|inf)"):
+        trainer.train()
+
+
+def test_the_term_is_named_and_nothing_is_logged_as_zero(tmp_path: Path, monkeypatch) -> None:
+    trainer = _adapted(tmp_path)
+    shares = trainer._shares
+    monkeypatch.setattr(
+        trainer, "_shares", lambda *a: {k: v * math.nan if k == "affinity" else v for k, v in shares(*a).items()}
+    )
+    with pytest.raises(
+        NotFiniteError, match=r"Step 1 \(distillation\): the loss term 'affinity' is nan for the samples"
+    ):
+        trainer.train()
+    assert not any("loss" in entry for entry in trainer.state.log_history)
+
+
+def test_weights_that_the_last_step_broke(tmp_path: Path, monkeypatch) -> None:
+    trainer = _plain(tmp_path, max_steps=1)
+    monkeypatch.setattr(
+        "torch.optim.SGD.step", lambda self, *a, **k: self.param_groups[0]["params"][0].data.fill_(math.nan)
+    )
+    with pytest.raises(NotFiniteError, match="The trained model is not finite"):
+        trainer.train()
+
+
+def _watch(scaled: bool = False) -> tuple[FiniteSteps, SimpleNamespace]:
+    scaler = SimpleNamespace(is_enabled=lambda: scaled)
+    trainer = SimpleNamespace(
+        accelerator=SimpleNamespace(scaler=scaler, optimizer_step_was_skipped=False),
+        state=TrainerState(),
+        stage="train",
+    )
+    return FiniteSteps(trainer), trainer
+
+
+def test_values_that_wait_on_the_device_name_the_first_bad_step() -> None:
+    watch, trainer = _watch()
+    for step in range(6):
+        trainer.state.global_step = step
+        loss = torch.tensor(math.nan if step > 3 else 1.0)
+        terms = {"a": torch.tensor(1.0), "b": torch.tensor(math.inf if step > 3 else 1.0), "c": loss}
+        names = torch.stack([write_name(f"frame {step}"), write_name("ß" * 60)])
+        assert watch.add(terms, loss, names) is loss
+    with pytest.raises(
+        NotFiniteError, match=r"Step 5 \(train\): the loss term 'b' \(and c\) is inf.*samples frame 4, ß"
+    ):
+        watch.check()
+    watch.check()  # each value is looked at once
+
+
+class TestFloat16:
+    """GradScaler leaves out the steps that overflow, and they are many at first."""
+
+    def _run(self, overflows: list[bool]) -> FiniteSteps:
+        watch, trainer = _watch(scaled=True)
+        watch.on_train_begin(None, None, None)
+        for step, overflow in enumerate(overflows):
+            trainer.state.global_step = step
+            trainer.accelerator.optimizer_step_was_skipped = overflow
+            value = torch.tensor(math.nan if overflow else 2.0)
+            logged = watch.add({"adaptation": value}, value, write_name("frame 7")[None])
+            assert logged.isfinite()
+            watch.on_pre_optimizer_step(None, None, None)
+            watch.on_optimizer_step(None, None, None)
+            watch.check()
+        return watch
+
+    def test_overflows_that_pass_are_none(self) -> None:
+        self._run([True] * 20 + [False] + [True] * 20 + [False]).finish()
+        self._run([False] * 3 + [True]).finish()
+
+    def test_overflows_that_do_not_pass_are(self) -> None:
+        with pytest.raises(NotFiniteError, match=r"32 steps in a row.*bf16.*Step 35.*'adaptation' is nan.*frame 7"):
+            self._run([False] * 3 + [True] * 40)
+
+    def test_a_training_of_which_no_step_was_taken(self) -> None:
+        with pytest.raises(NotFiniteError, match="4 steps in a row"):
+            self._run([True] * 4).finish()
+
+
+def test_checkpoints_hold_json_alone(tmp_path: Path) -> None:
+    _plain(tmp_path, save_strategy="steps", save_steps=4, eval_strategy="steps", eval_steps=2).train()
+    (file,) = tmp_path.glob("checkpoint-*/trainer_state.json")
+    json.loads(file.read_text(), parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
