@@ -12,6 +12,7 @@ from transformers import TrainerState
 
 from kaseg import KnowledgeAdaptationConfig, KnowledgeAdaptationTrainer, SegmentationConfig, SegmentationTrainer
 from kaseg.data.dataset import write_name
+from kaseg.distillation import FeatureAutoencoder, FeatureAutoencoderConfig
 from kaseg.finite import NotFiniteError
 from kaseg.trainer.finite_steps import FiniteSteps
 
@@ -21,11 +22,12 @@ def _plain(output_dir, **kwargs) -> SegmentationTrainer:
     return SegmentationTrainer(make_model(), args, train_dataset=make_dataset(), eval_dataset=make_dataset(3, seed=1))
 
 
-def _adapted(output_dir, **kwargs) -> KnowledgeAdaptationTrainer:
+def _adapted(output_dir, teacher=None, autoencoder=None, **kwargs) -> KnowledgeAdaptationTrainer:
     fields = {"latent_channels": 8, "autoencoder_epochs": 0, "autoencoder_max_steps": 2, **kwargs}
     return KnowledgeAdaptationTrainer(
         model=make_model(),
-        teacher=make_teacher(),
+        teacher=teacher or make_teacher(),
+        autoencoder=autoencoder,
         args=KnowledgeAdaptationConfig(**arguments(output_dir, **fields)),
         train_dataset=make_dataset(),
     )
@@ -118,6 +120,28 @@ def test_weights_that_the_last_step_broke(tmp_path: Path, monkeypatch) -> None:
     )
     with pytest.raises(NotFiniteError, match="The trained model is not finite"):
         trainer.train()
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e4])
+def test_the_default_autoencoder_stands_maps_of_any_scale(scale: float, tmp_path: Path) -> None:
+    losses = []
+    for factor in (1.0, scale):
+        teacher = make_teacher()
+        teacher.head.register_forward_hook(lambda module, inputs, output, factor=factor: output * factor)
+        folder = tmp_path / str(factor)
+        trainer = _adapted(folder, teacher, autoencoder_max_steps=6)
+        autoencoder = trainer.fit_autoencoder()
+        assert autoencoder.normalization.std != 1
+        state = json.loads((folder / "autoencoder/trainer_state.json").read_text())
+        losses.append([e["autoencoder/reconstruction"] for e in state["log_history"] if "loss" in e])
+    assert len(losses[0]) == 6 and losses[1] == pytest.approx(losses[0], rel=0.01)
+
+
+def test_an_autoencoder_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    autoencoder = FeatureAutoencoder(FeatureAutoencoderConfig(in_channels=32, latent_channels=8))
+    torch.nn.init.constant_(autoencoder.encoder[0][0].weight, math.nan)
+    with pytest.raises(NotFiniteError, match="The autoencoder is not finite"):
+        _adapted(tmp_path, autoencoder=autoencoder)
 
 
 def _watch(scaled: bool = False) -> tuple[FiniteSteps, SimpleNamespace]:
