@@ -77,8 +77,8 @@ class AutoencoderTrainer(TermTrainer):
         else:
             samples = itertools.islice(iter(data), _MEASURED)
         for sample in samples:
-            pixel_values = self.data_collator([sample])["pixel_values"].to(self.args.device)
-            yield self.teacher(pixel_values).features
+            inputs = {name: value.to(self.args.device) for name, value in self.data_collator([sample]).items()}
+            yield teacher_output(self.teacher, inputs).features
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any
