@@ -17,8 +17,8 @@ class TeacherModel(nn.Module):
     """A teacher with the interface of a segmentation model of other classes, for
     [`~kaseg.evaluation.evaluator.evaluate_model`].
 
-    Its logits are those that a student with these classes learns from: other classes of the teacher are left out, several
-    that make up one are added up, and maps are brought to where they lie in the image.
+    Its logits are those that a student with these classes learns from: the teacher's other classes are left out,
+    several that make up one are added up, and maps are brought to where they lie in the image.
 
     Args:
         teacher ([`TeacherAdapter`] or `str`): The teacher, or its Hub id, folder or shipped name.
