@@ -73,7 +73,7 @@ class AutoencoderTrainer(TermTrainer):
         data = self.train_dataset
         if hasattr(data, "__len__"):
             indices = range(0, len(data), max(1, len(data) // _MEASURED))
-            samples = (data[index] for index in itertools.islice(indices, _MEASURED))
+            samples: Iterator[Any] = (data[index] for index in itertools.islice(indices, _MEASURED))
         else:
             samples = itertools.islice(iter(data), _MEASURED)
         for sample in samples:

@@ -72,10 +72,15 @@ class FiniteSteps(TrainerCallback):
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         if gradients:
             norm = nn.utils.get_total_norm(gradients, torch.inf)
-            last = self.values[-1].samples if self.values else None
-            self.values.append(_Value(self.step, "gradient", norm, last))
+            self.values.append(_Value(self.step, "gradient", norm, self._samples_of_the_step()))
         if args.device.type == "cpu":
             self.check()
+
+    def _samples_of_the_step(self) -> torch.Tensor | None:
+        """The names of the samples of all micro-batches of the step under way, where they are known."""
+        losses = [value for value in self.values if value.step == self.step and value.name == "loss"]
+        names = [value.samples for value in losses if value.samples is not None]
+        return torch.cat(names) if names else None
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not self.scales_losses:

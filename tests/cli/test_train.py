@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from PIL import Image
 
 from kaseg import KASegModel
 
@@ -65,6 +68,32 @@ def test_mistakes(kaseg: Any, tmp_path: Path) -> None:
     result = kaseg("train", "--output-stride", 5, "--output-dir", tmp_path / "run")
     assert result.exit_code == 1
     assert "Error: output_stride must be one of" in result.output
+
+
+def test_a_run_whose_numbers_are_none_ends_unfinished(kaseg: Any, recipe_file: Path, tmp_path: Path) -> None:
+    how = ("--learning-rate", 1e12, "--max-steps", 6, "--save-strategy", "no")
+    result = kaseg("train", "--config", recipe_file, *how, "--output-dir", tmp_path)
+    assert result.exit_code == 1
+    assert re.search(r"Error: Step \d \(train\): the (loss|gradient) is \S+ for the samples train-00000", result.output)
+    assert not (tmp_path / "results.json").exists() and not (tmp_path / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "classes, said", [("background\nobject\n", "masks of 0 and 255"), ("object\n", "Use two classes")]
+)
+def test_data_of_one_class(kaseg: Any, recipe_file: Path, tmp_path: Path, classes: str, said: str) -> None:
+    for split in ("train", "validation"):
+        for part, mode in (("images", "RGB"), ("masks", "L")):
+            (tmp_path / "data" / split / part).mkdir(parents=True)
+            for index in range(2):
+                picture = Image.new(mode, (64, 64))
+                picture.paste(255 if mode == "L" else (255, 255, 255), (0, 0, 32, 32))
+                picture.save(tmp_path / "data" / split / part / f"{index}.png")
+    (tmp_path / "data/classes.txt").write_text(classes)
+    data = ("--dataset", tmp_path / "data", "--output-dir", tmp_path / "run")
+    result = kaseg("train", "--config", recipe_file, "--max-steps", 1, *data)
+    assert result.exit_code == 1 and said in result.output
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
 
 
 def test_help(kaseg: Any) -> None:

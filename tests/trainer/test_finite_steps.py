@@ -83,7 +83,7 @@ def test_the_step_and_the_samples_are_named(number: float, tmp_path: Path, monke
 
 
 def test_a_gradient_alone(tmp_path: Path, monkeypatch) -> None:
-    trainer = _plain(tmp_path)
+    trainer = _plain(tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=3)
 
     class Explodes(torch.autograd.Function):
         @staticmethod
@@ -96,8 +96,10 @@ def test_a_gradient_alone(tmp_path: Path, monkeypatch) -> None:
 
     label_loss = trainer.label_loss
     monkeypatch.setattr(trainer, "label_loss", lambda *a: Explodes.apply(label_loss(*a)))
-    with pytest.raises(NotFiniteError, match=r"Step 1 \(train\): the gradient is (nan|inf)"):
+    with pytest.raises(NotFiniteError, match=r"Step 1 \(train\): the gradient is (nan|inf)") as caught:
         trainer.train()
+    names = str(caught.value).partition("samples ")[2].partition(". Training")[0].split(", ")
+    assert len(set(names)) == 6  # of all micro-batches
 
 
 def test_the_term_is_named_and_nothing_is_logged_as_zero(tmp_path: Path, monkeypatch) -> None:
