@@ -134,7 +134,9 @@ class TestEveryArchitecture:
             torch.testing.assert_close(compiled(image).logits, traced_model(image).logits)
 
     @pytest.mark.slow
-    def test_exports_for_any_batch(self, traced_model: KASegModel) -> None:
+    def test_a_windowed_transformer_exports_for_any_batch(self) -> None:
+        """At a fixed size; tests/export exports the others for any batch and size."""
+        traced_model = copy.deepcopy(_built(ARCHITECTURES.index(TRACED[-1]))).eval()
         program = torch.export.export(
             traced_model, (torch.randn(2, 3, 65, 97),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False
         )
@@ -462,7 +464,7 @@ class TestTransformersImport:
         model = KASegModel.from_transformers(source)
         assert model.config.id2label == source.config.id2label
         own = KASegImageProcessor(image_mean=processor.image_mean, image_std=processor.image_std)
-        names = (voc / "ImageSets/Segmentation/val.txt").read_text().split()
+        names = (voc / "ImageSets/Segmentation/val.txt").read_text().split()[::4]
         same = pixels = 0
         for name in names:
             image = Image.open(voc / "JPEGImages" / f"{name}.jpg")
@@ -475,7 +477,7 @@ class TestTransformersImport:
             theirs = processor.post_process_semantic_segmentation(expected, size)[0]
             same += int((ours == theirs).sum())
             pixels += theirs.numel()
-        assert len(names) == 32
+        assert len(names) == 8
         assert same >= 0.999 * pixels
 
     def test_other_models_are_refused(self) -> None:

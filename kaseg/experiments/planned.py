@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 import yaml
 
 from kaseg.configuration_kaseg import KASegConfig
-from kaseg.data import SPECS
+from kaseg.data import SPECS, get_label_space
 from kaseg.experiments.comparison import Comparison
 from kaseg.experiments.recipe import ModelArguments, build_arguments
 from kaseg.experiments.run import CONFIG_FIELDS
@@ -30,14 +31,18 @@ def planned_models(file: str | Path) -> dict[str, tuple[KASegConfig, dict[str, A
     Raises:
         ValueError: the file is no family of runs.
     """
-    fields = {run.student: run.fields for run in Comparison(**yaml.safe_load(Path(file).read_text())).runs("")}
-    return {name: _planned(model_fields) for name, model_fields in fields.items()}
+    file = Path(file)
+    fields = {run.student: run.fields for run in Comparison(**yaml.safe_load(file.read_text())).runs("")}
+    return {name: _planned(model_fields, file) for name, model_fields in fields.items()}
 
 
-def _planned(fields: Any) -> tuple[KASegConfig, dict[str, Any]]:
+def _planned(fields: Mapping[str, Any], file: Path) -> tuple[KASegConfig, dict[str, Any]]:
     (model_args,) = build_arguments((ModelArguments,), fields)
     spec = SPECS[fields["dataset"]]
-    classes = spec.label_space
+    names = fields.get("label_space")
+    # A recipe names a file of class names from the folder that hub_configs/ lies in.
+    beside = file.parent.parent / str(names)
+    classes = get_label_space(spec.name, label_space=beside if names and beside.is_file() else names)
     config = KASegConfig(
         **{name: getattr(model_args, name) for name in CONFIG_FIELDS},
         id2label=classes.id2label,

@@ -3,62 +3,55 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-
-from kaseg.evaluation.processes import Processes, local_device
-
-# Seven images of five sizes, so that the processes have different numbers of images and never the same size at once.
-SCRIPT = """
-import json, sys
-import numpy as np, torch
+import torch
+from forked import Jobs
 from PIL import Image
+
 from kaseg import KASegConfig, KASegImageProcessor, KASegModel
 from kaseg.evaluation import InferenceProtocol, evaluate_model
-from kaseg.evaluation.processes import Processes
-
-torch.set_num_threads(1)
-torch.manual_seed(0)
-model = KASegModel(KASegConfig(backbone="mobilenetv2_035", output_stride=32, num_labels=4, head_channels=16))
-torch.nn.init.normal_(model.classifier.weight, std=1.0)
-rng = np.random.default_rng(0)
-samples = []
-for index, (height, width) in enumerate([(33, 47), (64, 40), (33, 47), (50, 50), (21, 80), (33, 47), (40, 64)]):
-    label = rng.integers(0, 4, (height, width), dtype=np.uint8)
-    label[: height // 4] = 255
-    image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
-    samples.append({"image": image, "label": Image.fromarray(label), "id": f"image-{index}"})
-results, seen = [], []
-for data in (samples, iter(samples), samples[:1]):
-    protocol = InferenceProtocol("slide", 32, flip=True) if data is samples else InferenceProtocol()
-    results.append(evaluate_model(model, data, KASegImageProcessor(), progress=seen.append, protocol=protocol))
-processes = Processes.join()
-everyone = processes.gather(json.dumps(results))
-if processes.is_main:
-    assert all(result == everyone[0] for result in everyone), "the processes returned different scores"
-    with open(sys.argv[1], "w") as file:
-        json.dump({"processes": processes.count, "seen": sum(seen), "results": results}, file)
-"""
+from kaseg.evaluation.processes import Processes, local_device
 
 
-def run(script: Path, processes: int, output: Path) -> dict:
-    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"] if processes > 1 else []
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *launcher, str(script), str(output)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(output.read_text())
+def score(output: str) -> None:
+    """One process of an evaluation; the main one writes what all have."""
+    torch.manual_seed(0)
+    model = KASegModel(KASegConfig(backbone="mobilenetv2_035", output_stride=32, num_labels=4, head_channels=16))
+    torch.nn.init.normal_(model.classifier.weight, std=1.0)
+    rng = np.random.default_rng(0)
+    samples: list[dict[str, Any]] = []
+    # Seven images of five sizes, so that the processes have different numbers of images and never one size at once.
+    for index, (height, width) in enumerate([(33, 47), (64, 40), (33, 47), (50, 50), (21, 80), (33, 47), (40, 64)]):
+        label = rng.integers(0, 4, (height, width), dtype=np.uint8)
+        label[: height // 4] = 255
+        image = Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        samples.append({"image": image, "label": Image.fromarray(label), "id": f"image-{index}"})
+    results: list[dict[str, Any]] = []
+    seen: list[int] = []
+    for data in (samples, iter(samples), samples[:1]):
+        protocol = InferenceProtocol("slide", 32, flip=True) if data is samples else InferenceProtocol()
+        results.append(evaluate_model(model, data, KASegImageProcessor(), progress=seen.append, protocol=protocol))
+    processes = Processes.join()
+    everyone = processes.gather(json.dumps(results))
+    if processes.is_main:
+        assert all(result == everyone[0] for result in everyone), "the processes returned different scores"
+        facts = {"processes": processes.count, "seen": sum(seen), "results": results}
+        Path(output).write_text(json.dumps(facts))
 
 
 @pytest.mark.slow
 def test_two_processes_count_what_one_does(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    one, two = (run(script, count, tmp_path / f"{count}.json") for count in (1, 2))
+    jobs, runs = Jobs(__file__), []
+    for processes in (1, 2):
+        codes, printed = jobs.run("score", str(tmp_path / "scores.json"), processes=processes)
+        assert codes == [0] * processes, printed
+        runs.append(json.loads((tmp_path / "scores.json").read_text()))
+    jobs.close()
+    one, two = runs
     assert (one["processes"], two["processes"]) == (1, 2)
     assert (one["seen"], two["seen"]) == (15, 4 + 4 + 1)
     # Through JSON, so that NaN equals NaN: the matrix, the boundary scores, the table of images, everything.

@@ -183,11 +183,21 @@ def test_what_is_done_is_not_done_again(done, monkeypatch: pytest.MonkeyPatch) -
     assert run_comparison(comparison, output_dir, WATCHING, announce=lambda line: None) == finished
 
 
-def test_several_at_a_time_come_to_the_same(done, tmp_path) -> None:
+def test_several_at_a_time_come_to_the_same_and_what_fails_beside_them_is_named(done, tmp_path) -> None:
     _, output_dir, finished = done
-    comparison = _comparison(seeds=(1, 2), teacher=str(output_dir / "teacher"), share_autoencoder=True)
+    lost = {**ADAPTED, "teacher": str(tmp_path / "gone")}
+    comparison = _comparison(
+        seeds=(1, 2),
+        teacher=str(output_dir / "teacher"),
+        share_autoencoder=True,
+        objectives={"plain": None, "adapted": ADAPTED, "lost": lost},
+    )
     lines: list[str] = []
-    found = run_comparison(comparison, tmp_path, WATCHING, announce=lines.append, jobs=2)
+    # The second, which would take the autoencoder of the first, is not begun.
+    message = r"2 of 6 failed:\n- student/lost/seed-1: CheckpointError.*run\.log.*\n- student/lost/seed-2: not begun"
+    with pytest.raises(ChildProcessError, match=message):
+        run_comparison(comparison, tmp_path, WATCHING, announce=lines.append, jobs=2)
+    found = finished_runs(comparison, tmp_path, WATCHING)
     assert sorted(line for line in lines if line.endswith("done")) == sorted(f"{run.name}: done" for run, _ in found)
     assert [run.name for run, _ in found] == [run.name for run, _ in finished[1:]]
     threads = torch.get_num_threads()
@@ -204,16 +214,9 @@ def test_several_at_a_time_come_to_the_same(done, tmp_path) -> None:
     assert fitted.is_dir() and not (tmp_path / "student/adapted/seed-2/autoencoder").exists()
 
 
-def test_what_fails_beside_others_is_named(done, tmp_path) -> None:
-    comparison = _comparison(teacher=str(tmp_path / "gone"))
-    with pytest.raises(ChildProcessError, match=r"1 of 2 failed:\n- student/adapted/seed-1: CheckpointError.*run\.log"):
-        run_comparison(comparison, tmp_path / "out", WATCHING, announce=lambda line: None, jobs=2)
-    assert (tmp_path / "out/student/plain/seed-1/results.json").is_file()
-    with pytest.raises(ValueError, match="jobs must be at least 1, got 0"):
-        run_comparison(comparison, tmp_path / "out", WATCHING, jobs=0)
-
-
 def test_only_what_matches(done) -> None:
+    with pytest.raises(ValueError, match="jobs must be at least 1, got 0"):
+        run_comparison(done[0], done[1], WATCHING, jobs=0)
     with pytest.raises(ValueError, match=r"No run is called 'os16/\*'.*student/plain/seed-1"):
         run_comparison(done[0], done[1], WATCHING, only="os16/*")
     with pytest.raises(ValueError, match="places: unknown field 'data_dri'"):

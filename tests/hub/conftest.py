@@ -8,18 +8,17 @@ from pathlib import Path
 
 import pytest
 
-TESTS = Path(__file__).parent.parent
-# hub_server.py and the trainers' toy.py are helpers, not tests; importlib mode leaves them off the path.
-sys.path[:0] = [str(TESTS), str(TESTS / "trainer")]
+# The trainers' toy.py is a helper, not a test; importlib mode leaves it off the path.
+sys.path.insert(0, str(Path(__file__).parents[1] / "trainer"))
 
-import huggingface_hub  # noqa: E402
-import torch  # noqa: E402
-import transformers.utils.hub  # noqa: E402
-from hub_server import TOKEN, HubServer  # noqa: E402
-from huggingface_hub import constants  # noqa: E402
-from toy import make_model  # noqa: E402
+import huggingface_hub
+import torch
+import transformers.utils.hub
+from hub_server import TOKEN, HubServer
+from huggingface_hub import constants
+from toy import make_model
 
-from kaseg import KASegImageProcessor  # noqa: E402
+from kaseg import KASegImageProcessor
 
 
 @pytest.fixture

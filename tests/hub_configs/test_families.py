@@ -25,7 +25,7 @@ from kaseg.trainer import KnowledgeAdaptationTrainer, SegmentationTrainer
 HUB_CONFIGS = Path(__file__).resolve().parents[2] / "hub_configs"
 # The families of the paper and their data.
 PAPER = {"voc": "voc2012", "cityscapes": "cityscapes", "context": "pascal_context"}
-FAMILIES = sorted(file.stem for file in HUB_CONFIGS.glob("*.yaml"))
+FAMILIES = [file.stem for file in sorted(HUB_CONFIGS.glob("*.yaml"))]
 # Parameters with 21 classes, and GFLOPs at 513x513: the students' are those of the paper's Figure 1 (He et al. 2019),
 # the teachers' were counted here.
 COST = {
@@ -87,6 +87,18 @@ def test_other_classes_cost_other_parameters(family: str, monkeypatch: pytest.Mo
     more_classes = SPECS[PAPER[family]].label_space.num_labels - 21
     for config, facts in planned_models(HUB_CONFIGS / f"{family}.yaml").values():
         assert facts["parameters"] == COST[config.backbone, config.output_stride][0] + 257 * more_classes
+
+
+def test_classes_of_a_file_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("kaseg.model_card.cost.gflops", lambda model: 0.0)
+    root = tmp_path / "hub_configs"
+    root.mkdir()
+    (root / "classes.txt").write_text("ground\nanimal\n")
+    recipe = {"dataset": "voc2012", "label_space": "hub_configs/classes.txt"}
+    (root / "family.yaml").write_text(yaml.safe_dump({"recipe": recipe, "objectives": {"plain": None}}))
+    config, facts = planned_models(root / "family.yaml")["student"]  # wherever the command is called
+    assert config.id2label == {0: "ground", 1: "animal"}
+    assert facts["parameters"] == COST["mobilenetv2_100", 16][0] - 19 * 257
 
 
 def test_the_other_teacher_of_the_paper(tmp_path: Path) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from forked import Jobs
 from safetensors.torch import load_file, save_file
 from torch import nn
 from toy import arguments, make_dataset, make_model, make_teacher, states_equal
@@ -152,7 +152,15 @@ def score_of_a_stream(output_dir: str, images: int) -> None:
     (Path(output_dir) / f"scores-{trainer.args.process_index}.json").write_text(json.dumps(scores))
 
 
+@pytest.fixture(scope="module")
+def jobs() -> Iterator[Jobs]:
+    jobs = Jobs(__file__)
+    yield jobs
+    jobs.close()
+
+
 def _launch(
+    jobs: Jobs,
     processes: int,
     output_dir: Path,
     number: int = 0,
@@ -161,13 +169,9 @@ def _launch(
     leader: Path | None = None,
 ) -> None:
     output_dir.mkdir(exist_ok=True)
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command = [sys.executable, *(launcher if processes > 1 else []), __file__, job, str(output_dir), str(number)]
-    command += [] if leader is None else [str(leader)]
-    root = str(Path(__file__).resolve().parents[2])
-    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    process = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert (process.returncode == 0) is survives, process.stderr
+    arguments = [str(output_dir), number] + ([] if leader is None else [str(leader)])
+    codes, printed = jobs.run(job, *arguments, processes=processes)
+    assert survives != any(codes), printed
 
 
 def _logs(folder: Path) -> list[dict[str, float]]:
@@ -176,11 +180,11 @@ def _logs(folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.fixture(scope="module", params=["as_one", "with_unlabelled"])
-def runs(tmp_path_factory, request) -> dict[int, Path]:
+def runs(tmp_path_factory, request, jobs) -> dict[int, Path]:
     """A finished run by its number of processes; that of one process does each step from the weights of the other."""
     folder = tmp_path_factory.mktemp("processes")
-    _launch(2, folder / "2", job=request.param)
-    _launch(1, folder / "1", job=request.param, leader=folder / "2")
+    _launch(jobs, 2, folder / "2", job=request.param)
+    _launch(jobs, 1, folder / "1", job=request.param, leader=folder / "2")
     return {processes: folder / str(processes) for processes in (1, 2)}
 
 
@@ -217,17 +221,17 @@ def test_weights_are_those_of_one_process(runs) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("runs", ["as_one"], indirect=True)
-def test_a_killed_run_of_two_processes_goes_on_exactly(runs, tmp_path) -> None:
-    _launch(2, tmp_path, number=3, survives=False)
+def test_a_killed_run_of_two_processes_goes_on_exactly(runs, jobs, tmp_path) -> None:
+    _launch(jobs, 2, tmp_path, number=3, survives=False)
     assert not (tmp_path / "model.safetensors").exists() and (tmp_path / "checkpoint-2").is_dir()
-    _launch(2, tmp_path)
+    _launch(jobs, 2, tmp_path)
     for name in WEIGHTS:
         assert states_equal(load_file(runs[2] / name), load_file(tmp_path / name)), name
 
 
 @pytest.mark.slow
-def test_all_processes_teach_and_score_with_what_is_saved(tmp_path) -> None:
-    _launch(2, tmp_path, job="each_with_its_statistics")
+def test_all_processes_teach_and_score_with_what_is_saved(jobs, tmp_path) -> None:
+    _launch(jobs, 2, tmp_path, job="each_with_its_statistics")
     saved = load_file(tmp_path / "autoencoder" / "model.safetensors")
     for rank in (0, 1):
         encoder = load_file(tmp_path / f"encoder-{rank}.safetensors")
@@ -244,18 +248,13 @@ def test_all_processes_teach_and_score_with_what_is_saved(tmp_path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("images", [1, 5])
-def test_every_image_of_a_stream_is_scored_once(tmp_path, images: int) -> None:
+def test_every_image_of_a_stream_is_scored_once(jobs, tmp_path, images: int) -> None:
     scores = {}
     for processes in (1, 2):
         folder = tmp_path / str(processes)
-        _launch(processes, folder, number=images, job="score_of_a_stream")
+        _launch(jobs, processes, folder, number=images, job="score_of_a_stream")
         scores[processes] = [json.loads((folder / f"scores-{rank}.json").read_text()) for rank in range(processes)]
     (one,) = scores[1]
     assert one["pixels"] > 0
     for own in scores[2]:
         assert own == {**one, "loss": pytest.approx(one["loss"], rel=1e-6)}
-
-
-if __name__ == "__main__":
-    JOBS = (as_one, with_unlabelled, each_with_its_statistics, score_of_a_stream)
-    {job.__name__: job for job in JOBS}[sys.argv[1]](sys.argv[2], int(sys.argv[3]), *sys.argv[4:])

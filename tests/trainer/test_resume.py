@@ -2,18 +2,19 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from forked import Jobs
 from safetensors.torch import load_file
 from toy import arguments, make_dataset, make_model, make_teacher, states_equal
 from transformers import TrainerCallback
 
 from kaseg import KnowledgeAdaptationConfig, KnowledgeAdaptationTrainer, SegmentationConfig, SegmentationTrainer
-from kaseg.trainer.base import last_complete_checkpoint
+from kaseg.trainer.base import TermTrainer, last_complete_checkpoint
 
 # 12 samples in batches of 4: the runs are stopped in the middle of an epoch and cross epochs afterwards.
 STEPS = {"max_steps": 8, "save_strategy": "steps", "save_steps": 2, "save_total_limit": None}
@@ -100,31 +101,37 @@ def _same_result(first: Path, second: Path, names: tuple[str, ...] = ()) -> bool
     return all(states_equal(load_file(first / name), load_file(second / name)) for name in names)
 
 
+STAGES = {"autoencoder": 3, "adapters": 3, "distillation": 5}
+
+
+def killed_in(stage: str, output_dir: str) -> None:
+    """A run, in a process of its own, that is killed in the middle of a stage."""
+    training_step = TermTrainer.training_step
+
+    def killing_step(self, *args, **kwargs):
+        if self.stage == stage and self.state.global_step == STAGES[stage]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return training_step(self, *args, **kwargs)
+
+    TermTrainer.training_step = killing_step
+    _distillation(output_dir, **LEVERS).train()
+
+
+@pytest.fixture(scope="module")
+def jobs() -> Iterator[Jobs]:
+    jobs = Jobs(__file__, threads=torch.get_num_threads())
+    yield jobs
+    jobs.close()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("stage, step", [("autoencoder", 3), ("adapters", 3), ("distillation", 5)])
+@pytest.mark.parametrize("stage", STAGES)
 def test_distillation_killed_in_any_stage_ends_the_same(
-    whole_with_levers: Path, tmp_path, stage: str, step: int
+    whole_with_levers: Path, jobs: Jobs, tmp_path: Path, stage: str
 ) -> None:
     """A real process, really killed, with every lever on."""
-    code = f"""
-import os, signal, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-import torch
-torch.set_num_threads({torch.get_num_threads()})
-from test_resume import LEVERS, _distillation
-from kaseg.trainer.base import TermTrainer
-step = TermTrainer.training_step
-def training_step(self, *args, **kwargs):
-    if self.stage == {stage!r} and self.state.global_step == {step}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, *args, **kwargs)
-TermTrainer.training_step = training_step
-_distillation({str(tmp_path)!r}, **LEVERS).train()
-"""
-    root = str(Path(__file__).resolve().parents[2])
-    environment = {**os.environ, "PYTHONPATH": root}
-    process = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert process.returncode == -9, process.stderr
+    codes, printed = jobs.run("killed_in", stage, str(tmp_path))
+    assert codes == [-signal.SIGKILL], printed
     torch.manual_seed(99)
     trainer = _distillation(tmp_path, **LEVERS)
     trainer.train(resume_from_checkpoint=True)

@@ -1,0 +1,121 @@
+"""Jobs in processes of their own that need not import torch again, for tests of distributed and of killed runs.
+
+One process imports a test file and computes nothing; each job is forked from it. (Forked from the tests' own process, a
+job could not train: autograd's threads do not survive a fork.)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+TESTS = Path(__file__).resolve().parent
+
+
+class Jobs:
+    """Runs functions of a test file in new processes.
+
+    Args:
+        file: The test file; its functions are the jobs.
+        threads: Threads of each process.
+    """
+
+    def __init__(self, file: str, threads: int = 1) -> None:
+        paths = [str(TESTS.parent), str(TESTS), str(Path(file).parent)]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        environment |= {"OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""}
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__)), Path(file).stem],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, job: str, *arguments: Any, processes: int = 1) -> tuple[list[int], str]:
+        """Run a job in so many processes, which are told of each other as torchrun tells its own.
+
+        Returns:
+            Their exit codes, negative where a signal ended them, and what they printed.
+        """
+        assert self.process.stdin is not None and self.process.stdout is not None
+        print(json.dumps([job, arguments, processes]), file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        assert answer, f"{self.process.args} has ended"
+        codes, printed = json.loads(answer)
+        return codes, printed
+
+    def close(self) -> None:
+        """End the process that jobs are forked from."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.process.wait(timeout=60)
+
+
+def _fork(job: Any, arguments: list[Any], environment: dict[str, str], log: int) -> int:
+    if process := os.fork():
+        return process
+    code = 1
+    try:
+        os.environ.update(environment)
+        for stream in (1, 2):
+            os.dup2(log, stream)
+        job(*arguments)
+        code = 0
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _run(job: Any, arguments: list[Any], processes: int) -> tuple[list[int], str]:
+    world = {}
+    if processes > 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(processes)}
+        world["LOCAL_WORLD_SIZE"] = world["WORLD_SIZE"]
+    log = os.memfd_create("log") if hasattr(os, "memfd_create") else os.open(os.devnull, os.O_RDWR)
+    running = {}
+    for rank in range(processes):
+        own = {**world, "RANK": str(rank), "LOCAL_RANK": str(rank)} if world else {}
+        running[_fork(job, arguments, own, log)] = rank
+    codes = [0] * processes
+    while running:
+        process, status = os.wait()
+        codes[running.pop(process)] = os.waitstatus_to_exitcode(status)
+        if status:  # the others would wait for it, as torchrun knows
+            for other in running:
+                os.kill(other, signal.SIGKILL)
+    os.lseek(log, 0, os.SEEK_SET)
+    printed = os.read(log, 10**6).decode(errors="replace")
+    os.close(log)
+    return codes, printed
+
+
+def main(name: str) -> None:
+    """Imports the test file of this name and does what comes in, line by line."""
+    import importlib
+
+    # What is printed by imports must not be taken for an answer.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    module = importlib.import_module(name)
+    for line in sys.stdin:
+        job, arguments, processes = json.loads(line)
+        print(json.dumps(_run(getattr(module, job), arguments, processes)), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
