@@ -11,6 +11,7 @@ from .checkpoints import checkpoint_path, list_models
 from .configuration_kaseg import KASegConfig
 from .image_processing_kaseg import KASegImageProcessor
 from .modeling_kaseg import KASegModel
+from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .export import KASegOnnxModel, KASegOpenVINOModel
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
         SegmentationConfig,
         SegmentationTrainer,
     )
-
-__version__ = "0.1.0"
 
 KASegForSemanticSegmentation = KASegModel
 

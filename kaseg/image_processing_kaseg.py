@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import ExifTags, Image
+from PIL import Image
 from torchvision.transforms.v2 import functional as tvF
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_base import BatchFeature
@@ -30,73 +29,16 @@ from transformers.utils import logging
 
 from .checkpoints import resolve
 from .loading_errors import explained_loading
+from .masks import argmax_resized, resize_logits
+from .pixels import SIXTEEN_TO_EIGHT_BIT, VOID, Normalization, check_same_size, to_rgb, upright
 
 logger = logging.get_logger(__name__)
 
-# By the orientation that EXIF data give.
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-# Where Pillow looks for the orientation.
-_EXIF_KEYS = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
-# uint16 covers 0..65535, and 65535 / 255 = 257 exactly.
-_SIXTEEN_TO_EIGHT_BIT = 257
 _MAP_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Turns any PIL picture into an upright 8-bit RGB one, the same picture `pipeline("image-segmentation")` sees.
-
-    The EXIF orientation is applied. Transparency is dropped, not blended, as `transformers.image_utils.load_image`
-    does. 16-bit grey values (modes `I;16*`, and `I`, which is how older Pillow versions open 16-bit PNG files) are
-    divided by 257 and rounded; Pillow alone would clip them at 255.
-
-    Args:
-        image: A PIL image in any mode but `F`.
-
-    Returns:
-        A PIL image of mode `RGB`, upright.
-
-    Raises:
-        ValueError: For mode `F`, whose value range is unknown, and for mode `I` outside 0..65535.
-    """
-    image = upright(image)
-    if image.mode == "RGB":
-        return image
-    if image.mode == "F":
-        raise ValueError("a PIL image of mode 'F' has no fixed range of values: convert it to 8 bits first")
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError(
-                f"a PIL image of mode '{image.mode}' is read as 16-bit grey, but its values reach from {values.min()} "
-                f"to {values.max()}: convert it to 8 bits first"
-            )
-        image = Image.fromarray(np.rint(values / _SIXTEEN_TO_EIGHT_BIT).astype(np.uint8))
-    elif image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
-        image = image.convert("RGBA")
-    return image.convert("RGB")
-
-
-def upright(image: Image.Image) -> Image.Image:
-    """The picture as its EXIF orientation says, and without it; as it is, where there is none or it cannot be read."""
-    # Not ImageOps.exif_transpose: it writes the EXIF data anew, and fails on broken ones beside good pixels.
-    try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # Pillow raises whatever the broken bytes run into
-        return image
-    if turn is None:
-        return image
-    turned = image.transpose(turn)
-    for key in _EXIF_KEYS:  # or the next to look would turn it once more
-        turned.info.pop(key, None)
-    return turned
+# What lies in a preprocessor_config.json beside options.
+_NO_OPTIONS = ("auto_map", "feature_extractor_type", "image_processor_type", "processor_class")
+# Options of transformers that would change nothing here.
+_WITHOUT_EFFECT = ("do_center_crop", "crop_size", "image_seq_length")
 
 
 class KASegImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
@@ -186,13 +128,64 @@ class KASegImageProcessor(TorchvisionBackend):
     image_mean = IMAGENET_DEFAULT_MEAN
     image_std = IMAGENET_DEFAULT_STD
     do_pad = False
-    ignore_index = 255
+    ignore_index = VOID
+
+    def __init__(self, **kwargs: Any) -> None:
+        unknown = [name for name in kwargs if name not in self.valid_kwargs.__annotations__ and name not in _NO_OPTIONS]
+        # The files of other processors name what they do not do.
+        if asked := [name for name in unknown if kwargs[name] not in (None, False)]:
+            raise ValueError(
+                f"KASegImageProcessor has no {', '.join(sorted(asked))}: leave it out. Another image processor "
+                "becomes one by KASegImageProcessor.of(processor), if it can give the same pixel values and labels."
+            )
+        super().__init__(**{name: value for name, value in kwargs.items() if name not in unknown})
+        _refuse_without_effect(vars(self))
+
+    @classmethod
+    def of(cls, processor: Any) -> "KASegImageProcessor":
+        """Makes a KASegImageProcessor that gives the same pixel values and labels as another image processor, without
+        its resizing, cropping and padding.
+
+        Args:
+            processor: An image processor of transformers; a KASegImageProcessor is given back as it is.
+
+        Raises:
+            ValueError: There is none, because the other one reads BGR, shifts labels (`do_reduce_labels`) or makes
+                other pixel values; the message says which.
+        """
+        if isinstance(processor, cls):
+            return processor
+        name = type(processor).__name__
+        if getattr(processor, "do_reduce_labels", False):
+            raise ValueError(
+                f"{name} has do_reduce_labels=True, which shifts labels after the dataset's label map has made train "
+                "ids of them: set it to False, and let the dataset map raw value 0 to void (label_space=)."
+            )
+        normalization = Normalization.of_processor(processor)
+        if normalization.flip_channels:
+            raise ValueError(
+                f"{name} gives BGR (do_flip_channel_order=True), and kaseg trains on RGB: pass "
+                "processing_class=KASegImageProcessor(image_mean=..., image_std=...), or set do_flip_channel_order to "
+                "False."
+            )
+        return cls(image_mean=list(normalization.mean), image_std=list(normalization.std))
+
+    @classmethod
+    def from_dict(cls, image_processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in `transformers`; an option that there is not is refused."""
+        if not kwargs.get("return_unused_kwargs"):
+            loading = ("return_unused_kwargs", "code_revision", "trust_remote_code", "use_fast", "backend")
+            options = {name: value for name, value in kwargs.items() if name not in loading and name[0] != "_"}
+            return super().from_dict({**image_processor_dict, **options})
+        return super().from_dict(image_processor_dict, **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> "KASegImageProcessor":
         """As in `transformers`; knows the shipped checkpoints by name."""
         name = resolve(pretrained_model_name_or_path)
         with explained_loading(name, kwargs.get("revision"), kwargs.get("cache_dir")):
+            if "_from_pipeline" in kwargs:  # which passes the model's options, such as dtype, too
+                return super().from_pretrained(name, return_unused_kwargs=True, **kwargs)[0]
             return super().from_pretrained(name, **kwargs)
 
     def preprocess(  # type: ignore[override]
@@ -231,8 +224,7 @@ class KASegImageProcessor(TorchvisionBackend):
         device: Any = None,
         **kwargs: Any,
     ) -> BatchFeature:
-        if kwargs.get("do_center_crop"):
-            raise ValueError("KASegImageProcessor does not crop: crop before, or use do_resize or do_pad")
+        _refuse_without_effect(kwargs)
         pictures = self._prepare_pictures(images, do_convert_rgb, input_data_format, device, kwargs)
         maps = None
         if segmentation_maps is not None:
@@ -260,6 +252,20 @@ class KASegImageProcessor(TorchvisionBackend):
         if maps is not None:
             data["labels"] = [labels.squeeze(0) for labels in data["labels"]]
         return BatchFeature(data=data, tensor_type=return_tensors)
+
+    def rescale_and_normalize(  # type: ignore[override]
+        self,
+        images: torch.Tensor,
+        do_rescale: bool,
+        rescale_factor: float,
+        do_normalize: bool,
+        image_mean: float | Sequence[float] | None,
+        image_std: float | Sequence[float] | None,
+    ) -> torch.Tensor:
+        if not do_rescale and not do_normalize:
+            return images
+        options = (do_rescale, rescale_factor, do_normalize, image_mean, image_std)
+        return Normalization.of_options(*options, num_channels=images.shape[1])(images)
 
     def _prepare_pictures(
         self,
@@ -308,7 +314,8 @@ class KASegImageProcessor(TorchvisionBackend):
             ValueError: If the picture is empty, its layout cannot be told, or it does not end up with `num_channels`.
         """
         if isinstance(image, (str, os.PathLike)):
-            image = load_image(os.fspath(image))
+            # load_image would clip 16-bit grey.
+            image = Image.open(image) if os.path.isfile(image) else load_image(os.fspath(image))
         if isinstance(image, Image.Image):
             image = np.array(to_rgb(image) if do_convert_rgb else upright(image))
             input_data_format = ChannelDimension.LAST
@@ -340,8 +347,9 @@ class KASegImageProcessor(TorchvisionBackend):
     ) -> list[torch.Tensor] | list[SemanticSegmentationPostProcessorOutput]:
         """Turns the model's outputs into masks: bilinear resizing (`align_corners=False`) of the logits, then argmax.
 
-        The pictures are done one after the other, so the memory needed beyond the logits is that of one picture's
-        resized logits, 4 * classes * height * width bytes.
+        The images are done one after the other and in strips ([`~kaseg.masks.argmax_resized`]); with
+        `return_segmentation_scores`, the memory needed beyond the logits is 4 * classes * height * width bytes per
+        image.
 
         Args:
             outputs: Anything with `logits` (B, num_labels, h, w).
@@ -372,15 +380,38 @@ class KASegImageProcessor(TorchvisionBackend):
             )
         results = []
         for scores, size in zip(logits, sizes, strict=True):
-            if size is not None:
-                scores = F.interpolate(scores[None].float(), size=size, mode="bilinear", align_corners=False)[0]
-            mask = scores.argmax(dim=0)
             if return_segmentation_scores:
-                mask = SemanticSegmentationPostProcessorOutput(
-                    data={"segmentation": mask, "segmentation_scores": scores}
-                )
-            results.append(mask)
+                scores = scores if size is None else resize_logits(scores[None], size)[0]
+                data = {"segmentation": scores.argmax(dim=0), "segmentation_scores": scores}
+                results.append(SemanticSegmentationPostProcessorOutput(data=data))
+            else:
+                results.append(scores.argmax(dim=0) if size is None else argmax_resized(scores[None], size)[0])
         return results
+
+
+def pixel_values_of(processor: Any, image: Image.Image) -> torch.Tensor:
+    """Makes what a network sees of one whole image, as evaluation, prediction and cards do.
+
+    Args:
+        processor: Any image processor; it is told not to pad or crop, since a mask has to cover the image.
+        image: A PIL image of any mode; unless the processor keeps channels as they are, it gets [`to_rgb`]'s.
+
+    Returns:
+        (1, C, h, w), float32.
+    """
+    keeps_channels = isinstance(processor, KASegImageProcessor) and not processor.do_convert_rgb
+    image = upright(image) if keeps_channels else to_rgb(image)
+    return processor(image, do_pad=False, do_center_crop=False, return_tensors="pt")["pixel_values"]
+
+
+def _refuse_without_effect(options: dict[str, Any]) -> None:
+    if options.get("do_center_crop"):
+        raise ValueError("KASegImageProcessor does not crop: crop before, or use do_resize or do_pad")
+    for name in _WITHOUT_EFFECT:
+        if options.get(name) not in (None, False):
+            raise ValueError(f"KASegImageProcessor does nothing with {name}: leave it out")
+    if options.get("data_format") not in (None, ChannelDimension.FIRST):
+        raise ValueError(f"data_format is {options['data_format']!r}, but pixel_values are always (B, C, H, W)")
 
 
 def _flatten(images: Any, single_ndims: tuple[int, ...]) -> list[Any]:
@@ -427,7 +458,7 @@ def _guess_layout(shape: Sequence[int], customary: ChannelDimension, plausible: 
 def _as_rgb(tensor: torch.Tensor) -> torch.Tensor:
     """Makes three 8-bit channels of (C, H, W): one is repeated, the alpha of two or four is dropped."""
     if tensor.dtype == torch.uint16:
-        tensor = (tensor.to(torch.float32) / _SIXTEEN_TO_EIGHT_BIT).round().to(torch.uint8)
+        tensor = (tensor.to(torch.float32) / SIXTEEN_TO_EIGHT_BIT).round().to(torch.uint8)
     elif tensor.dtype == torch.bool:
         tensor = tensor.to(torch.uint8) * 255
     if tensor.shape[0] not in (1, 2, 3, 4):
@@ -461,11 +492,8 @@ def _check_maps_fit(pictures: list[torch.Tensor], maps: list[torch.Tensor]) -> N
     if len(maps) != len(pictures):
         raise ValueError(f"{len(maps)} segmentation maps were given for {len(pictures)} images: give one for each")
     for index, (picture, labels) in enumerate(zip(pictures, maps, strict=True)):
-        if picture.shape[-2:] != labels.shape[-2:]:
-            raise ValueError(
-                f"segmentation map {index} has (height, width) {tuple(labels.shape[-2:])}, its image has "
-                f"{tuple(picture.shape[-2:])}: both must be of one size"
-            )
+        sizes = [(tensor.shape[-1], tensor.shape[-2]) for tensor in (picture, labels)]
+        check_same_size(*sizes, where=f"segmentation map {index}: ")
 
 
 def _padded_size(pictures: list[torch.Tensor], pad_size: SizeDict | None, size_divisor: int | None) -> SizeDict:
@@ -488,4 +516,4 @@ def _check_stackable(pictures: list[torch.Tensor]) -> None:
         )
 
 
-__all__ = ["KASegImageProcessor"]
+__all__ = ["KASegImageProcessor", "pixel_values_of", "to_rgb", "upright"]

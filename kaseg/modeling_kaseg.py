@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from torch.nn import functional as F
 from transformers import MobileNetV2Config, MobileNetV2ForSemanticSegmentation, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import SemanticSegmenterOutput
+from transformers.utils import logging
 
 from .checkpoints import resolve
 from .configuration_kaseg import KASegConfig
@@ -26,6 +29,9 @@ from .encoders import Encoder
 from .fusion import fold_batch_norm
 from .heads import DeepLabV3PlusHead, FPNHead, Head, LRASPPHead, MLPHead, StrideMerge, StudentHead
 from .loading_errors import check_cached_weights, explained_loading
+from .masks import resize_logits
+
+logger = logging.get_logger(__name__)
 
 
 class KASegModel(PreTrainedModel):
@@ -162,7 +168,8 @@ class KASegModel(PreTrainedModel):
         `"kaseg/mobilenetv2-os16-camvid-ka"`.
 
         Weights are read from safetensors alone; `use_safetensors=False` reads a pickle, which can run code.
-        `num_labels=..., ignore_mismatched_sizes=True` replaces the classifier for another number of classes.
+        `id2label=...` asks for other classes: the classifier's rows are matched by class name, and rows of new names
+        start anew, which is logged. Another number of classes also needs `ignore_mismatched_sizes=True`.
 
         Raises:
             CheckpointError (an `OSError`): no such checkpoint, no right to read it, no network, or damaged or no
@@ -173,14 +180,44 @@ class KASegModel(PreTrainedModel):
         revision, cache_dir = kwargs.get("revision"), kwargs.get("cache_dir")
         kwargs.setdefault("use_safetensors", True)
         with explained_loading(name, revision, cache_dir):
+            # The checkpoint is loaded with its own classes; others are asked for in what follows.
+            labels = _take_labels(name, kwargs)
             try:
-                model = super().from_pretrained(name, *model_args, **kwargs)
+                loaded = super().from_pretrained(name, *model_args, **kwargs)
             except RuntimeError as error:
                 if "ignore_mismatched_sizes" not in str(error):
                     raise
-                raise ValueError(_explain_mismatch(name, revision, kwargs)) from error
+                raise ValueError(
+                    f"The weights of {name} do not fit the architecture that was asked for; the report above lists "
+                    "them."
+                ) from error
             check_cached_weights(name, revision, cache_dir)
-        return model
+        if labels:
+            model = loaded[0] if isinstance(loaded, tuple) else loaded
+            model._change_classes(labels, name, bool(kwargs.get("ignore_mismatched_sizes")))
+        return loaded
+
+    @torch.no_grad()
+    def _change_classes(self, labels: dict[str, Any], name: str, other_number: bool) -> None:
+        """Give the model the classes that `labels` (keyword arguments of the config) describe."""
+        wanted = KASegConfig.from_dict(self.config.to_dict(), **labels)
+        if wanted.num_labels != self.config.num_labels and not other_number:
+            raise ValueError(
+                f"{name} has {self.config.num_labels} classes, {wanted.num_labels} were asked for. To replace its "
+                f"classifier by a new one: from_pretrained({name!r}, num_labels={wanted.num_labels}, "
+                "ignore_mismatched_sizes=True), then train it."
+            )
+        rows = _matched_rows(_class_names(self.config), _class_names(wanted), name)
+        if rows != list(range(self.config.num_labels)):
+            old = self.classifier
+            self.classifier = nn.Conv2d(old.in_channels, wanted.num_labels, 1).to(old.weight)
+            nn.init.normal_(self.classifier.weight, std=0.01)
+            nn.init.zeros_(self.classifier.bias)
+            for index, row in enumerate(rows):
+                if row is not None:
+                    self.classifier.weight[index], self.classifier.bias[index] = old.weight[row], old.bias[row]
+        for field in ("id2label", "label2id", "palette"):
+            setattr(self.config, field, getattr(wanted, field))
 
     @classmethod
     def from_transformers(cls, model: PreTrainedModel) -> KASegModel:
@@ -198,6 +235,7 @@ class KASegModel(PreTrainedModel):
                 "models can be teachers as they are: pass them as teacher= to KnowledgeAdaptationTrainer."
             )
         converted = cls(KASegConfig(**config_from_mobilenet_v2(model.config)))
+        converted.config.name_or_path = model.config.name_or_path  # where its image processor lies
         converted.load_state_dict(convert_mobilenet_v2(model.state_dict()))
         return converted.eval()
 
@@ -281,7 +319,7 @@ class KASegModel(PreTrainedModel):
             raise ValueError(f"labels must have shape (batch, height, width), got {tuple(labels.shape)}.")
         # kaseg.losses has this and more for training, but this file must run without the package.
         ignore_index = self.config.semantic_loss_ignore_index
-        logits = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
+        logits = resize_logits(logits, labels.shape[-2:])
         total = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="sum")
         # An image without a single labelled pixel gives 0, not nan.
         return total / labels.ne(ignore_index).sum().clamp(min=1)
@@ -332,14 +370,41 @@ def _build_head(config: KASegConfig, encoder: Encoder) -> tuple[StrideMerge | No
     )
 
 
-def _explain_mismatch(name: str, revision: str | None, kwargs: dict[str, Any]) -> str:
-    """Why weights do not fit the model that was asked for."""
-    stored = KASegConfig.from_pretrained(name, revision=revision, token=kwargs.get("token"))
+def _take_labels(name: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Take what asks for classes out of the keyword arguments of `from_pretrained`."""
+    labels = {key: kwargs.pop(key) for key in ("id2label", "label2id", "num_labels", "palette") if key in kwargs}
     config = kwargs.get("config")
-    asked = config.num_labels if config is not None else kwargs.get("num_labels", len(kwargs.get("id2label") or ()))
-    if asked in (0, stored.num_labels):
-        return f"The weights of {name} do not fit the architecture that was asked for; the report above lists them."
-    return (
-        f"{name} has {stored.num_labels} classes, {asked} were asked for. To replace its classifier by a new one: "
-        f"from_pretrained({name!r}, num_labels={asked}, ignore_mismatched_sizes=True), then train it."
+    if isinstance(config, KASegConfig):  # from the Auto classes, or built by hand
+        hub = ("revision", "cache_dir", "token", "local_files_only", "subfolder", "force_download")
+        stored = KASegConfig.from_pretrained(name, **{key: kwargs[key] for key in hub if key in kwargs})
+        labels = {"id2label": config.id2label, "palette": config.palette, **labels}
+        kwargs["config"] = config = copy.deepcopy(config)
+        config.id2label, config.label2id, config.palette = stored.id2label, stored.label2id, stored.palette
+    return labels
+
+
+def _class_names(config: KASegConfig) -> list[str]:
+    return [config.id2label[index] for index in range(config.num_labels)]
+
+
+def _matched_rows(old: list[str], new: list[str], name: str) -> list[int | None]:
+    """Which row of the old classifier each new class takes, `None` for a new one; says so in the log."""
+    if old == new:
+        return list(range(len(old)))
+    if len(old) == len(new) and all(re.fullmatch(r"LABEL_\d+", label) for label in old):
+        logger.warning("The classes of %s have no names: the classifier's rows are kept in their order.", name)
+        return list(range(len(old)))
+    places = {label.strip().casefold(): index for index, label in enumerate(old) if not label.startswith("LABEL_")}
+    rows = [places.get(label.strip().casefold()) for label in new]
+    kept = [label for label, row in zip(new, rows, strict=True) if row is not None]
+    fresh = [label for label, row in zip(new, rows, strict=True) if row is None]
+    logger.warning(
+        "Other classes than those of %s were asked for. Rows of its classifier are kept by name for %d: %s; new, and "
+        "to be trained, are %d: %s. (To rename classes, load the model as it is and change model.config.id2label.)",
+        name,
+        len(kept),
+        ", ".join(kept) or "none",
+        len(fresh),
+        ", ".join(fresh) or "none",
     )
+    return rows

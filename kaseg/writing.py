@@ -1,28 +1,90 @@
-"""Files that are written wholly or not at all."""
+"""Files and folders that are written wholly or not at all."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file so that a killed process leaves either the old content or the new one.
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Gives the name of a temporary file to write, which takes the place of `path` at the end, or vanishes on an error.
 
-    Processes of a distributed run may write the same file at the same time.
+    Processes of a distributed run may write the same file at the same time. Folders that are missing are made.
+
+    Raises:
+        OSError: If it cannot be written (disk full, no permission); the message names `path`.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    temporary = path.with_name(f".{os.getpid()}.tmp.{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file (UTF-8) so that a killed process leaves either the old content or the new one.
+
+    Raises:
+        OSError: If it cannot be written; the message names `path`.
+    """
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content`, with the folders above it; NaN and infinity, which JSON does not have, become null."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes `content`; NaN and infinity, which JSON does not have, become null.
+
+    Raises:
+        OSError: If it cannot be written; the message names `path`.
+    """
     write_atomically(path, json.dumps(_as_json(content), indent=2, allow_nan=False) + "\n")
+
+
+@contextmanager
+def whole_folder(target: Path, last: str) -> Iterator[Path]:
+    """Gives a folder to write into that takes the target's place if all goes well and vanishes if not.
+
+    An empty folder that is there already stays: it may be a link, a mount point, or where somebody stands.
+
+    Args:
+        target: The folder; it must not exist or be empty.
+        last: Name of the file that says that all others are there; it appears after them.
+
+    Raises:
+        FileExistsError: The folder is there and not empty.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(f"{target} is there already and not empty. Choose another folder, or remove it.")
+    target = Path(os.path.abspath(target))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    inside = target.is_dir()
+    name = f".{target.name}.{os.getpid()}.tmp"
+    temporary = target / name if inside else target.with_name(name)
+    temporary.mkdir()
+    try:
+        yield temporary
+        if inside:
+            for file in sorted(temporary.iterdir(), key=lambda file: (file.name == last, file.name)):
+                os.replace(file, target / file.name)
+            temporary.rmdir()
+        else:
+            temporary.rename(target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
 
 
 def _as_json(value: Any) -> Any:

@@ -568,3 +568,49 @@ class TestAutoClasses:
         assert model.classifier.weight.shape[0] == 9
         # A replaced classifier is initialised, not left as raw memory.
         assert 0.005 < model.classifier.weight.std() < 0.02 and not model.classifier.bias.any()
+
+    @pytest.mark.parametrize("how", ["id2label", "config", "auto"])
+    @pytest.mark.parametrize(
+        ("names", "rows"),
+        [
+            (["car", "sky", "road"], [2, 0, 1]),
+            (["sky", "bicycle", "Road "], [0, None, 1]),
+            (["tree", "bicycle", "person"], [None, None, None]),
+            (["person", "car"], [None, 2]),
+            (["car", "person", "sky", "tree"], [2, None, 0, None]),
+            (["LABEL_0", "LABEL_1", "LABEL_2"], [None, None, None]),
+            (["sky", "road", "car"], [0, 1, 2]),
+        ],
+    )
+    def test_rows_of_the_classifier_follow_their_names(self, folder, caplog, names, rows, how: str) -> None:
+        logging.getLogger("transformers").propagate = True
+        labels = {"id2label": dict(enumerate(names)), "ignore_mismatched_sizes": True}
+        if how == "config":
+            labels["config"] = KASegConfig.from_pretrained(folder, id2label=labels.pop("id2label"))
+        source = AutoModelForSemanticSegmentation if how == "auto" else KASegModel
+        old = KASegModel.from_pretrained(folder)
+        torch.nn.init.normal_(old.classifier.bias)
+        old.save_pretrained(folder)
+        with caplog.at_level(logging.WARNING):
+            new = source.from_pretrained(folder, **labels)
+        assert new.config.id2label == dict(enumerate(names)) and new.config.num_labels == len(names)
+        assert new.config.label2id == {name: index for index, name in enumerate(names)}
+        for index, row in enumerate(rows):
+            if row is None:
+                assert new.classifier.bias[index] == 0 and 0 < new.classifier.weight[index].std() < 0.02
+            else:
+                assert torch.equal(new.classifier.weight[index], old.classifier.weight[row])
+                assert new.classifier.bias[index] == old.classifier.bias[row]
+        assert all(torch.equal(a, b) for a, b in zip(old.encoder.parameters(), new.encoder.parameters(), strict=True))
+        fresh = [name for name, row in zip(names, rows, strict=True) if row is None]
+        assert (f"are {len(fresh)}: {', '.join(fresh)}." in caplog.text) == bool(fresh)
+        assert new(torch.zeros(1, 3, 32, 32)).logits.shape[1] == len(names)
+
+    def test_a_checkpoint_without_names_keeps_its_rows(self, tmp_path, caplog) -> None:
+        logging.getLogger("transformers").propagate = True
+        old = _small(num_labels=3)
+        old.save_pretrained(tmp_path)
+        with caplog.at_level(logging.WARNING):
+            new = KASegModel.from_pretrained(tmp_path, id2label={0: "a", 1: "b", 2: "c"})
+        assert torch.equal(new.classifier.weight, old.classifier.weight) and new.config.id2label[2] == "c"
+        assert "kept in their order" in caplog.text

@@ -3,10 +3,11 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
+from pathlib import Path
 
 import pytest
 
-from kaseg.writing import write_atomically, write_json
+from kaseg.writing import whole_file, whole_folder, write_atomically, write_json
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
@@ -35,3 +36,29 @@ def test_processes_of_one_run_write_the_same_file(tmp_path):
         writer.join()
     assert [writer.exitcode for writer in writers] == [0, 0]
     assert [file.name for file in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+def test_a_failed_writer_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "scores.json"
+    write_atomically(path, "é")
+    with pytest.raises(KeyError), whole_file(path) as temporary:
+        temporary.write_text("half")
+        raise KeyError
+    assert path.read_text(encoding="utf-8") == "é" and list(path.parent.iterdir()) == [path]
+
+
+def test_errors_name_the_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="cannot write .*file/scores.json"):
+        write_atomically(tmp_path / "file" / "scores.json", "")
+
+
+def test_the_last_file_of_a_folder_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    placed: list[str] = []
+    monkeypatch.setattr("os.replace", lambda source, target: placed.append(target.name) or source.rename(target))
+    with whole_folder(tmp_path, last="b") as folder:
+        for name in "abc":
+            (folder / name).write_text(name)
+    assert placed == ["a", "c", "b"]
+    with pytest.raises(FileExistsError, match="not empty"), whole_folder(tmp_path, last="b"):
+        pass

@@ -1,45 +1,19 @@
-"""Times in turn, and the peak memory of one engine in a process of its own."""
+"""The peak memory of one engine in a process of its own."""
 
 from __future__ import annotations
 
 import multiprocessing
 import resource
 import sys
-import time
-from collections.abc import Callable, Hashable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 
 from kaseg.benchmark.engines import Size, open_engine
 from kaseg.benchmark.models import build_model
 
-K = TypeVar("K", bound=Hashable)
-
-_WARM_UPS = 3
 _MEMORY_PASSES = 3
-# Long enough for the threads of the last engine to stop spinning.
-_PAUSE = 0.01
-
-
-def milliseconds(runs: Mapping[K, Callable[[], object]], repeats: int) -> dict[K, list[float]]:
-    """Times of every run, which take turns within each repeat, so that a machine that slows down slows all of them.
-
-    Args:
-        runs: What to time, by name.
-        repeats: How often; three more to warm up are not counted.
-    """
-    times: dict[K, list[float]] = {name: [] for name in runs}
-    for repeat in range(-_WARM_UPS, repeats):
-        for name, run in runs.items():
-            time.sleep(_PAUSE)
-            start = time.perf_counter()
-            run()
-            if repeat >= 0:
-                times[name].append(1000 * (time.perf_counter() - start))
-    return times
 
 
 def peak_memory(spec: str, engine: str, size: Size, folder: Path, threads: int) -> float:

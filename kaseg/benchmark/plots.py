@@ -9,6 +9,7 @@ from typing import Any, Literal
 from matplotlib.figure import Figure
 
 from kaseg.checkpoints import resolve
+from kaseg.evaluation.plots import CostPoint, plot_accuracy_against_cost
 
 
 def mean_iou(spec: str) -> float | None:
@@ -34,26 +35,17 @@ def accuracy_against_cost(report: dict[str, Any], against: Literal["latency", "g
     rows = [row for row in report["rows"] if scores[row["model"]] is not None and "median_ms" in row]
     if not rows:
         raise ValueError("nothing to draw: no model has a results.json with a mean IoU beside its config.json")
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
     key = "median_ms" if against == "latency" else "gflops"
-    series: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
+    series: dict[str, list[CostPoint]] = {}
+    named: set[str] = set()
     for row in rows:
         engine = row["engine"] if against == "latency" else ""
-        series.setdefault((engine, row["height"], row["width"]), []).append(row)
-    for (engine, height, width), points in series.items():
         note = " (mIoU of float32)" if engine == "int8" else ""
-        axes.plot(
-            [row[key] for row in points],
-            [100 * (scores[row["model"]] or 0.0) for row in points],
-            "o",
-            label=f"{engine}{note} {height}x{width}".strip(),
-        )
-    for name in dict.fromkeys(row["model"] for row in rows):
-        first = next(row for row in rows if row["model"] == name)
-        at = (first[key], 100 * (scores[name] or 0.0))
-        axes.annotate(name.rpartition("/")[2], at, textcoords="offset points", xytext=(5, 5), fontsize=8)
-    axes.set(xscale="log", xlabel="milliseconds per image" if against == "latency" else "GFLOPs", ylabel="mIoU %")
-    axes.grid(alpha=0.3)
+        label = f"{engine}{note} {row['height']}x{row['width']}".strip()
+        name = "" if row["model"] in named else row["model"].rpartition("/")[2]
+        named.add(row["model"])
+        series.setdefault(label, []).append(CostPoint(row[key], scores[row["model"]] or 0.0, name))
+    cost = "milliseconds per image" if against == "latency" else "GFLOPs"
+    figure, axes = plot_accuracy_against_cost(series, cost)
     axes.legend(fontsize=8)
     return figure

@@ -13,8 +13,9 @@ import torch
 import transformers
 
 from kaseg.benchmark.engines import ENGINES, EngineUnavailable, Run, Size, open_engine
-from kaseg.benchmark.measure import milliseconds, peak_memory
+from kaseg.benchmark.measure import peak_memory
 from kaseg.benchmark.models import Logits, build_model
+from kaseg.evaluation.latency import milliseconds
 from kaseg.model_card.cost import cpu, gflops, parameter_count
 
 

@@ -29,7 +29,7 @@ class ErrorReportingGroup(TyperGroup):
 def show_version(wanted: bool) -> None:
     """Prints the version and exits, if it is wanted."""
     if wanted:
-        from .. import __version__
+        from ..version import __version__
 
         typer.echo(f"kaseg {__version__}")
         raise typer.Exit

@@ -117,10 +117,10 @@ def _write(
 
 
 def _cost(network: Any) -> dict[str, Any]:
-    from .. import __version__
     from ..export.runtimes.base import ExportedModel
     from ..model_card.cost import describe_cost
     from ..modeling_kaseg import KASegModel
+    from ..version import __version__
 
     if isinstance(network, ExportedModel):  # an engine cannot be counted, but it is the same network
         network = KASegModel(network.config)

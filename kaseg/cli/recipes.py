@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Mapping
@@ -11,6 +10,8 @@ from typing import Any, NoReturn
 
 import typer
 import yaml
+
+from ..close_names import did_you_mean
 
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})")
 
@@ -49,9 +50,7 @@ def _explain(key: str, known: set[str], others: Mapping[str, set[str]]) -> str:
     commands = [command for command, keys in others.items() if key in keys]
     if commands:
         return f"{key!r} is a field of {' and '.join(commands)}, not of this command."
-    # Field names have long words in common, hence a cutoff above difflib's own.
-    matches = difflib.get_close_matches(key.replace("-", "_"), sorted(known), n=3, cutoff=0.7)
-    return f"unknown key {key!r}" + (f" (close matches: {', '.join(matches)})." if matches else ".")
+    return f"unknown key {key!r}.{did_you_mean(key.replace('-', '_'), sorted(known), cutoff=0.7)}"
 
 
 def _expand(value: Any, where: str, hint: str) -> Any:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 
 import torch
 from torch.nn.functional import pad
+
+from kaseg.pixels import VOID
 
 
 class SegmentationCollator:
@@ -18,7 +21,7 @@ class SegmentationCollator:
         pad_to_multiple_of: If given, heights and widths are padded up to a multiple of it.
     """
 
-    def __init__(self, ignore_index: int = 255, pad_to_multiple_of: int | None = None) -> None:
+    def __init__(self, ignore_index: int = VOID, pad_to_multiple_of: int | None = None) -> None:
         self.ignore_index = ignore_index
         self.pad_to_multiple_of = pad_to_multiple_of
 
@@ -63,3 +66,53 @@ class SegmentationCollator:
     @staticmethod
     def _pad(tensor: torch.Tensor, height: int, width: int, value: int) -> torch.Tensor:
         return pad(tensor, (0, width - tensor.shape[-1], 0, height - tensor.shape[-2]), value=value)
+
+
+class EvalCollator:
+    """Stacks samples of any sizes for evaluation, and keeps their sizes, by which [`unpadded_batches`] undoes it."""
+
+    def __call__(self, samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """Makes a batch.
+
+        Args:
+            samples: Each with `pixel_values` (3, h, w) and `labels` (H, W).
+
+        Returns:
+            `pixel_values` and `labels`, each padded to the largest height and width of its own, and `sizes`, int64 (B,
+            4): height and width of every image and of its labels.
+        """
+        batch = {
+            name: _stack_padded([sample[name] for sample in samples], value)
+            for name, value in (("pixel_values", 0), ("labels", VOID))
+        }
+        sizes = [[*sample["pixel_values"].shape[-2:], *sample["labels"].shape] for sample in samples]
+        return batch | {"sizes": torch.tensor(sizes)}
+
+
+def unpadded_batches(
+    batch: Mapping[str, torch.Tensor], count: int
+) -> Iterator[tuple[torch.Tensor, list[torch.Tensor]]]:
+    """Splits a batch into runs of images of one size, without their padding.
+
+    Args:
+        batch: What [`EvalCollator`] made; a batch without `sizes` is one run.
+        count: How many of its samples to take.
+
+    Returns:
+        An iterator over `pixel_values` (b, C, h, w) and the labels (H, W) of each image.
+    """
+    pixel_values, labels = batch["pixel_values"][:count], batch["labels"][:count]
+    if "sizes" not in batch:
+        if len(labels):
+            yield pixel_values, list(labels)
+        return
+    places = enumerate(batch["sizes"][:count].tolist())
+    for (height, width), group in groupby(places, key=lambda place: tuple(place[1][:2])):
+        run = list(group)
+        images = torch.stack([pixel_values[index, :, :height, :width] for index, _ in run])
+        yield images, [labels[index, : size[2], : size[3]] for index, size in run]
+
+
+def _stack_padded(tensors: Sequence[torch.Tensor], value: int) -> torch.Tensor:
+    height, width = (max(tensor.shape[axis] for tensor in tensors) for axis in (-2, -1))
+    return torch.stack([SegmentationCollator._pad(tensor, height, width, value) for tensor in tensors])

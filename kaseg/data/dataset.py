@@ -11,10 +11,11 @@ import torch
 from datasets.distributed import split_dataset_by_node
 from PIL import Image
 
+from kaseg.pixels import VOID
+
 if TYPE_CHECKING:
     import datasets
 
-VOID = 255
 _NAME_BYTES = 64
 
 Transform = Callable[[Image.Image, Image.Image], dict[str, torch.Tensor]]

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from kaseg.data.mat_files import read_mat_mask
-from kaseg.image_processing_kaseg import upright
+from kaseg.pixels import to_rgb, upright
 
 IMAGE_SUFFIXES = (".bmp", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -46,8 +46,7 @@ def find_images(folder: Path, skip: Path | None = None) -> Iterator[Path]:
 def read_image(source: str | Path | EncodedImage, sample: str | None = None) -> Image.Image:
     """Reads a picture as 8-bit RGB, upright.
 
-    The EXIF orientation is applied. Grey and palette pictures are converted, alpha is dropped (as transformers'
-    `convert_to_rgb` does), and 16-bit grey is scaled to 8 bits.
+    Made RGB as by [`~kaseg.pixels.to_rgb`].
 
     Args:
         source: A file, or `{"bytes": ..., "path": ...}` as in a column of `datasets.Image(decode=False)`.
@@ -62,16 +61,10 @@ def read_image(source: str | Path | EncodedImage, sample: str | None = None) -> 
     """
     where = _where(source, sample, "image")
     image = _decode(source, where)
-    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError(f"{where} has pixels from {values.min()} to {values.max()}; save it with 8 or 16 bits.")
-        return Image.fromarray(((values.astype(np.int32) + 128) // 257).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise ValueError(f"{where} has floating-point pixels, whose range is unknown; save it with 8 bits.")
-    if image.mode in ("P", "PA"):
-        image = image.convert("RGBA")  # Pillow warns about palettes with transparency otherwise.
-    return image if image.mode == "RGB" else image.convert("RGB")
+    try:
+        return to_rgb(image)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def read_mask(source: str | Path | EncodedImage, sample: str | None = None, colors: bool = False) -> np.ndarray:

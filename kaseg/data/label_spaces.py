@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from kaseg.pixels import VOID
+
 Color = tuple[int, int, int]
 
-VOID = 255
 ILLEGAL = -1
 ENCODINGS = ("index", "color")
 _TABLE_SIZE = 65536

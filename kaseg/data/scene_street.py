@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
+from kaseg.pixels import VOID as VOID
+
 # In the order of kaseg.data.label_spaces.SCENES.
 SKY, ROAD, PAVEMENT, BUILDING, TREE, CAR, PERSON, POLE, SIGN = range(9)
-VOID = 255
 
 Colour = tuple[float, float, float]
 Point = tuple[float, float, float]  # metres: right of the camera's lane, above the ground, ahead of the camera

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch.nn.functional import pad
 from torchvision.transforms import v2
 
 from kaseg.data.photometric import PhotometricDistortion
-from kaseg.image_processing_kaseg import to_rgb
+from kaseg.image_processing_kaseg import pixel_values_of
+from kaseg.pixels import VOID, Normalization, check_same_size, normalize, to_rgb
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -22,11 +25,10 @@ class _Normalize:
     """uint8 RGB picture -> float32 (3, H, W): `(pixel / 255 - mean) / std`."""
 
     def __init__(self, image_mean: Sequence[float], image_std: Sequence[float]) -> None:
-        mean, std = (torch.tensor(values, dtype=torch.float64) for values in (image_mean, image_std))
-        if mean.numel() != 3 or std.numel() != 3 or (std <= 0).any():
-            raise ValueError(f"image_mean and image_std need 3 values, image_std positive: {image_mean}, {image_std}")
-        self.scale = (1 / (255 * std)).float()
-        self.shift = (-mean / std).float()
+        normalization = Normalization(tuple(image_mean), tuple(image_std))
+        if len(normalization.mean) != 3:
+            raise ValueError(f"image_mean and image_std need 3 values, for RGB: {image_mean}, {image_std}")
+        self.scale, self.shift = normalization.scale_and_shift()
 
     def __call__(self, image: Image.Image, size: tuple[int, int], left: int = 0) -> torch.Tensor:
         """The picture at the top of a canvas of `size` (height, width), `left` pixels from its left; 0 elsewhere."""
@@ -35,7 +37,7 @@ class _Normalize:
         for plane, band, shift, scale in zip(canvas, image.split(), self.shift, self.scale, strict=True):
             window = plane[: image.height, left : left + image.width]
             window.copy_(torch.from_numpy(np.array(band)))
-            torch.addcmul(shift, window, scale, out=window)
+            normalize(window, scale, shift, out=window)
         return canvas
 
 
@@ -115,7 +117,7 @@ class TrainTransform:
         hue: float = 0.0,
         image_mean: Sequence[float] = IMAGENET_MEAN,
         image_std: Sequence[float] = IMAGENET_STD,
-        ignore_index: int = 255,
+        ignore_index: int = VOID,
         scale_step: float | None = None,
         short_edge: int | None = None,
         max_long_edge: int | None = None,
@@ -150,7 +152,7 @@ class TrainTransform:
         """Transforms a sample.
 
         Args:
-            image: Picture; one that is not upright RGB is made so ([`~kaseg.image_processing_kaseg.to_rgb`]).
+            image: Picture; one that is not upright RGB is made so ([`~kaseg.pixels.to_rgb`]).
             label: Mask of mode "L" and the same size, holding train ids.
 
         Returns:
@@ -240,6 +242,7 @@ class EvalTransform:
         max_long_edge: Limit of the long edge of a resized picture, which goes before `size`. Default: none.
         size_divisor: If given, the picture's height and width are padded up to multiples of it.
         ignore_index: Label of padded pixels.
+        image_processor: If given, it makes the pixel values, in place of `image_mean`, `image_std` and `size`.
 
     Raises:
         ValueError: If a setting is out of its range; the message names it.
@@ -252,9 +255,12 @@ class EvalTransform:
         size: int | None = None,
         max_long_edge: int | None = None,
         size_divisor: int | None = None,
-        ignore_index: int = 255,
+        ignore_index: int = VOID,
+        image_processor: Any = None,
     ) -> None:
         _check_edges("size", size, max_long_edge)
+        if image_processor is not None and size is not None:
+            raise ValueError("size and image_processor both say how large images become: give one of them.")
         if size_divisor is not None and size_divisor < 1:
             raise ValueError(f"size_divisor is {size_divisor}; it must be positive, or None for no padding.")
         self.normalize = _Normalize(image_mean, image_std)
@@ -262,12 +268,13 @@ class EvalTransform:
         self.max_long_edge = max_long_edge
         self.size_divisor = size_divisor
         self.ignore_index = ignore_index
+        self.image_processor = image_processor
 
     def __call__(self, image: Image.Image, label: Image.Image) -> dict[str, torch.Tensor]:
         """Transforms a sample.
 
         Args:
-            image: Picture; one that is not upright RGB is made so ([`~kaseg.image_processing_kaseg.to_rgb`]).
+            image: Picture; one that is not upright RGB is made so ([`~kaseg.pixels.to_rgb`]).
             label: Mask of mode "L" and the same size, holding train ids.
 
         Returns:
@@ -282,10 +289,17 @@ class EvalTransform:
             scale = _edge_scale(image, self.size, self.max_long_edge)
             new_size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
             image = image.resize(new_size, Image.Resampling.BILINEAR)
-        height, label_height = self._padded(image.height, label.height)
-        width, label_width = self._padded(image.width, label.width)
+        if self.image_processor is None:
+            height, label_height = self._padded(image.height, label.height)
+            width, label_width = self._padded(image.width, label.width)
+            pixel_values = self.normalize(image, (height, width))
+        else:
+            prepared = pixel_values_of(self.image_processor, image)[0]
+            height, label_height = self._padded(prepared.shape[-2], label.height)
+            width, label_width = self._padded(prepared.shape[-1], label.width)
+            pixel_values = pad(prepared, (0, width - prepared.shape[-1], 0, height - prepared.shape[-2]))
         return {
-            "pixel_values": self.normalize(image, (height, width)),
+            "pixel_values": pixel_values,
             "labels": _place_labels(label, (label_height, label_width), self.ignore_index),
         }
 
@@ -306,8 +320,4 @@ def check_sample(image: Image.Image, label: Image.Image | None, sample: str | No
         raise ValueError(
             f"{where}the label mask has mode {label.mode!r}; it needs one class index per pixel (mode 'L')."
         )
-    if image.size != label.size:
-        raise ValueError(
-            f"{where}the image is {image.width}x{image.height} and its label mask {label.width}x{label.height} "
-            "(width x height). They must have the same size."
-        )
+    check_same_size(image.size, label.size, where)

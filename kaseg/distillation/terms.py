@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,11 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kaseg.close_names import did_you_mean
 from kaseg.distillation import losses
 from kaseg.distillation.adapters import AffinityAdapter, FeatureAdapter
 from kaseg.distillation.map_shape import MapShape
+from kaseg.pixels import VOID
 
-VOID = 255
 AUTO = "auto"  # in place of a weight: set by GradientBalance
 
 
@@ -210,12 +210,12 @@ def parse_losses(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         if name in PAPER_TERMS:
             raise ValueError(f"{where} is one of the paper's own terms: set {name}_weight instead.")
         if name not in RIVAL_TERMS:
-            raise ValueError(f"distillation_losses: unknown loss {name!r}{_close(name, RIVAL_TERMS)}")
+            raise ValueError(f"distillation_losses: unknown loss {name!r}.{_did_you_mean(name, RIVAL_TERMS)}")
         options = dict(given) if isinstance(given, Mapping) else {"weight": given}
         known = {"weight": 1.0, "share": 1.0, **_options(RIVAL_TERMS[name])}
         for option in options:
             if option not in known:
-                raise ValueError(f"{where}: unknown option {option!r}{_close(option, known)}")
+                raise ValueError(f"{where}: unknown option {option!r}.{_did_you_mean(option, known)}")
         if "weight" not in options:
             raise ValueError(f"{where}: no weight is given; write {{weight: 1.0, ...}}.")
         weight = parse_weight(options.pop("weight"), f"{where}: weight")
@@ -332,9 +332,8 @@ def _typed(value: Any, default: Any, where: str) -> Any:
     return number
 
 
-def _close(name: str, known: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    return f" (close: {', '.join(close)})." if close else f"; there are {', '.join(known)}."
+def _did_you_mean(name: str, known: Mapping[str, Any]) -> str:
+    return did_you_mean(name, known, cutoff=0.5, otherwise=f" There are {', '.join(known)}.")
 
 
 def _resize(features: Tensor, size: tuple[int, int]) -> Tensor:

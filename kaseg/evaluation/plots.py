@@ -1,12 +1,13 @@
-"""A picture of a confusion matrix."""
+"""Plots of scores: the confusion matrix, and accuracy against cost."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 # Up to so many classes there is room for a number in every cell.
@@ -53,3 +54,37 @@ def plot_confusion_matrix(matrix: Any, names: Sequence[str], path: Path) -> None
             axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=8, color=color)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png", dpi=120)
+
+
+class CostPoint(NamedTuple):
+    """A model in a plot of accuracy against cost: mean IoU and its spread in 0..1, and what is written beside it."""
+
+    cost: float
+    mean_iou: float
+    name: str = ""
+    spread: float = 0.0
+
+
+def plot_accuracy_against_cost(series: Mapping[str, Sequence[CostPoint]], cost: str) -> tuple[Figure, Axes]:
+    """Draws mIoU in percent against what it costs, on a logarithmic axis.
+
+    Args:
+        series: Points by the name of their line.
+        cost: The label of the horizontal axis.
+
+    Returns:
+        The figure and its axes, without a legend.
+    """
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for label, points in series.items():
+        points = sorted(points, key=lambda point: point.cost)
+        costs, scores = [point.cost for point in points], [100 * point.mean_iou for point in points]
+        spreads = [100 * point.spread for point in points]
+        axes.errorbar(costs, scores, spreads if any(spreads) else None, marker="o", capsize=3, label=label)
+        for point in points:
+            at = (point.cost, 100 * point.mean_iou)
+            axes.annotate(point.name, at, textcoords="offset points", xytext=(5, -11), fontsize=8)
+    axes.set(xscale="log", xlabel=cost, ylabel="mIoU %")
+    axes.grid(alpha=0.3)
+    return figure, axes

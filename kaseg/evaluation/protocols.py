@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kaseg.evaluation.resizing import MAX_ELEMENTS, argmax_resized, resized_strips
 from kaseg.evaluation.sliding import Size, average_windows
+from kaseg.masks import MAX_ELEMENTS, argmax_resized, resize_logits, resized_strips
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def predict_masks(
         sizes: (height, width) of each mask.
         protocol: How to run the network.
         max_elements: How many resized logits of a single pass may exist at once, see
-            [`~kaseg.evaluation.resizing.argmax_resized`].
+            [`~kaseg.masks.argmax_resized`].
 
     Returns:
         An iterator over int64 class ids (height, width) on the model's device.
@@ -152,8 +152,8 @@ def _logits(model: Any, picture: Tensor, protocol: InferenceProtocol, batch_size
         return model(pixel_values=picture).logits
 
     def predict(parts: Tensor) -> Tensor:
-        logits = model(pixel_values=parts).logits.float()
-        return F.interpolate(logits, parts.shape[-2:], mode="bilinear", align_corners=False)
+        logits = model(pixel_values=parts).logits
+        return resize_logits(logits, parts.shape[-2:])
 
     return average_windows(predict, picture, protocol.window, protocol.overlaps, batch_size=batch_size)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kaseg.evaluation.confusion_matrix import as_integers
 from kaseg.evaluation.processes import Processes
-from kaseg.image_processing_kaseg import upright
+from kaseg.image_processing_kaseg import pixel_values_of, upright
 
 
 @dataclass
@@ -82,12 +82,12 @@ class _Prepare:
         name = str(sample.get("id", index))
         # Padding would be scored as part of the image, and what is cropped away would be missing.
         image = upright(sample["image"])
-        inputs = self.image_processor(image, do_pad=False, do_center_crop=False, return_tensors="pt")
+        pixel_values = pixel_values_of(self.image_processor, image)
         labels, size = None, (image.height, image.width)
         if self.with_labels and sample.get("label") is not None:
             labels = as_integers(np.array(sample["label"]), f"the labels of sample {name!r}", torch.device("cpu"))
             size = (labels.shape[0], labels.shape[1])
-        return PreparedSample(index, name, inputs["pixel_values"], labels, size)
+        return PreparedSample(index, name, pixel_values, labels, size)
 
 
 class _OwnSamples(torch.utils.data.Dataset):

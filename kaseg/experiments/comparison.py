@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import fnmatch
 import functools
 import json
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from transformers.trainer import TRAINER_STATE_NAME
 
+from kaseg.close_names import did_you_mean
 from kaseg.distillation.terms import parse_losses
 from kaseg.experiments.parallel import do_in_parallel, in_worker
 from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArguments, build_arguments
@@ -334,8 +334,7 @@ def _check_fields(where: str, fields: Mapping[str, Any]) -> None:
         if name in reserved and not (where == "teacher" and name == "seed"):
             raise ValueError(f"{where}: {name} cannot be set here; {reserved[name]}.")
         if name not in known:
-            close = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.7)
-            raise ValueError(f"{where}: unknown field {name!r}" + (f" (close: {', '.join(close)})." if close else "."))
+            raise ValueError(f"{where}: unknown field {name!r}.{did_you_mean(name, sorted(known), cutoff=0.7)}")
     # Otherwise a misspelt loss would only be found when its run begins.
     try:
         parse_losses(fields.get("distillation_losses") or {})

@@ -50,12 +50,13 @@ def read_encoder(name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 
 
 def normalization_of(name: str) -> KASegImageProcessor:
-    """A processor with the mean and standard deviation of a checkpoint's own.
+    """A processor with the normalization of a checkpoint's own ([`KASegImageProcessor.of`]).
 
     Raises:
+        ValueError: The checkpoint's own makes pixel values that no KASegImageProcessor makes.
         CheckpointError (an `OSError`): no such checkpoint, no right to read it, or no network.
     """
     path = resolve(name)
     with explained_loading(path):
         processor = AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
-    return KASegImageProcessor(image_mean=list(processor.image_mean), image_std=list(processor.image_std))
+    return KASegImageProcessor.of(processor)

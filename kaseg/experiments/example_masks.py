@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from kaseg.image_processing_kaseg import KASegImageProcessor
+from kaseg.image_processing_kaseg import KASegImageProcessor, pixel_values_of
 from kaseg.modeling_kaseg import KASegModel
 
 
@@ -35,8 +35,8 @@ def example_masks(checkpoints: Mapping[str, str | Path], dataset: Any, count: in
         image = sample["image"]
         masks = {"label": sample["label"]}
         for name, (model, processor) in models.items():
-            inputs = processor(image, return_tensors="pt")
+            outputs = model(pixel_values=pixel_values_of(processor, image))
             size = (image.height, image.width)
-            masks[name] = processor.post_process_semantic_segmentation(model(**inputs), [size])[0].numpy()
+            masks[name] = processor.post_process_semantic_segmentation(outputs, [size])[0].numpy()
         pictures.append({"image": image, "masks": masks})
     return pictures

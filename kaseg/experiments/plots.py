@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
+from kaseg.evaluation.plots import CostPoint, plot_accuracy_against_cost
 from kaseg.experiments.comparison import TEACHER, Run
 from kaseg.experiments.summary import Finished
 
@@ -22,27 +23,15 @@ def accuracy_against_cost(rows: Sequence[Mapping[str, Any]], with_paper: bool = 
         rows: As [`~kaseg.experiments.summary.summarize`] gives them. Bars are standard deviations over seeds.
         with_paper: Also draw the paper's points, labelled "paper" (another dataset and recipe) on an axis of their own.
     """
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for objective in dict.fromkeys(row["objective"] for row in rows):
-        points = sorted((row for row in rows if row["objective"] == objective), key=lambda row: row["gflops"])
-        axes.errorbar(
-            [row["gflops"] for row in points],
-            [100 * row["mean_iou"] for row in points],
-            [100 * (row["std"] or 0.0) for row in points],
-            marker="*" if objective == TEACHER else "o",
-            capsize=3,
-            label=objective,
-        )
-        for row in points:
-            if row["student"] != TEACHER:
-                at = (row["gflops"], 100 * row["mean_iou"])
-                axes.annotate(row["student"], at, textcoords="offset points", xytext=(5, -11), fontsize=8)
-    axes.set(xscale="log", xlabel="GFLOPs at 513x513 (2 x multiply-adds)", ylabel="mIoU %")
+    series: dict[str, list[CostPoint]] = {}
+    for row in rows:
+        name = "" if row["student"] == TEACHER else row["student"]
+        point = CostPoint(row["gflops"], row["mean_iou"], name, row["std"] or 0.0)
+        series.setdefault(row["objective"], []).append(point)
+    figure, axes = plot_accuracy_against_cost(series, "GFLOPs at 513x513 (2 x multiply-adds)")
     axes.set_xticks([2, 3, 5, 10, 20, 30, 50, 100], minor=False)
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.grid(alpha=0.3)
     handles, labels = axes.get_legend_handles_labels()
     if with_paper:
         other = axes.twinx()

@@ -11,8 +11,8 @@ from rich.progress import track
 from rich.table import Table
 
 from kaseg.data import SCENES, load_segmentation_dataset
+from kaseg.evaluation.latency import milliseconds_per_image
 from kaseg.experiments.example_masks import example_masks
-from kaseg.experiments.latency import milliseconds_per_image
 from kaseg.experiments.page import write_page
 from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArguments
 from kaseg.experiments.run import distill, train

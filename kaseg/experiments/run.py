@@ -17,8 +17,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from kaseg.configuration_kaseg import KASegConfig
 from kaseg.data import LabelSpace, get_label_space, load_images, load_segmentation_dataset
 from kaseg.encoders import check_encoder_name
+from kaseg.evaluation.latency import milliseconds_per_image
 from kaseg.experiments.encoder_source import normalization_of, read_encoder
-from kaseg.experiments.latency import milliseconds_per_image
 from kaseg.experiments.recipe import LOADING_OPTIONS, DataArguments, ModelArguments, TeacherArguments
 from kaseg.image_processing_kaseg import KASegImageProcessor
 from kaseg.model_card import DataSource, ModelCardCallback
@@ -56,9 +56,7 @@ def build_model(model_args: ModelArguments, label_space: LabelSpace, seed: int) 
         "palette": [list(color) for color in label_space.palette],
     }
     if model_args.model is not None:
-        config = KASegConfig.from_pretrained(model_args.model)
-        same = list(config.id2label.values()) == list(label_space.names)
-        return KASegModel.from_pretrained(model_args.model, **labels, ignore_mismatched_sizes=not same)
+        return KASegModel.from_pretrained(model_args.model, **labels, ignore_mismatched_sizes=True)
     fields = {name: getattr(model_args, name) for name in CONFIG_FIELDS}
     if model_args.encoder_from is not None:
         own, weights = read_encoder(model_args.encoder_from)

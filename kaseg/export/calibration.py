@@ -17,8 +17,8 @@ from kaseg.evaluation.evaluator import evaluate_model
 from kaseg.export.options import ExportOptions
 from kaseg.export.parity import graph_inputs
 from kaseg.export.runtimes.base import ExportedModel
-from kaseg.image_processing_kaseg import to_rgb
 from kaseg.modeling_kaseg import KASegModel
+from kaseg.pixels import to_rgb
 
 
 class CalibrationInputs(Sequence[np.ndarray]):

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import copy
-import os
-import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -38,6 +35,8 @@ from kaseg.export.to_transformers import check_processor, load_transformers, wri
 from kaseg.export.to_transformers_js import JS_FILES, write_float16, write_js_configs
 from kaseg.finite import require_finite
 from kaseg.modeling_kaseg import KASegModel
+from kaseg.version import __version__
+from kaseg.writing import whole_folder
 
 TORCH_EXPORT_NAME = "model.pt2"
 EXECUTORCH_NAME = "model.pte"
@@ -148,7 +147,7 @@ def export_model(
     if int8_data is not None:
         calibration = CalibrationInputs(int8_data.calibration, image_processor, options, int8_data.samples)
         pictures = pictures or [calibration.picture(0), calibration.picture(len(calibration) - 1)]
-    with _in_place_of(Path(output_dir)) as folder:
+    with whole_folder(Path(output_dir), last=RECORD_NAME) as folder:
         if options.format == "transformers":
             files, how = write_transformers(model, image_processor, folder, options), {}
         else:
@@ -202,8 +201,6 @@ def _needs(options: ExportOptions) -> tuple[str, ...]:
 
 
 def _facts(model: KASegModel, options: ExportOptions, source: str | Path | None) -> dict[str, Any]:
-    from kaseg import __version__
-
     name = None if source is None else (Path(source).resolve().name if Path(source).is_dir() else str(source))
     packages = {need.partition(".")[0] for need in _needs(options)}
     # ExecuTorch has no __version__, and ONNX Runtime is installed under several names.
@@ -336,31 +333,3 @@ def _loss(
 
 def _scenes() -> list[Image.Image]:
     return [Image.fromarray(render_scene(seed=0, index=index)[0]) for index in range(2)]
-
-
-@contextmanager
-def _in_place_of(target: Path) -> Iterator[Path]:
-    """A folder to write into that takes the target's place if all goes well and vanishes if not.
-
-    An empty folder that is there already stays: it may be a link, a mount point, or where somebody stands.
-    """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"{target} is there already and not empty. Choose another folder, or remove it.")
-    target = Path(os.path.abspath(target))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    inside = target.is_dir()
-    name = f".{target.name}.{os.getpid()}.tmp"
-    temporary = target / name if inside else target.with_name(name)
-    temporary.mkdir()
-    try:
-        yield temporary
-        if inside:
-            # The record last: where it is, all the rest is.
-            for file in sorted(temporary.iterdir(), key=lambda file: (file.name == RECORD_NAME, file.name)):
-                os.replace(file, target / file.name)
-            temporary.rmdir()
-        else:
-            temporary.rename(target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise

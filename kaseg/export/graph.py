@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from kaseg.export.options import ExportOptions
 from kaseg.export.same_padding import pad_in_whole_numbers
+from kaseg.masks import resize_logits
 from kaseg.modeling_kaseg import KASegModel
+from kaseg.pixels import Normalization, normalize
 
 
 class LogitsGraph(nn.Module):
@@ -39,20 +40,19 @@ class MaskGraph(nn.Module):
     def __init__(self, model: KASegModel, image_processor: Any) -> None:
         super().__init__()
         self.logits = LogitsGraph(model)
-        scale, shift = normalisation(image_processor, model.config.num_channels)
+        scale, shift = graph_normalization(image_processor, model.config.num_channels).scale_and_shift()
         self.register_buffer("scale", scale)
         self.register_buffer("shift", shift)
         self.mask_dtype = torch.uint8 if model.config.num_labels <= 256 else torch.int32
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        pixel_values = image.permute(0, 3, 1, 2).float() * self.scale - self.shift
-        logits = self.logits(pixel_values)
-        logits = F.interpolate(logits, size=image.shape[1:3], mode="bilinear", align_corners=False)
+        pixel_values = normalize(image.permute(0, 3, 1, 2), self.scale, self.shift)
+        logits = resize_logits(self.logits(pixel_values), image.shape[1:3])
         return logits.argmax(dim=1).to(self.mask_dtype)
 
 
-def normalisation(image_processor: Any, num_channels: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the image processor does to values as one multiplication and one subtraction, each (1, C, 1, 1).
+def graph_normalization(image_processor: Any, num_channels: int) -> Normalization:
+    """Reads what the image processor does to values.
 
     Raises:
         ValueError: it resizes or pads, which is not part of an exported graph.
@@ -63,13 +63,14 @@ def normalisation(image_processor: Any, num_channels: int) -> tuple[torch.Tensor
                 f"The image processor has {what}=True, which is not part of an exported graph: export logits instead "
                 f"and let the processor prepare the images, or save it with {what}=False."
             )
-    rescale = float(image_processor.rescale_factor) if image_processor.do_rescale else 1.0
-    mean, std = torch.zeros(num_channels), torch.ones(num_channels)
-    if image_processor.do_normalize:
-        mean = torch.as_tensor(image_processor.image_mean, dtype=torch.float64).expand(num_channels)
-        std = torch.as_tensor(image_processor.image_std, dtype=torch.float64).expand(num_channels)
-    scale, shift = rescale / std, mean / std
-    return scale.float().view(1, -1, 1, 1), shift.float().view(1, -1, 1, 1)
+    return Normalization.of_options(
+        image_processor.do_rescale,
+        image_processor.rescale_factor,
+        image_processor.do_normalize,
+        image_processor.image_mean,
+        image_processor.image_std,
+        num_channels,
+    )
 
 
 def build_graph(model: KASegModel, image_processor: Any, options: ExportOptions, fuse: bool = True) -> nn.Module:

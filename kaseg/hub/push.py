@@ -14,7 +14,7 @@ from kaseg.checkpoints import NAMESPACE, hub_config_folder, resolve
 from kaseg.configuration_kaseg import KASegConfig
 from kaseg.finite import require_finite_tensors
 from kaseg.hub.remote_code import with_code as add_code
-from kaseg.published_files import published_files
+from kaseg.model_card.published_files import published_files
 from kaseg.uploading import Destination, upload
 
 CARD_NAME = "README.md"

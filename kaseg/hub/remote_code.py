@@ -18,7 +18,9 @@ CODE_FILES = (
     "heads.py",
     "image_processing_kaseg.py",
     "loading_errors.py",
+    "masks.py",
     "modeling_kaseg.py",
+    "pixels.py",
 )
 _AUTO_MAPS = {
     "config.json": {

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from kaseg.data.image_files import IMAGE_SUFFIXES, find_images, read_image
+from kaseg.writing import whole_file
 
 PathLike = str | os.PathLike[str]
 
@@ -90,26 +90,6 @@ def write_image(image: Image.Image, path: Path, **options: Any) -> None:
         image.save(temporary, format=Image.registered_extensions()[path.suffix], **options)
 
 
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Gives the name of a temporary file to write, which takes the place of `path` at the end, or vanishes on an error.
-
-    Raises:
-        OSError: If it cannot be written (disk full, no permission); the message names `path`.
-    """
-    temporary = path.with_name(f".{os.getpid()}.tmp.{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield temporary
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
-
-
 def _existing(paths: PathLike | Iterable[PathLike]) -> list[Path]:
     given = [Path(paths)] if isinstance(paths, (str, os.PathLike)) else [Path(path) for path in paths]
     if not given:
@@ -149,4 +129,4 @@ def _refuse_overwriting(planned: list[tuple[Path, Path]], suffixes: Iterable[str
                 raise ValueError(f"the result {result} would overwrite a picture: choose another output folder")
 
 
-__all__ = ["IMAGE_SUFFIXES", "iter_images", "plan_outputs", "read_image", "whole_file", "write_image"]
+__all__ = ["IMAGE_SUFFIXES", "iter_images", "plan_outputs", "read_image", "write_image"]

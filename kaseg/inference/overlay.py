@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from kaseg.pixels import VOID, to_rgb
+
 Palette = Sequence[Sequence[int]]
 
-VOID = 255
 # Entry 255 of the PASCAL VOC colour map (Everingham et al. 2010), which draws void pixels in this colour.
 VOID_COLOR = (224, 224, 192)
 
@@ -70,7 +71,7 @@ def overlay(image: Image.Image, mask: np.ndarray, palette: Palette, alpha: float
     mask = np.asarray(mask)
     if mask.shape != (image.height, image.width):
         raise ValueError(f"the mask has (height, width) {mask.shape}, the picture {(image.height, image.width)}")
-    return Image.blend(image.convert("RGB"), colorize(mask, palette).convert("RGB"), alpha)
+    return Image.blend(to_rgb(image), colorize(mask, palette).convert("RGB"), alpha)
 
 
 def class_fractions(mask: np.ndarray) -> dict[int, float]:
@@ -119,7 +120,7 @@ def add_legend(
     strip_height = (row + 1) * line_height + _MARGIN if entries else 0
 
     canvas = Image.new("RGB", (canvas_width, image.height + strip_height), "white")
-    canvas.paste(image.convert("RGB"), (0, 0))
+    canvas.paste(to_rgb(image), (0, 0))
     draw = ImageDraw.Draw(canvas)
     for (id_, text), (x, line) in zip(entries, positions, strict=True):
         y = image.height + _MARGIN + line * line_height

@@ -18,13 +18,13 @@ from PIL import Image
 
 from kaseg.configuration_kaseg import require_classes
 from kaseg.data.label_spaces import palette_for
-from kaseg.evaluation.resizing import argmax_resized
 from kaseg.finite import require_finite
-from kaseg.image_processing_kaseg import KASegImageProcessor, to_rgb
+from kaseg.image_processing_kaseg import KASegImageProcessor, pixel_values_of, to_rgb
 from kaseg.inference.files import PathLike, plan_outputs, read_image, write_image
 from kaseg.inference.ordered_map import ordered_map
 from kaseg.inference.overlay import Palette, add_legend, class_fractions, colorize, overlay
 from kaseg.inference.tiling import PreparedOnDemand, check_tile, tiled_logits
+from kaseg.masks import argmax_resized
 from kaseg.modeling_kaseg import KASegModel
 
 logger = logging.getLogger(__name__)
@@ -174,7 +174,7 @@ class Predictor:
         return [masks[index] for index in range(len(images))]
 
     def _prepare(self, image: Image.Image) -> torch.Tensor:
-        return self.processor(image, do_pad=False, do_center_crop=False, return_tensors="pt")["pixel_values"]
+        return pixel_values_of(self.processor, image)
 
     def _predict_large(self, pixels: torch.Tensor | PreparedOnDemand, size: tuple[int, int]) -> np.ndarray:
         with self._turn:

@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from kaseg.inference.files import plan_outputs, whole_file
+from kaseg.inference.files import plan_outputs
 from kaseg.inference.ordered_map import ordered_map
 from kaseg.inference.overlay import overlay as draw_overlay
 from kaseg.inference.predictor import Predictor
+from kaseg.writing import whole_file
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
 MASK_SUFFIX = "_mask.mkv"

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from kaseg.masks import resize_logits
+
 
 class CrossEntropyLoss(nn.Module):
     """`L_ce = sum_i w[y_i] * -log softmax(z_i)[y_i] / sum_i w[y_i]` over the pixels i that are not void.
@@ -49,7 +51,7 @@ class CrossEntropyLoss(nn.Module):
         """The loss; `normalizer` replaces these labels' own denominator (several micro-batches or processes)."""
         if normalizer is None:
             normalizer = self.normalizer(labels)
-        logits = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
+        logits = resize_logits(logits, labels.shape[-2:])
         weight = None if self.weight is None else self.weight.to(logits.device)
         total = F.cross_entropy(logits, labels, weight=weight, ignore_index=self.ignore_index, reduction="sum")
         # A batch without a labelled pixel gives 0, not nan.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.nn import functional as F
+
+from kaseg.masks import resize_logits
 
 
 class DiceLoss(nn.Module):
@@ -27,7 +28,7 @@ class DiceLoss(nn.Module):
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The loss over this batch; 0 where nothing is labelled."""
-        logits = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
+        logits = resize_logits(logits, labels.shape[-2:])
         valid = labels.ne(self.ignore_index)
         probabilities = logits.softmax(dim=1) * valid[:, None]
         label_sum = torch.bincount(labels[valid], minlength=logits.shape[1]).to(logits)

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from kaseg.masks import resize_logits
+
 
 class OhemCrossEntropyLoss(nn.Module):
     """Mean cross-entropy over the hard pixels of a batch (Shrivastava et al., CVPR 2016, on pixels).
@@ -43,7 +45,7 @@ class OhemCrossEntropyLoss(nn.Module):
 
     def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """The loss over this batch's hard pixels."""
-        logits = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
+        logits = resize_logits(logits, labels.shape[-2:])
         losses = F.cross_entropy(logits, labels, ignore_index=self.ignore_index, reduction="none")
         valid = labels.ne(self.ignore_index)
         losses, labels = losses[valid], labels[valid]

@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 
 from kaseg.data.label_spaces import palette_for
+from kaseg.image_processing_kaseg import pixel_values_of
 from kaseg.modeling_kaseg import KASegModel
+from kaseg.pixels import to_rgb
 
 PICTURE_NAME = "example.png"
 
@@ -29,12 +31,13 @@ def save_example(model: KASegModel, processor: Any, image: Image.Image, folder: 
         The file's name.
     """
     was_training, parameter = model.training, next(model.parameters())
-    inputs = processor(image, return_tensors="pt").to(parameter.device, parameter.dtype)
+    image = to_rgb(image)
+    pixel_values = pixel_values_of(processor, image).to(parameter.device, parameter.dtype)
     model.eval()
-    outputs = model(**inputs)
+    outputs = model(pixel_values=pixel_values)
     model.train(was_training)
     mask = processor.post_process_semantic_segmentation(outputs, target_sizes=[(image.height, image.width)])[0]
     palette = np.array(model.config.palette or palette_for(model.config.num_labels), dtype=np.uint8)
-    both = np.concatenate([np.asarray(image.convert("RGB")), palette[mask.cpu().numpy()]], axis=1)
+    both = np.concatenate([np.asarray(image), palette[mask.cpu().numpy()]], axis=1)
     Image.fromarray(both).save(Path(folder) / PICTURE_NAME)
     return PICTURE_NAME

@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import kaseg
 from kaseg.evaluation.caution import caution
 from kaseg.evaluation.evaluator import PROTOCOL
 from kaseg.model_card.cost import describe_cost, hardware
 from kaseg.modeling_kaseg import KASegModel
+from kaseg.version import __version__
 
 RESULTS_NAME = "results.json"
 _CLASS_PREFIX = "eval_iou_"
@@ -50,7 +50,7 @@ def describe_run(model: KASegModel, args: Any, state: Any, metrics: Mapping[str,
         "epochs": state.epoch,
         "hardware": hardware(),
         **describe_cost(model),
-        "versions": {"kaseg": kaseg.__version__}
+        "versions": {"kaseg": __version__}
         | {name: importlib.metadata.version(name) for name in ("torch", "timm", "transformers", "datasets")},
     }
 

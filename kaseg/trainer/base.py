@@ -61,6 +61,24 @@ def synchronize_batch_norm(model: nn.Module, args: TrainingArguments) -> nn.Modu
     return convert_sync_batchnorm(model)
 
 
+def encoder_of(model: nn.Module) -> nn.Module:
+    """The encoder of a segmentation model: of ours, of transformers, torchvision and segmentation_models.pytorch.
+
+    Raises:
+        ValueError: there is none that goes by a usual name.
+    """
+    names = ("encoder", "backbone", getattr(model, "base_model_prefix", ""))
+    for name in names:
+        found = getattr(model, name, None) if name else None
+        if isinstance(found, nn.Module) and any(True for _ in found.parameters()):
+            return found
+    raise ValueError(
+        f"backbone_learning_rate_scale is not 1, but {type(model).__name__} has no encoder: it would have to be an "
+        "attribute called encoder or backbone. Leave backbone_learning_rate_scale at 1, or override "
+        "learning_rate_scale(name) of the trainer."
+    )
+
+
 def share_buffers(module: nn.Module) -> None:
     """Give all processes the first one's buffers, in place; nothing where there is one process.
 
@@ -257,7 +275,9 @@ class TermTrainer(PublishingTrainer):
         for group in optimizer.param_groups:
             by_scale: dict[float, list[nn.Parameter]] = defaultdict(list)
             for parameter in group["params"]:
-                by_scale[self.learning_rate_scale(names.get(id(parameter), ""))].append(parameter)
+                by_scale[self.learning_rate_scale(names.get(id(parameter), "").removeprefix("module."))].append(
+                    parameter
+                )
             for scale, parameters in by_scale.items():
                 groups.append({**group, "params": parameters, "lr": group["lr"] * scale})
         optimizer.param_groups[:] = groups

@@ -11,7 +11,6 @@ from typing import Any
 import datasets
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.utils.data import ConcatDataset
 from tqdm.auto import tqdm
 from transformers import set_seed
@@ -23,14 +22,16 @@ from kaseg.distillation.composite import StudentWithAdapters, student_maps, teac
 from kaseg.distillation.map_shape import MapShape
 from kaseg.distillation.teachers.building import build_teacher
 from kaseg.distillation.teachers.maps import TeacherMaps
-from kaseg.distillation.teachers.normalization import Normalization
 from kaseg.distillation.terms import build_terms, sources_of
 from kaseg.finite import require_finite
 from kaseg.image_processing_kaseg import KASegImageProcessor
+from kaseg.masks import argmax_resized
 from kaseg.modeling_kaseg import KASegModel
+from kaseg.pixels import Normalization
 from kaseg.trainer.adapter_trainer import AdapterTrainer, adapter_arguments, load_adapters, save_adapters
 from kaseg.trainer.autoencoder_trainer import AutoencoderTrainer, autoencoder_arguments
 from kaseg.trainer.base import last_complete_checkpoint, share_buffers
+from kaseg.trainer.image_processor import image_processor_for
 from kaseg.trainer.knowledge_adaptation_config import KnowledgeAdaptationConfig
 from kaseg.trainer.segmentation_trainer import SegmentationTrainer
 from kaseg.trainer.stages import begin, is_finished, stage_folder
@@ -99,7 +100,7 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
             )
         fitted = FeatureAutoencoder.from_pretrained(autoencoder) if isinstance(autoencoder, str | Path) else autoencoder
         self.autoencoder: FeatureAutoencoder | None = None
-        processing_class = processing_class or KASegImageProcessor()
+        processing_class = image_processor_for(model, processing_class)
         adapter = build_teacher(
             teacher,
             model,
@@ -389,8 +390,7 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         """The teacher's classes (N, H, W) of images (N, 3, H, W), among those that it shares with the student."""
         with self.accelerator.autocast():
             logits = self.teacher(pixel_values).logits
-        size = pixel_values.shape[-2:]
-        return F.interpolate(logits.float(), size=size, mode="bilinear", align_corners=False).argmax(1)
+        return argmax_resized(logits, (pixel_values.shape[-2], pixel_values.shape[-1]))
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
         self._step_counts = {}

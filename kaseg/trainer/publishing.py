@@ -16,7 +16,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import HubStrategy, SaveStrategy
 from transformers.utils import PushInProgress
 
-from kaseg.published_files import published_files
+from kaseg.model_card.published_files import published_files
 from kaseg.uploading import Destination, UploadError, create_repository, upload
 
 logger = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 class PublishingTrainer(Trainer):
     """`transformers.Trainer` with other uploads: weights, config, image processor, card, recipe and results, see
-    [`~kaseg.published_files.published_files`].
+    [`~kaseg.model_card.published_files.published_files`].
 
     Nothing else is sent, pickles least of all. `hub_strategy="checkpoint"` and `"all_checkpoints"` ask for what is
     needed to resume and get it (optimizer, scheduler and random states are pickles of torch), but for

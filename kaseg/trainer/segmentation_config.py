@@ -82,7 +82,7 @@ class SegmentationConfig(TrainingArguments):
       Cityscapes), hence `num_train_epochs=0`, which means "not given".
     - `max_grad_norm=0`: no clipping, as clipping at 1 would strangle the distillation terms.
     - `dataloader_drop_last=True`: a last batch of one image breaks the BatchNorm behind image pooling.
-    - `per_device_eval_batch_size=1`: images of different sizes are evaluated without padding.
+    - `per_device_eval_batch_size=1`: only images of one size share a forward pass; none is padded.
     - `remove_unused_columns=False`: images and masks are transformed lazily.
     - `logging_nan_inf_filter=False`: training stops at a loss or gradient that is not finite, where transformers logs 0
       and goes on. With fp16, steps that overflow are left out, and only 32 of them in a row are an error.

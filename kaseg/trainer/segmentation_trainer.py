@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import datasets
@@ -24,13 +25,15 @@ from kaseg.data import (
     TrainTransform,
 )
 from kaseg.data.class_presence import check_training_masks, require_labelled_pixels
-from kaseg.distillation.teachers.normalization import Normalization
+from kaseg.data.collator import EvalCollator, unpadded_batches
 from kaseg.evaluation import ConfusionMatrix, iou_scores
 from kaseg.evaluation.caution import caution
 from kaseg.finite import require_finite
 from kaseg.image_processing_kaseg import KASegImageProcessor
 from kaseg.losses import CrossEntropyLoss, build_loss
-from kaseg.trainer.base import TermTrainer, share_buffers
+from kaseg.masks import MAX_ELEMENTS, argmax_resized, resized_strips
+from kaseg.pixels import Normalization
+from kaseg.trainer.base import TermTrainer, encoder_of, share_buffers
 from kaseg.trainer.dilated_convolutions import gradient_is_wrong, keep_out_of_autocast
 from kaseg.trainer.ema import (
     WeightAverage,
@@ -39,6 +42,7 @@ from kaseg.trainer.ema import (
     load_trained_weights,
     save_trained_weights,
 )
+from kaseg.trainer.image_processor import image_processor_for
 from kaseg.trainer.segmentation_config import SegmentationConfig, check_mixed_images
 
 logger = logging.getLogger(__name__)
@@ -65,15 +69,16 @@ class SegmentationTrainer(TermTrainer):
         model ([`KASegModel`]): The model.
         args ([`SegmentationConfig`]): The arguments.
         train_dataset, eval_dataset (*optional*): Data.
-        processing_class ([`KASegImageProcessor`], *optional*): Gives the normalisation and is saved beside the model.
-            Image sizes are those of `args`, whatever it says of resizing.
+        processing_class ([`KASegImageProcessor`], *optional*): Gives the normalization, makes the images of an
+            evaluation (unless `eval_size` is set), and is saved beside the model; see
+            [`~kaseg.trainer.image_processor.image_processor_for`] for other processors and for the default.
         kwargs: Further arguments of `transformers.Trainer`, but for `compute_metrics`, `compute_loss_func`,
             `preprocess_logits_for_metrics` and `model_init`: override `compute_loss` or `evaluation_loop` instead.
 
     Raises:
-        ValueError: classes that cannot be scored ([`~kaseg.configuration_kaseg.require_classes`]) or class weights that
-            do not fit them; a processor with another void label than 255; arguments that would change nothing; FSDP or
-            DeepSpeed.
+        ValueError: an image processor that gives other pixel values or labels than training sees, or has another void
+            label than 255; classes that cannot be scored ([`~kaseg.configuration_kaseg.require_classes`]) or class
+            weights that do not fit them; arguments that would change nothing; FSDP or DeepSpeed.
     """
 
     _unlabelled: Any = None  # images without masks, which trainers with a teacher may have
@@ -95,12 +100,11 @@ class SegmentationTrainer(TermTrainer):
                 f"{type(self).__name__} computes its own loss and scores, so {', '.join(unused)} would change nothing. "
                 "Leave it out; override compute_loss or evaluation_loop for other losses and scores."
             )
-        processing_class = processing_class or KASegImageProcessor()
-        self.processing_class = processing_class
-        if getattr(processing_class, "do_resize", False) and args.eval_size is None:
+        self.processing_class = processing_class = image_processor_for(model, processing_class)
+        if processing_class.do_resize:
             logger.warning(
-                "The image processor resizes images (do_resize), the trainer evaluates them in their own size: set "
-                "eval_size to its size to score what will be deployed."
+                "The image processor resizes images (do_resize), training does not: set short_edge and crop_size so "
+                "that training sees them at that size."
             )
         if getattr(processing_class, "ignore_index", VOID) != VOID:
             raise ValueError(
@@ -111,12 +115,15 @@ class SegmentationTrainer(TermTrainer):
         self.num_labels = num_labels = model.config.num_labels
         if args.class_weights is not None and len(args.class_weights) != num_labels:
             raise ValueError(f"class_weights has {len(args.class_weights)} entries for {num_labels} classes.")
+        if args.backbone_learning_rate_scale != 1:
+            encoder_of(model)  # raises where there is none
         if args.bf16 and args.device.type == "cpu" and gradient_is_wrong():
             keep_out_of_autocast(model)
         check_mixed_images(args, self._unlabelled is not None)
         self.mixer: BatchMixer | None = None
         if args.mix is not None:
             self.mixer = BatchMixer(args.mix, args.mix_probability, args.mix_of, args.augmentation_seed)
+        self._pads = data_collator is None
         self.criterion = build_loss(args.loss, args.class_weights)
         self.average: WeightAverage | None = None
         self.confusion_matrix = ConfusionMatrix(num_labels)
@@ -171,6 +178,7 @@ class SegmentationTrainer(TermTrainer):
         return EvalTransform(
             image_mean=normalization.mean,
             image_std=normalization.std,
+            image_processor=self.processing_class if args.eval_size is None else None,
             size=args.eval_size,
             max_long_edge=args.eval_max_long_edge,
             size_divisor=args.eval_size_divisor,
@@ -215,12 +223,18 @@ class SegmentationTrainer(TermTrainer):
 
     @contextmanager
     def _every_image(self) -> Iterator[None]:
-        """transformers drops the last batch of an evaluation too; no image may be left out of a score."""
+        """transformers drops the last batch of an evaluation too; no image may be left out of a score, and no padding
+        may be seen by the network."""
         drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        collator, self.data_collator = self.data_collator, self._eval_collator
         try:
             yield
         finally:
-            self.args.dataloader_drop_last = drop_last
+            self.args.dataloader_drop_last, self.data_collator = drop_last, collator
+
+    @property
+    def _eval_collator(self) -> Any:
+        return EvalCollator() if self._pads else self.data_collator
 
     def _share_of_stream(self, dataset: Any) -> DataLoader | None:
         """This process's samples of a stream; `None` for other data and where there is one process.
@@ -233,7 +247,7 @@ class SegmentationTrainer(TermTrainer):
         return DataLoader(
             dataset.share(args.process_index, args.world_size),
             batch_size=args.eval_batch_size,
-            collate_fn=self.data_collator,
+            collate_fn=self._eval_collator,
             num_workers=args.dataloader_num_workers,
             pin_memory=args.dataloader_pin_memory,
             prefetch_factor=args.dataloader_prefetch_factor,
@@ -283,7 +297,14 @@ class SegmentationTrainer(TermTrainer):
             super()._load_best_model()
 
     def learning_rate_scale(self, name: str) -> float:
-        return self.args.backbone_learning_rate_scale if "encoder." in name else 1.0
+        scale = self.args.backbone_learning_rate_scale
+        return scale if scale != 1 and name in self._encoder_names else 1.0
+
+    @cached_property
+    def _encoder_names(self) -> set[str]:
+        """Names in the trained module of the encoder's parameters."""
+        encoder = {id(parameter) for parameter in encoder_of(self.student).parameters()}
+        return {name for name, parameter in self.model.named_parameters() if id(parameter) in encoder}
 
     def get_batch_samples(self, epoch_iterator: Iterator, num_batches: int, device: torch.device) -> Any:
         if self.mixer is not None:  # before labels are counted
@@ -370,17 +391,21 @@ class SegmentationTrainer(TermTrainer):
         # around the forward pass of some of the models.
         network = self.segmentation_model
         forward = vars(network).get("_original_forward", network)
-        pixel_values = inputs["pixel_values"]
-        with torch.autocast(pixel_values.device.type, enabled=False):
-            logits = forward(pixel_values=pixel_values.to(next(network.parameters()).dtype)).logits
-        labels = inputs["labels"][: self._real_samples(len(inputs["labels"]))]
-        # One image at a time: its full-size logits are the largest tensor of an evaluation.
-        for scores, reference in zip(logits, labels, strict=False):
-            scores = F.interpolate(scores[None].float(), reference.shape, mode="bilinear", align_corners=False)
-            self.confusion_matrix.update(scores.argmax(dim=1)[0], reference)
-            self._eval_loss[0] += F.cross_entropy(scores, reference[None], ignore_index=255, reduction="sum")
-            self._eval_loss[1] += reference.ne(255).sum()
+        dtype = next(network.parameters()).dtype
+        for pixel_values, labels in unpadded_batches(inputs, self._real_samples(len(inputs["labels"]))):
+            with torch.autocast(pixel_values.device.type, enabled=False):
+                logits = forward(pixel_values=pixel_values.to(dtype)).logits
+            for scores, reference in zip(logits.split(1), labels, strict=True):
+                self._score(scores, reference)
         return None, None, None
+
+    def _score(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Counts one image; its full-size logits, the largest tensor of an evaluation, exist in strips only."""
+        size = (labels.shape[0], labels.shape[1])
+        self.confusion_matrix.update(argmax_resized(logits, size)[0], labels)
+        for rows, scores in resized_strips(logits, size, MAX_ELEMENTS):
+            self._eval_loss[0] += F.cross_entropy(scores, labels[None, rows], ignore_index=VOID, reduction="sum")
+        self._eval_loss[1] += labels.ne(VOID).sum()
 
     def _real_samples(self, batch_size: int) -> int:
         """How many samples of this process's batch are its own; the last batch is filled up with copies."""

@@ -1,22 +1,8 @@
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
-from kaseg.benchmark.measure import milliseconds, peak_memory
-
-
-def test_runs_take_turns_and_warm_ups_do_not_count() -> None:
-    order: list[str] = []
-
-    def slow() -> None:
-        order.append("slow")
-        time.sleep(0.02)
-
-    times = milliseconds({"slow": slow, "quick": lambda: order.append("quick")}, repeats=2)
-    assert order == ["slow", "quick"] * 5
-    assert len(times["slow"]) == len(times["quick"]) == 2
-    assert min(times["slow"]) >= 20 > max(times["quick"])
+from kaseg.benchmark.measure import peak_memory
 
 
 def test_memory_grows_with_the_image(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_mistakes(kaseg: Any, tmp_path: Path) -> None:
     result = kaseg("train", "--config", recipe)
     assert result.exit_code == 2
     assert "'teacher' is a field of kaseg distill" in result.output
-    assert "unknown key 'backbon' (close matches: backbone" in result.output
+    assert "unknown key 'backbon'. Did you mean 'backbone'" in result.output
     assert kaseg("train", "--config", tmp_path / "nowhere.yaml").exit_code == 2
     result = kaseg("train", "--output-stride", 5, "--output-dir", tmp_path / "run")
     assert result.exit_code == 1

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kaseg.data.collator import SegmentationCollator
+from kaseg.data.collator import EvalCollator, SegmentationCollator, unpadded_batches
 
 
 def _sample(height: int, width: int, value: int = 1, label_size: tuple[int, int] | None = None) -> dict:
@@ -46,3 +46,19 @@ def test_resized_pictures_keep_the_size_of_their_labels():
 def test_padding_never_shifts_labels_against_pictures(samples, multiple):
     with pytest.raises(ValueError, match="cannot be padded alike"):
         SegmentationCollator(pad_to_multiple_of=multiple)(samples)
+
+
+@pytest.mark.parametrize("count", range(5))
+def test_what_is_padded_for_evaluation_is_unpadded(count: int) -> None:
+    """Also where labels keep their size while images were resized."""
+    sizes = [((4, 6), (8, 12)), ((4, 6), (9, 12)), ((5, 3), (5, 3)), ((4, 6), (4, 6))]
+    samples = [{"pixel_values": torch.rand(3, *image), "labels": torch.randint(0, 5, label)} for image, label in sizes]
+    batch = EvalCollator()(samples)
+    runs = list(unpadded_batches(batch, count))
+    assert [len(images) for images, _ in runs] == [[], [1], [2], [2, 1], [2, 1, 1]][count]
+    images = [image for batch, _ in runs for image in batch]
+    labels = [label for _, of_run in runs for label in of_run]
+    for sample, image, label in zip(samples, images, labels, strict=False):
+        assert torch.equal(sample["pixel_values"], image) and torch.equal(sample["labels"], label)
+    without = {name: torch.zeros(2, 3, 4, 4) for name in ("pixel_values", "labels")}
+    assert len(list(unpadded_batches(without, min(count, 2)))) == min(count, 1)

@@ -42,10 +42,10 @@ class TestParsing:
     @pytest.mark.parametrize(
         "settings, message",
         [
-            ({"chanel_wise": 1.0}, "unknown loss 'chanel_wise' .*channel_wise"),
-            ({"nothing like it": 1.0}, "there are knowledge_distillation, hint"),
+            ({"chanel_wise": 1.0}, "unknown loss 'chanel_wise'.*'channel_wise'"),
+            ({"nothing like it": 1.0}, "There are knowledge_distillation, hint"),
             ({"adaptation": 1.0}, "set adaptation_weight instead"),
-            ({"dist": {"weight": 1.0, "gama": 2.0}}, "dist: unknown option 'gama' .*gamma"),
+            ({"dist": {"weight": 1.0, "gama": 2.0}}, "dist: unknown option 'gama'.*'gamma'"),
             ({"hint": {"weight": 1.0, "temperature": 2.0}}, "hint: unknown option 'temperature'"),
             ({"dist": {"beta": 1.0}}, "dist: no weight is given"),
             ({"hint": -1.0}, "hint: weight must be a number of at least 0"),

@@ -17,9 +17,9 @@ from kaseg.data.scenes import render_scene
 from kaseg.export import ExportOptions, Int8Data, MissingPackageError, ParityError, QuantizationLossError, export_model
 from kaseg.export import exporter as exporter_file
 from kaseg.export import graph as graph_file
-from kaseg.export.exporter import _in_place_of
 from kaseg.export.runtimes.openvino import compile_model
 from kaseg.export.to_openvino import write_openvino
+from kaseg.writing import whole_folder
 
 # The list of the base tester; importlib mode leaves test files off the path.
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -185,11 +185,11 @@ def test_an_empty_folder_that_is_there_is_filled_and_stays(tmp_path: Path, monke
     if kind == "here":
         monkeypatch.chdir(folder)
         target = Path()
-    with pytest.raises(KeyError), _in_place_of(target) as inside:
+    with pytest.raises(KeyError), whole_folder(target, last="export.json") as inside:
         (inside / "half").write_text("done")
         raise KeyError
     assert list(folder.iterdir()) == []
-    with _in_place_of(target) as inside:
+    with whole_folder(target, last="export.json") as inside:
         (inside / "export.json").write_text("{}")
         (inside / "more").mkdir()
     assert sorted(path.name for path in folder.iterdir()) == ["export.json", "more"]

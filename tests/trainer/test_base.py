@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from toy import make_model
 
-from kaseg.trainer.base import synchronize_batch_norm
+from kaseg.trainer.base import encoder_of, synchronize_batch_norm
 
 
 def _arguments(world_size: int, device: str) -> SimpleNamespace:
@@ -36,3 +36,23 @@ def test_one_process_needs_none() -> None:
 def test_several_processes_on_the_cpu_are_refused() -> None:
     with pytest.raises(ValueError, match="sync_batch_norm needs GPUs.*freeze_batch_norm"):
         synchronize_batch_norm(make_model(), _arguments(2, "cpu"))
+
+
+class _Named(torch.nn.Module):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        setattr(self, name, torch.nn.Linear(1, 1))
+        self.head = torch.nn.Linear(1, 1)
+
+
+@pytest.mark.parametrize("name", ["encoder", "backbone", "resnet"])
+def test_encoders_are_found_by_their_usual_names(name: str) -> None:
+    """Those of segmentation_models.pytorch, of torchvision and UperNet, and the base models of transformers."""
+    model = _Named(name)
+    model.base_model_prefix = "resnet"
+    assert encoder_of(model) is getattr(model, name)
+
+
+def test_a_model_without_an_encoder_is_refused() -> None:
+    with pytest.raises(ValueError, match="_Named has no encoder"):
+        encoder_of(_Named("stem"))

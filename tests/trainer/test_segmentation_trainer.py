@@ -7,11 +7,13 @@ import datasets
 import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
 from sklearn.metrics import jaccard_score
 from toy import arguments, copy_state, make_dataset, make_model, states_equal
 
 from kaseg import KASegImageProcessor, KASegModel, SegmentationConfig, SegmentationTrainer
+from kaseg.evaluation.evaluator import evaluate_model
 
 
 def _trainer(
@@ -166,6 +168,23 @@ class TestEvaluation:
         assert batched["eval_mean_iou"] == pytest.approx(single["eval_mean_iou"])
         assert batched["eval_loss"] == pytest.approx(single["eval_loss"], rel=1e-4)
 
+    @pytest.mark.parametrize("fields", [{}, {"eval_size": 40}, {"eval_size_divisor": 24}])
+    def test_images_of_several_sizes_score_alike_in_every_batch_size(self, tmp_path, fields: dict) -> None:
+        """No image is padded for the sake of another: padding would reach the pooling in the head."""
+        model, data = make_model().eval(), _of_several_sizes()
+        torch.nn.init.normal_(model.classifier.weight, std=1.0)
+        found = [
+            _trainer(tmp_path, model=model, evaluation=data, per_device_eval_batch_size=batch, **fields)
+            for batch in (1, 2, 3, 8)
+        ]
+        metrics = [trainer.evaluate() for trainer in found]
+        counts = [trainer.confusion_matrix.matrix.tolist() for trainer in found]
+        assert counts == [counts[0]] * len(counts)
+        assert [m["eval_loss"] for m in metrics] == pytest.approx([metrics[0]["eval_loss"]] * len(metrics), rel=1e-5)
+        if not fields:
+            for batch in (1, 8):
+                assert evaluate_model(model, data, KASegImageProcessor(), batch)["confusion_matrix"] == counts[0]
+
     @pytest.mark.parametrize("batch", [1, 3])
     @pytest.mark.parametrize("fields", [{}, {"eval_size": 45}, {"eval_size": 45, "eval_max_long_edge": 50}])
     def test_padding_is_never_scored(self, tmp_path, fields: dict, batch: int) -> None:
@@ -239,10 +258,8 @@ class TestEvaluation:
     def test_a_processor_that_resizes_is_pointed_out(self, tmp_path, caplog) -> None:
         processor = KASegImageProcessor(do_resize=True, size={"height": 64, "width": 64})
         with caplog.at_level(logging.WARNING):
-            _trainer(tmp_path, processor=processor, eval_size=64)
-            assert "eval_size" not in caplog.text
             _trainer(tmp_path, processor=processor)
-        assert "set eval_size" in caplog.text
+        assert "training does not" in caplog.text
 
     def test_in_bfloat16_after_training(self, tmp_path) -> None:
         trainer = _trainer(tmp_path, max_steps=1, bf16_full_eval=True)
@@ -305,6 +322,18 @@ class TestArguments:
             assert found.pop(id(parameter)) == pytest.approx((rate, decay)), name
         assert found == {}
 
+    @pytest.mark.parametrize("scale", [0.0, 0.5])
+    def test_encoders_of_other_models_have_their_rate(self, tmp_path, scale: float) -> None:
+        config = transformers.MobileNetV2Config(depth_multiplier=0.35, num_labels=2, output_stride=16, image_size=32)
+        model = transformers.MobileNetV2ForSemanticSegmentation(config)
+        before = copy_state(model)
+        trainer = _trainer(tmp_path, model=model, backbone_learning_rate_scale=scale, max_steps=1)
+        trainer.train()
+        assert {group["initial_lr"] for group in trainer.optimizer.param_groups} == {0.01, 0.01 * scale}
+        moved = [name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])]
+        of_encoder = [name for name in moved if name.startswith("mobilenet_v2.")]
+        assert len(moved) > len(of_encoder) and bool(of_encoder) == (scale > 0)
+
     def test_every_augmentation_reaches_the_transform(self, tmp_path) -> None:
         fields = {
             "scale_step": 0.25,
@@ -342,6 +371,15 @@ class TestArguments:
         trainer = _trainer(tmp_path, model=make_model(num_labels=2), evaluation=_with_label_7())
         with pytest.raises(ValueError, match="7"):
             trainer.evaluate()
+
+
+def _of_several_sizes() -> datasets.Dataset:
+    noise, rows = np.random.default_rng(0), []
+    for height, width in ((32, 32), (32, 32), (48, 40), (37, 61), (61, 37), (32, 32)):
+        pixels = noise.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        label = np.where(noise.random((height, width)) < 0.1, 255, pixels[..., 0] // 128).astype(np.uint8)
+        rows.append({"image": Image.fromarray(pixels), "label": Image.fromarray(label), "id": str(len(rows))})
+    return datasets.Dataset.from_list(rows)
 
 
 def _with_label_7():

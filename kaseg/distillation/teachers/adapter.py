@@ -15,7 +15,7 @@ from kaseg.distillation.map_shape import MapShape
 from kaseg.distillation.teachers.input_sizes import InputSize, resized_map
 from kaseg.distillation.teachers.label_matching import LabelMap, LabelMatch, match_labels
 from kaseg.distillation.teachers.loading import load_teacher
-from kaseg.distillation.teachers.normalization import Normalization
+from kaseg.distillation.teachers.normalization import find_normalization
 from kaseg.distillation.teachers.output_stride import at_output_stride
 from kaseg.distillation.teachers.outputs import TeacherOutput, logits_of
 from kaseg.distillation.teachers.taps import (
@@ -30,6 +30,7 @@ from kaseg.distillation.teachers.taps import (
     reference_tensor,
 )
 from kaseg.modeling_kaseg import KASegModel
+from kaseg.pixels import Normalization
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class TeacherAdapter(nn.Module):
             model's mask queries are multiplied with; see [`~kaseg.distillation.teachers.taps.find_tap`].
         num_labels (`int`, *optional*): Classes of the model; by default as its `config` says, or as its logits have.
         image_mean, image_std (`Sequence[float]`, *optional*): The teacher's own normalisation of pixels in 0..1; by
-            default what [`~kaseg.distillation.teachers.normalization.Normalization.of`] finds, else the student's.
+            default what [`~kaseg.distillation.teachers.normalization.find_normalization`] finds, else the student's.
         student_mean, student_std (`Sequence[float]`, *optional*): The normalisation of the images it will be given.
             Without it they are taken to be normalised for the teacher already, until
             [`~TeacherAdapter.expect_images`] says otherwise, as the trainer does.
@@ -74,7 +75,7 @@ class TeacherAdapter(nn.Module):
             takes images of one size alone.
 
     Attributes:
-        normalization ([`~kaseg.distillation.teachers.normalization.Normalization`] or `None`): The teacher's own, as
+        normalization ([`~kaseg.pixels.Normalization`] or `None`): The teacher's own, as
             given or found.
         knows_images (`bool`): Whether the student's normalisation is known.
         known_classes (`LongTensor` of shape `(K,)` or `None`): The student's ids of the channels of the logits,
@@ -352,7 +353,7 @@ class TeacherAdapter(nn.Module):
         """Take images that are normalised with the student's `mean` and `std`: from now on they are normalised anew
         with the teacher's own, as given or, if it was not, found; there is a warning if it is not known."""
         if self.normalization is None:
-            self.normalization = Normalization.of(self.model)
+            self.normalization = find_normalization(self.model)
             if self.normalization is None:
                 logger.warning(
                     "How the teacher %s normalises images is not known; it gets them as the student does. If that is "

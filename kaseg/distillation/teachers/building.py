@@ -9,9 +9,9 @@ from torch import nn
 
 from kaseg.distillation.teachers.adapter import TeacherAdapter
 from kaseg.distillation.teachers.label_matching import LabelMap
-from kaseg.distillation.teachers.normalization import Normalization
 from kaseg.distillation.teachers.output_stride import at_output_stride
 from kaseg.modeling_kaseg import KASegModel
+from kaseg.pixels import Normalization
 
 
 def build_teacher(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+
+from kaseg.close_names import did_you_mean
 
 ClassReference = str | int
 LabelMap = Mapping[ClassReference, ClassReference | Sequence[ClassReference] | None]
@@ -137,9 +138,8 @@ def _index(reference: ClassReference, names: tuple[str, ...], whose: str) -> int
     normalized = [_normalized(name) for name in names]
     if _normalized(reference) in normalized:
         return normalized.index(_normalized(reference))
-    close = [names[normalized.index(n)] for n in difflib.get_close_matches(_normalized(reference), normalized)]
-    hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else f"Its classes: {', '.join(names)}."
-    raise ValueError(f"teacher_label_map names {reference!r}, which is no class of {whose}. {hint}")
+    hint = did_you_mean(reference, names, key=_normalized, otherwise=f" Its classes: {', '.join(names)}.")
+    raise ValueError(f"teacher_label_map names {reference!r}, which is no class of {whose}.{hint}")
 
 
 def _normalized(name: str) -> str:

@@ -21,8 +21,9 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES
 
 from kaseg.checkpoints import resolve
-from kaseg.distillation.teachers.normalization import Normalization
+from kaseg.distillation.teachers.normalization import normalization_of_smp
 from kaseg.loading_errors import CheckpointError, explained_loading
+from kaseg.pixels import Normalization
 
 logger = logging.getLogger(__name__)
 
@@ -105,4 +106,4 @@ def _load_smp(name: str, config: dict[str, Any]) -> LoadedTeacher:
         raise OSError(f"{name} holds no model.safetensors")
     # The encoder's ImageNet weights would be fetched only to be overwritten.
     model = smp.from_pretrained(folder, encoder_weights=None)
-    return LoadedTeacher(model, Normalization.of_smp(config["encoder_name"], config.get("encoder_weights")))
+    return LoadedTeacher(model, normalization_of_smp(config["encoder_name"], config.get("encoder_weights")))

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from kaseg.data import EvalTransform
 from kaseg.data.transforms import View
 from kaseg.distillation.teachers.adapter import TeacherAdapter
-from kaseg.distillation.teachers.normalization import Normalization
 from kaseg.image_processing_kaseg import KASegImageProcessor, to_rgb
+from kaseg.pixels import Normalization
 
 # Whole positions of all encoders but those of stride 32, so that maps span the padded image.
 PADDED_TO = 16

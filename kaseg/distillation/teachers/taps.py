@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_map
 
+from kaseg.close_names import did_you_mean
 from kaseg.distillation.teachers.input_sizes import InputSize
 
 # Universal models have no classifier of pixels: their masks are products of queries and this module's map.
@@ -196,8 +196,7 @@ def named_tap(model: nn.Module, name: str, run: Callable[[], Any]) -> Tap:
     names = [n for n, _ in model.named_modules() if n]
     if name in names:
         return Tap(name)
-    close = difflib.get_close_matches(name, names, n=3)
-    hint = f" Did you mean {' or '.join(close)}?" if close else ""
+    hint = did_you_mean(name, names)
     raise ValueError(f"The teacher has no submodule {name!r} to tap.{hint} {_described(available_taps(model, run))}")
 
 

@@ -124,7 +124,7 @@ class TestTaps:
         pooled = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         with pytest.raises(ValueError, match=r"num_labels=None.*tap=.*0 \(4, 128, 128\), 1 \(4, 1, 1\)\."):
             TeacherAdapter(pooled)
-        with pytest.raises(ValueError, match=r"'head.conf'.*Did you mean head.conv"):
+        with pytest.raises(ValueError, match=r"'head.conf'.*Did you mean 'head.conv'"):
             TeacherAdapter(_kaseg(), tap="head.conf")
         with pytest.raises(ValueError, match=r"shape \(2, 4\)"):
             TeacherAdapter(pooled, tap="2")(IMAGE)

@@ -8,7 +8,8 @@ from tiny_teachers import TimmWithHead, of_smp
 
 from kaseg import KASegConfig, KASegModel
 from kaseg.distillation import TeacherAdapter
-from kaseg.distillation.teachers.normalization import Normalization
+from kaseg.distillation.teachers.normalization import find_normalization, normalization_of_settings
+from kaseg.pixels import Normalization
 
 STUDENT_MEAN, STUDENT_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -64,23 +65,23 @@ class TestFound:
             tmp_path
         )
         model = transformers.MobileNetV2ForSemanticSegmentation.from_pretrained(tmp_path)
-        assert Normalization.of(model).mean == pytest.approx((0.5, 0.4, 0.3))
+        assert find_normalization(model).mean == pytest.approx((0.5, 0.4, 0.3))
 
     def test_of_encoders_from_timm(self) -> None:
         from timm import get_pretrained_cfg
 
         expected = get_pretrained_cfg("test_resnet")
         for model in (of_smp("Unet")(), TimmWithHead()):
-            found = Normalization.of(model)
+            found = find_normalization(model)
             assert found.mean == pytest.approx(expected.mean) and found.std == pytest.approx(expected.std)
 
     def test_of_settings_in_bgr_and_0_to_255(self) -> None:
         settings = {"mean": [103.0, 116.0, 123.0], "std": [1, 1, 1], "input_range": [0, 255], "input_space": "BGR"}
-        found = Normalization.of_settings(settings)
+        found = normalization_of_settings(settings)
         assert found.mean == pytest.approx((123 / 255, 116 / 255, 103 / 255)) and found.flip_channels
 
     def test_unknown_is_said_aloud(self, caplog) -> None:
         model = KASegModel(KASegConfig(backbone="mobilenetv2_035"))
-        assert Normalization.of(model) is None
+        assert find_normalization(model) is None
         TeacherAdapter(model, student_mean=STUDENT_MEAN, student_std=STUDENT_STD)
         assert "KASegModel normalises images is not known" in caplog.text

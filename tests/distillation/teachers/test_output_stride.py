@@ -8,8 +8,8 @@ from torch import nn
 from kaseg import KASegConfig, KASegImageProcessor, KASegModel
 from kaseg.distillation import TeacherAdapter
 from kaseg.distillation.teachers.building import build_teacher
-from kaseg.distillation.teachers.normalization import Normalization
 from kaseg.distillation.teachers.output_stride import at_output_stride
+from kaseg.pixels import Normalization
 
 NORMALIZATION = Normalization((0.5,) * 3, (0.5,) * 3)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from kaseg.evaluation.resizing import argmax_resized, resized_strips
+from kaseg.masks import argmax_resized, resized_strips
 
 
 @pytest.mark.parametrize("size", [(31, 47), (5, 6), (64, 3), (4, 100)])

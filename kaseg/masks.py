@@ -1,9 +1,12 @@
-"""Logits at the labels' resolution, strip by strip, so that those of a whole picture need not exist at once."""
+"""From logits to masks: bilinear resizing and argmax, for everyone who needs them.
+
+The file is flat and imports nothing of kaseg, so that it can lie in a Hub repository beside the image processor.
+"""
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -15,11 +18,23 @@ MAX_ELEMENTS = 2**24
 _CPU_ELEMENTS = 2**18
 
 
+def resize_logits(logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear resizing (`align_corners=False`) in float32, at once and with gradients.
+
+    Args:
+        logits: (B, num_labels, h, w).
+        size: (height, width) of the result.
+
+    Returns:
+        float32 (B, num_labels, height, width).
+    """
+    return F.interpolate(logits.float(), size=tuple(size), mode="bilinear", align_corners=False)
+
+
 def resized_strips(logits: Tensor, size: tuple[int, int], max_elements: int) -> Iterator[tuple[slice, Tensor]]:
     """Bilinear resizing (`align_corners=False`) in strips of whole rows, from top to bottom.
 
-    The same values as `F.interpolate(logits.float(), size, mode="bilinear")`: exactly, where one strip is enough, and
-    up to rounding otherwise.
+    The same values as [`resize_logits`]: exactly, where one strip is enough, and up to rounding otherwise.
 
     Args:
         logits: (B, num_labels, h, w).
@@ -35,8 +50,7 @@ def resized_strips(logits: Tensor, size: tuple[int, int], max_elements: int) -> 
     layout = torch.channels_last if logits.device.type == "cpu" else torch.contiguous_format
     rows_per_strip = max(1, max_elements // max(1, logits.shape[0] * logits.shape[1] * width))
     if rows_per_strip >= height:
-        logits = logits.float().contiguous(memory_format=layout)
-        yield slice(0, height), F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+        yield slice(0, height), resize_logits(logits.float().contiguous(memory_format=layout), size)
         return
     upper, weight = _source_rows(rows_in, height)
     lower = (upper + 1).clamp(max=rows_in - 1)
@@ -45,8 +59,7 @@ def resized_strips(logits: Tensor, size: tuple[int, int], max_elements: int) -> 
         strip = slice(start, start + rows_per_strip)
         above, below = logits[..., upper[strip], :].float(), logits[..., lower[strip], :].float()
         mixed = (above + (below - above) * weight[strip]).contiguous(memory_format=layout)
-        wide = F.interpolate(mixed, size=(mixed.shape[-2], width), mode="bilinear", align_corners=False)
-        yield strip, wide
+        yield strip, resize_logits(mixed, (mixed.shape[-2], width))
 
 
 @torch.no_grad()
@@ -92,7 +105,7 @@ def _argmax_between_rows(logits: Tensor, mask: Tensor, max_elements: int) -> Non
         if row == end:
             continue
         source = logits[:, :, offset : offset + sources_at_once + 1].float().contiguous()
-        wide = F.interpolate(source, size=(source.shape[2], width), mode="bilinear", align_corners=False)
+        wide = resize_logits(source, (source.shape[2], width))
         while row < end:
             above = above_of[row]
             below = min(above + 1, source_height - 1)

@@ -1,0 +1,212 @@
+"""From images to RGB and to pixel values, for everyone who needs them.
+
+The file is flat and imports only flat files beside it, so that it can lie in a Hub repository beside the image processor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image
+
+from .configuration_kaseg import VOID as VOID
+
+# By the orientation that EXIF data give.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Where Pillow looks for the orientation.
+_EXIF_KEYS = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+# uint16 covers 0..65535, and 65535 / 255 = 257 exactly.
+SIXTEEN_TO_EIGHT_BIT = 257
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Makes an upright 8-bit RGB image of any PIL image.
+
+    The EXIF orientation is applied. Transparency is dropped, not blended, as `transformers.image_utils.load_image`
+    does. 16-bit grey values (modes `I;16*`, and `I`, which is how older Pillow versions open 16-bit PNG files) are
+    divided by 257 and rounded; Pillow alone, and so `pipeline("image-segmentation")`, clips them at 255: give a
+    pipeline `to_rgb(image)`.
+
+    Args:
+        image: A PIL image in any mode but `F`.
+
+    Returns:
+        A PIL image of mode `RGB`, upright.
+
+    Raises:
+        ValueError: For mode `F`, whose value range is unknown, and for mode `I` outside 0..65535.
+    """
+    image = upright(image)
+    if image.mode == "RGB":
+        return image
+    if image.mode == "F":
+        raise ValueError("a PIL image of mode 'F' has no fixed range of values: convert it to 8 bits first")
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError(
+                f"a PIL image of mode '{image.mode}' is read as 16-bit grey, but its values reach from {values.min()} "
+                f"to {values.max()}: convert it to 8 bits first"
+            )
+        image = Image.fromarray(np.rint(values / SIXTEEN_TO_EIGHT_BIT).astype(np.uint8))
+    elif image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
+        image = image.convert("RGBA")  # or Pillow warns
+    return image.convert("RGB")
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Turns an image as its EXIF orientation says; returns it as it is where there is none or it cannot be read."""
+    # Not ImageOps.exif_transpose: it writes the EXIF data anew, and fails on broken ones beside good pixels.
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Pillow raises whatever the broken bytes run into
+        return image
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    for key in _EXIF_KEYS:  # or the next to look would turn it once more
+        turned.info.pop(key, None)
+    return turned
+
+
+def check_same_size(image: tuple[int, int], label: tuple[int, int], where: str = "") -> None:
+    """Raises a ValueError, which starts with `where` and names both sizes, if (width, height) of an image and of its
+    label mask differ."""
+    if image != label:
+        raise ValueError(
+            f"{where}the image is {image[0]}x{image[1]} and its label mask {label[0]}x{label[1]} (width x height). "
+            "They must have the same size."
+        )
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Mean and standard deviation of pixels in 0..1, and the order of their channels.
+
+    Called with values in 0..255, (..., C, H, W) and red first, it gives pixel values, float32.
+
+    Args:
+        mean: One per channel, red first.
+        std: One per channel, red first.
+        flip_channels: Whether the network reads BGR.
+
+    Raises:
+        ValueError: If mean and std differ in length, or a std is not positive.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    flip_channels: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std) or not all(value > 0 for value in self.std):
+            raise ValueError(
+                f"image_mean and image_std need one value per channel, image_std positive: {self.mean}, {self.std}"
+            )
+
+    @classmethod
+    def of_options(
+        cls,
+        do_rescale: bool | None,
+        rescale_factor: float | None,
+        do_normalize: bool | None,
+        image_mean: float | Sequence[float] | None,
+        image_std: float | Sequence[float] | None,
+        num_channels: int = 3,
+    ) -> Normalization:
+        """Reads the options that all image processors of transformers share.
+
+        One that does not normalize leaves pixels in 0..1, one that does not rescale either in 0..255.
+        """
+        factor = 255.0 if not do_rescale or rescale_factor is None else 255 * rescale_factor
+        mean, std = (0.0,) * num_channels, (1.0,) * num_channels
+        # Processors such as MobileViT's have no mean at all.
+        if do_normalize and image_mean is not None and image_std is not None:
+            mean, std = per_channel(image_mean, num_channels), per_channel(image_std, num_channels)
+        return cls(tuple(value / factor for value in mean), tuple(value / factor for value in std))
+
+    @classmethod
+    def of_processor(cls, processor: Any) -> Normalization:
+        """Reads how an image processor of transformers makes pixel values.
+
+        Raises:
+            ValueError: On an example image, where it is told not to resize, crop or pad, it makes other pixel values
+                than these options say.
+        """
+        options = [
+            getattr(processor, name, None) for name in ("rescale_factor", "do_normalize", "image_mean", "image_std")
+        ]
+        found = cls.of_options(getattr(processor, "do_rescale", True), *options)
+        if getattr(processor, "do_flip_channel_order", False):
+            found = replace(found, flip_channels=True)
+        _check_processor(found, processor)
+        return found
+
+    def scale_and_shift(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns scale and shift, float32 (C, 1, 1), with which [`normalize`] makes pixel values of 0..255."""
+        return _scale_and_shift(self.mean, self.std)
+
+    def __call__(self, values: torch.Tensor) -> torch.Tensor:
+        scale, shift = (factor.to(values.device) for factor in self.scale_and_shift())
+        normalized = normalize(values, scale, shift)
+        return normalized.flip(-3) if self.flip_channels else normalized
+
+    def from_student(self, mean: Sequence[float], std: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns scale and shift (1, C, 1, 1) that turn pixels normalized with the student's `mean` and `std` into
+        these."""
+        own_mean, own_std, from_mean, from_std = (
+            torch.tensor(per_channel(v), dtype=torch.float64) for v in (self.mean, self.std, mean, std)
+        )
+        scale, shift = from_std / own_std, (from_mean - own_mean) / own_std
+        return scale.float().view(1, -1, 1, 1), shift.float().view(1, -1, 1, 1)
+
+
+def normalize(
+    values: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, out: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Computes `values * scale + shift` in float32, the one way in which kaseg makes pixel values."""
+    return torch.addcmul(shift, values.float(), scale, out=out)
+
+
+@lru_cache(maxsize=32)
+def _scale_and_shift(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    means, stds = (torch.tensor(values, dtype=torch.float64).view(-1, 1, 1) for values in (mean, std))
+    return (1 / (255 * stds)).float(), (-means / stds).float()
+
+
+def per_channel(values: float | Sequence[float], num_channels: int = 3) -> tuple[float, ...]:
+    """Returns one float per channel, where one number may stand for all."""
+    return (float(values),) * num_channels if isinstance(values, int | float) else tuple(map(float, values))
+
+
+def _check_processor(normalization: Normalization, processor: Any) -> None:
+    height, width = 64, 96  # multiples of what processors pad to
+    example = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    expected = normalization(torch.from_numpy(example).permute(2, 0, 1))
+    without = {"do_resize": False, "do_center_crop": False, "do_pad": False}
+    found = processor(Image.fromarray(example), **without, return_tensors="pt")["pixel_values"][0]
+    name = type(processor).__name__
+    if found.shape != expected.shape:
+        raise ValueError(
+            f"{name} makes pixel values of shape {tuple(found.shape)} of an image (3, {height}, {width}), although it "
+            "was told not to resize, crop or pad. Pass a KASegImageProcessor."
+        )
+    difference = float((found.float() - expected).abs().max() / expected.std())
+    if not difference < 1e-4:
+        raise ValueError(
+            f"{name} makes other pixel values than its mean, standard deviation and rescale factor say (by up to "
+            f"{difference:.2g} of their standard deviation). Pass a KASegImageProcessor."
+        )

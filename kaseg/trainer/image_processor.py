@@ -1,0 +1,74 @@
+"""Which image processor a trainer trains with and saves."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from transformers import AutoImageProcessor
+
+from kaseg.image_processing_kaseg import KASegImageProcessor
+from kaseg.modeling_kaseg import KASegModel
+
+logger = logging.getLogger(__name__)
+
+
+def image_processor_for(model: Any, given: Any = None) -> KASegImageProcessor:
+    """Finds the image processor of a model that is to be trained.
+
+    Args:
+        model: The model.
+        given: The one that the user passed as `processing_class`; one that is no [`KASegImageProcessor`] is replaced by
+            one that gives the same pixel values, without resizing and cropping. Default: the one that lies beside the
+            checkpoint that the model was loaded from, or, for a new model, one with ImageNet's mean and standard
+            deviation.
+
+    Raises:
+        ValueError: The image processor gives pixel values or labels that training would not see.
+    """
+    if given is not None:
+        return _converted(given)
+    name = getattr(model.config, "name_or_path", None)
+    if not name:
+        return _of_new_model(model)
+    try:
+        # False, as transformers would otherwise ask on the terminal whether to run the code of a repository.
+        found = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        logger.warning(
+            "No processing_class was given, and %s has no image processor (%s): ImageNet's mean and standard deviation "
+            "are assumed. If the checkpoint was trained with others, pass processing_class=KASegImageProcessor("
+            "image_mean=..., image_std=...).",
+            name,
+            str(error).strip().partition("\n")[0],
+        )
+        return KASegImageProcessor()
+    logger.info("No processing_class was given: the image processor of %s is used.", name)
+    return _converted(found)
+
+
+def _converted(processor: Any) -> KASegImageProcessor:
+    ours = KASegImageProcessor.of(processor)
+    if ours is not processor:
+        logger.warning(
+            "The image processor is a %s. A KASegImageProcessor with the same mean and standard deviation, which "
+            "neither resizes nor crops, is trained with and saved in its place.",
+            type(processor).__name__,
+        )
+    return ours
+
+
+def _of_new_model(model: Any) -> KASegImageProcessor:
+    processor = KASegImageProcessor()
+    config = getattr(model.encoder.body, "pretrained_cfg", None) if isinstance(model, KASegModel) else None
+    mean, std = (tuple((config or {}).get(name) or ()) for name in ("mean", "std"))
+    if mean and (mean, std) != (tuple(processor.image_mean), tuple(processor.image_std)):
+        logger.warning(
+            "No processing_class was given: ImageNet's mean and standard deviation are assumed, but timm's weights of "
+            "%s were trained with mean %s and standard deviation %s. If the model starts from them, pass "
+            "processing_class=KASegImageProcessor(image_mean=..., image_std=...).",
+            model.config.backbone,
+            mean,
+            std,
+        )
+    return processor
