@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from kaseg.data.transforms import View
 from kaseg.distillation.teachers.adapter import TeacherAdapter
 from kaseg.image_processing_kaseg import KASegImageProcessor, to_rgb
 from kaseg.pixels import Normalization
+from kaseg.whole_files import whole_file
 
 # Whole positions of all encoders but those of stride 32, so that maps span the padded image.
 PADDED_TO = 16
@@ -93,11 +93,8 @@ class TeacherMaps:
                     f"The teacher's {source} on an image of {image.size[0]}x{image.size[1]} pixels are not finite in "
                     "float16 (values above 65504?): use teacher_view: crop, or another tap."
                 )
-            file = self._file(source, key)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-            save_file({source: kept}, temporary)
-            os.replace(temporary, file)
+            with whole_file(self._file(source, key)) as temporary:
+                save_file({source: kept}, temporary)
 
     def crop(self, image: Image.Image, view: View) -> dict[str, torch.Tensor]:
         """The teacher's maps of a crop of the image.
