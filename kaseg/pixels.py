@@ -1,6 +1,7 @@
 """From images to RGB and to pixel values, for everyone who needs them.
 
-The file is flat and imports only flat files beside it, so that it can lie in a Hub repository beside the image processor.
+The file is flat and imports only flat files beside it, so that it can lie in a Hub repository beside the image
+processor.
 """
 
 from __future__ import annotations
