@@ -20,7 +20,7 @@ from kaseg.data.transforms import View
 from kaseg.distillation.teachers.adapter import TeacherAdapter
 from kaseg.image_processing_kaseg import KASegImageProcessor, to_rgb
 from kaseg.pixels import Normalization
-from kaseg.whole_files import whole_file
+from kaseg.writing import whole_file
 
 # Whole positions of all encoders but those of stride 32, so that maps span the padded image.
 PADDED_TO = 16
