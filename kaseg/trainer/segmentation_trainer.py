@@ -115,8 +115,6 @@ class SegmentationTrainer(TermTrainer):
         self.num_labels = num_labels = model.config.num_labels
         if args.class_weights is not None and len(args.class_weights) != num_labels:
             raise ValueError(f"class_weights has {len(args.class_weights)} entries for {num_labels} classes.")
-        if args.backbone_learning_rate_scale != 1:
-            encoder_of(model)  # raises where there is none
         if args.bf16 and args.device.type == "cpu" and gradient_is_wrong():
             keep_out_of_autocast(model)
         check_mixed_images(args, self._unlabelled is not None)
@@ -141,6 +139,8 @@ class SegmentationTrainer(TermTrainer):
             **kwargs,
         )
         self._masks_were_checked = False
+        if args.backbone_learning_rate_scale != 1:
+            encoder_of(self.student)  # raises where there is none
         # No part of the model, so nobody else moves it; class weights left behind are copied in every step.
         self.criterion.to(self.args.device)
         # The cross-entropy below is already divided by the labelled pixels of the whole accumulated step.
