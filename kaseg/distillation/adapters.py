@@ -1,8 +1,10 @@
-"""The two layers that carry the student's map into the teacher's latent space during distillation."""
+"""The layers that carry the student's map into the teacher's latent space during distillation."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import orthogonal
 
 
 class FeatureAdapter(nn.Sequential):
@@ -47,3 +49,26 @@ class AffinityAdapter(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return self.conv(features)
+
+
+class OrthogonalAdapter(nn.Module):
+    """Projection by a matrix whose rows, or columns if there are fewer of these, stay orthonormal while it is trained.
+
+    The projection of VkD (Miles et al., CVPR 2024): it keeps angles and lengths, so that it cannot learn in the
+    student's place. No bias, for [`~kaseg.distillation.losses.WhitenedLoss`] centres the student's side.
+
+    Args:
+        in_channels (`int`): channels of the student's tapped map.
+        out_channels (`int`): channels of the autoencoder's code.
+
+    Shapes: `(B, in_channels, h, w)` -> `(B, out_channels, h, w)`, signed.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        # Not the default for matrices that are no square: its Householder vectors keep signs on their diagonal, which
+        # weight decay turns into zeros.
+        self.projection = orthogonal(nn.Linear(in_channels, out_channels, bias=False), orthogonal_map="cayley")
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.conv2d(features, self.projection.weight[:, :, None, None])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +16,7 @@ from torch.nn import functional as F
 
 from kaseg.close_names import did_you_mean
 from kaseg.distillation import losses
-from kaseg.distillation.adapters import AffinityAdapter, FeatureAdapter
+from kaseg.distillation.adapters import AffinityAdapter, FeatureAdapter, OrthogonalAdapter
 from kaseg.distillation.map_shape import MapShape
 from kaseg.pixels import VOID
 
@@ -24,6 +26,11 @@ AUTO = "auto"  # in place of a weight: set by GradientBalance
 def regressor(in_channels: int, out_channels: int) -> nn.Module:
     """Convolution 1x1 with bias: FitNets' regressor, and what brings maps of different channels together in CWD."""
     return nn.Conv2d(in_channels, out_channels, kernel_size=1)
+
+
+def adaptation_loss(form: str) -> str:
+    """Name in `TERM_KINDS` of the adaptation loss in one of the `ADAPTATION_FORMS`."""
+    return "adaptation" if form == "position" else f"adaptation_{form}"
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,7 @@ class TermKind:
         per_image: Whether it is a mean over images, each with its own denominator, and not over positions.
         takes_labels: Whether it reads labels; it then leaves out void on its own.
         takes_weights: Whether it can weigh positions.
+        takes_channels: Whether it is made for a number of channels, those of the teacher's map.
     """
 
     loss: Callable[..., nn.Module]
@@ -52,11 +60,20 @@ class TermKind:
     per_image: bool = False
     takes_labels: bool = False
     takes_weights: bool = False
+    takes_channels: bool = False
 
 
 PAPER_TERMS = {
     "adaptation": TermKind(losses.AdaptationLoss, ("code", "features"), "student", FeatureAdapter, takes_weights=True),
     "affinity": TermKind(losses.AffinityLoss, ("code", "features"), "student", AffinityAdapter, per_image=True),
+}
+# What the adaptation term compares the code by; "position" is the paper's.
+ADAPTATION_FORMS = {
+    "position": PAPER_TERMS["adaptation"],
+    "channel": dataclasses.replace(PAPER_TERMS["adaptation"], loss=losses.PearsonLoss),
+    "whitened": dataclasses.replace(
+        PAPER_TERMS["adaptation"], loss=losses.WhitenedLoss, adapter=OrthogonalAdapter, takes_channels=True
+    ),
 }
 # Grids: He et al. 2019 upsample the student's logits and features to the teacher's size for KD and FitNets; in CWD,
 # DIST, IFVD and AT maps have one size, and the choice is ours. Pairwise pools both to its nodes.
@@ -71,8 +88,8 @@ RIVAL_TERMS = {
     "intra_class": TermKind(losses.IntraClassLoss, ("features",), "student", takes_labels=True),
     "dist": TermKind(losses.DistLoss, ("logits",), "teacher"),
 }
-TERM_KINDS = PAPER_TERMS | RIVAL_TERMS
-_NOT_OF_THE_LOSS = ("weight", "share", "source")
+TERM_KINDS = PAPER_TERMS | RIVAL_TERMS | {adaptation_loss(form): kind for form, kind in ADAPTATION_FORMS.items()}
+_NOT_OF_THE_LOSS = ("weight", "share", "source", "loss")
 
 
 class DistillationTerm(nn.Module):
@@ -194,6 +211,8 @@ def parse_losses(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         settings (`Mapping`): Name -> weight, or name -> `{"weight": 3.0, option: value}`; the names are those of
             `RIVAL_TERMS`, the options the arguments of the loss and, where it can read several, `source`. A weight is
             a number or `"auto"`, beside which `share` may stand (see [`~kaseg.distillation.balance.GradientBalance`]).
+            To have one loss twice, with other options, give the second a name of its own and the `loss` it is:
+            `{"on_features": {"loss": "channel_wise", "weight": 50.0, "source": "features"}}`.
 
     Returns:
         Name -> `{"weight": ..., option: ...}` with numbers as numbers.
@@ -204,15 +223,13 @@ def parse_losses(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """
     if not isinstance(settings, Mapping):
         raise ValueError(f"distillation_losses must map names to weights or options, got {settings!r}.")
-    parsed = {}
+    parsed: dict[str, dict[str, Any]] = {}
+    complete: dict[str, dict[str, Any]] = {}
     for name, given in settings.items():
         where = f"distillation_losses: {name}"
-        if name in PAPER_TERMS:
-            raise ValueError(f"{where} is one of the paper's own terms: set {name}_weight instead.")
-        if name not in RIVAL_TERMS:
-            raise ValueError(f"distillation_losses: unknown loss {name!r}.{_did_you_mean(name, RIVAL_TERMS)}")
         options = dict(given) if isinstance(given, Mapping) else {"weight": given}
-        known = {"weight": 1.0, "share": 1.0, **_options(RIVAL_TERMS[name])}
+        kind = _rival(name, options)
+        known = {"weight": 1.0, "share": 1.0, "loss": kind, **_options(RIVAL_TERMS[kind])}
         for option in options:
             if option not in known:
                 raise ValueError(f"{where}: unknown option {option!r}.{_did_you_mean(option, known)}")
@@ -226,8 +243,32 @@ def parse_losses(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
                 raise ValueError(f"{where}: share belongs to a weight of {AUTO}, but the weight is {weight}.")
         typed = {"weight": weight, **typed}
         _build_loss(name, typed)
+        complete[name] = {**known, **typed, "weight": None, "share": None}
+        if twin := next((other for other in parsed if complete[other] == complete[name]), None):
+            raise ValueError(f"{where} is the same as {twin} but for the weight: leave one of them out.")
         parsed[name] = typed
     return parsed
+
+
+def _rival(name: Any, options: Mapping[str, Any]) -> str:
+    """Which of `RIVAL_TERMS` an entry is: what its `loss` says, or its name."""
+    kind, own = str(options.get("loss", name)), str(name)
+    for given in (own, kind):
+        if given in PAPER_TERMS:
+            raise ValueError(
+                f"distillation_losses: {name}: {given} is one of the paper's own terms: set {given}_weight instead."
+            )
+    if kind not in RIVAL_TERMS:
+        where = "distillation_losses:" if kind == own else f"distillation_losses: {name}:"
+        raise ValueError(f"{where} unknown loss {kind!r}.{_did_you_mean(kind, RIVAL_TERMS)}")
+    # It is the name of a module and of a line in the logs.
+    taken = (own in RIVAL_TERMS and kind != own) or own == "cross_entropy" or hasattr(nn.ModuleDict(), own)
+    if taken or not re.fullmatch(r"[A-Za-z]\w*", own):
+        raise ValueError(
+            f"distillation_losses: {name!r} cannot be the name of a {kind} loss: take letters, digits and _, and no "
+            "name that has another meaning."
+        )
+    return kind
 
 
 def parse_weight(value: Any, where: str) -> float | str:
@@ -274,13 +315,14 @@ def build_terms(
     terms = {}
     for name, options in settings.items():
         if options["weight"]:
-            kind, source = TERM_KINDS[name], _source(name, options)
+            kind, source = _kind(name, options), _source(name, options)
+            channels = {"channels": teacher[source].channels} if kind.takes_channels else {}
             terms[name] = DistillationTerm(
                 name,
                 kind,
                 options["weight"],
                 source,
-                _build_loss(name, options),
+                _build_loss(name, {**options, **channels}),
                 student["logits" if source == "logits" else "features"],
                 teacher[source],
                 ignore_void,
@@ -291,12 +333,16 @@ def build_terms(
 
 def has_adapters(settings: Mapping[str, Mapping[str, Any]]) -> bool:
     """Whether any of the terms may have an adapter, as far as that shows without the networks."""
-    kinds = [(TERM_KINDS[name], _source(name, options)) for name, options in settings.items() if options["weight"]]
+    kinds = [(_kind(name, options), _source(name, options)) for name, options in settings.items() if options["weight"]]
     return any(kind.adapter is not None and source != "logits" for kind, source in kinds)
 
 
+def _kind(name: str, options: Mapping[str, Any]) -> TermKind:
+    return TERM_KINDS[options.get("loss", name)]
+
+
 def _source(name: str, options: Mapping[str, Any]) -> str:
-    return options.get("source", TERM_KINDS[name].sources[0])
+    return options.get("source", _kind(name, options).sources[0])
 
 
 def _options(kind: TermKind) -> dict[str, Any]:
@@ -310,7 +356,7 @@ def _options(kind: TermKind) -> dict[str, Any]:
 
 
 def _build_loss(name: str, options: Mapping[str, Any]) -> nn.Module:
-    kind, source = TERM_KINDS[name], _source(name, options)
+    kind, source = _kind(name, options), _source(name, options)
     if source not in kind.sources:
         raise ValueError(f"distillation_losses: {name}: source must be one of {kind.sources}, got {source!r}.")
     try:

@@ -36,6 +36,7 @@ _SECOND_STAGE_ALONE = (
     "distillation_schedule",
     "adaptation_p",
     "adaptation_q",
+    "adaptation_form",
     "squared_affinity_rows",
     "ignore_void_positions",
     "distillation_class_weights",

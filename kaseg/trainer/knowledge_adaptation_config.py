@@ -6,7 +6,15 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from kaseg.distillation.terms import AUTO, check_share, has_adapters, parse_losses, parse_weight
+from kaseg.distillation.terms import (
+    ADAPTATION_FORMS,
+    AUTO,
+    adaptation_loss,
+    check_share,
+    has_adapters,
+    parse_losses,
+    parse_weight,
+)
 from kaseg.trainer.segmentation_config import SegmentationConfig
 
 TEACHER_VIEWS = ("crop", "image")
@@ -45,6 +53,11 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
         a `"cosine"`.
     adaptation_p, adaptation_q (`float`, *optional*, default to 1.0 and 2.0): Norm of the difference and norm that both
         sides are divided by.
+    adaptation_form (`str`, *optional*, defaults to `"position"`): What the adaptation loss compares: the code's vectors
+        at each `"position"` (paper), or each `"channel"` over the positions, centred and scaled
+        ([`~kaseg.distillation.losses.PearsonLoss`], PKD), or each channel of the `"whitened"` code, through an
+        orthogonal projection ([`~kaseg.distillation.losses.WhitenedLoss`], after VkD). The last two lie in 0 to 2
+        whatever `latent_channels` is, and so want another `adaptation_weight`; see `docs/levers.md`.
     squared_affinity_rows (`bool`, *optional*, defaults to `False`): Square the rows' L2 norms in the affinity loss.
     ignore_void_positions (`bool`, *optional*, defaults to `False`): Leave positions whose label is void out of all
         distillation terms (`intra_class` always does).
@@ -123,6 +136,10 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
     )
     adaptation_p: float = field(default=1.0, metadata={"help": "Norm of the difference in the adaptation loss."})
     adaptation_q: float = field(default=2.0, metadata={"help": "Norm that features are divided by (adaptation)."})
+    adaptation_form: str = field(
+        default="position",
+        metadata={"help": f"What the adaptation loss compares: {', '.join(ADAPTATION_FORMS)} (paper: position)."},
+    )
     squared_affinity_rows: bool = field(default=False, metadata={"help": "Square the rows' norms (affinity)."})
     ignore_void_positions: bool = field(default=False, metadata={"help": "Leave void out of the distillation terms."})
     distillation_class_weights: bool = field(
@@ -198,9 +215,23 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
             if getattr(self, name) and self.class_weights is None:
                 raise ValueError(f"{name} weighs by class_weights, but there are none: set them, too.")
         self.distillation_losses = parse_losses(self.distillation_losses)
+        self._check_adaptation_form()
         self._check_balance()
         self._check_warmup()
         super().__post_init__()
+
+    def _check_adaptation_form(self) -> None:
+        if self.adaptation_form not in ADAPTATION_FORMS:
+            raise ValueError(f"adaptation_form must be one of {tuple(ADAPTATION_FORMS)}, got {self.adaptation_form!r}.")
+        if self.adaptation_form == "position":
+            return
+        if self.adaptation_weight == 0:
+            raise ValueError("adaptation_form changes nothing with an adaptation_weight of 0: leave one of them out.")
+        if (self.adaptation_p, self.adaptation_q) != (1.0, 2.0):
+            raise ValueError(
+                f"adaptation_p and adaptation_q are norms of adaptation_form='position'; {self.adaptation_form!r} has "
+                "none, so leave them out."
+            )
 
     def _check_balance(self) -> None:
         check_share(self.balanced_share, "balanced_share")
@@ -233,8 +264,9 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
     def term_settings(self) -> dict[str, dict[str, Any]]:
         """Weight, source and options of every distillation term by name: the paper's, then `distillation_losses`."""
         source = "code" if self.use_autoencoder else "features"
+        norms = {"p": self.adaptation_p, "q": self.adaptation_q} if self.adaptation_form == "position" else {}
         paper = {
-            "adaptation": {"weight": self.adaptation_weight, "p": self.adaptation_p, "q": self.adaptation_q},
+            "adaptation": {"weight": self.adaptation_weight, "loss": adaptation_loss(self.adaptation_form), **norms},
             "affinity": {"weight": self.affinity_weight, "squared_rows": self.squared_affinity_rows},
         }
         return {name: {**options, "source": source} for name, options in paper.items()} | self.distillation_losses

@@ -59,8 +59,8 @@ class SegmentationConfig(TrainingArguments):
     > Parameters that control the mixing of a batch's images (see [`~kaseg.data.BatchMixer`])
 
     mix (`str`, *optional*): Paste a part of one training image into another, labels alike: `"cutmix"` (a box) or
-        `"classmix"` (half of the classes that an image shows). A teacher sees the mixed image, too. The first stage of
-        knowledge adaptation does not mix.
+        `"classmix"` (half of the classes that an image shows). A teacher sees the mixed image, too. The stages of
+        knowledge adaptation before distillation do not mix.
     mix_probability (`float`, *optional*, defaults to 0.5): Of each image to have something pasted into it.
     mix_of (`str`, *optional*, defaults to `"all"`): Mix all images of a batch, or the `"unlabelled"` alone, with one
         another.

@@ -12,6 +12,10 @@ cosine with the code of the first autoencoder is printed, on training and on val
 the adapter's part in it can be told from the student's, every student's own map is compared as well, through a linear
 map that is fitted to the code.
 
+Last, what a student gets for nothing: for each form of the adaptation loss (`adaptation_form`), its value on the first
+autoencoder's code of the validation images for a map of zeros, for the best map that is the same vector at every
+position, and for a code of other positions; and the share of the first that the second saves.
+
 The classifier is ridge regression to one-hot labels, fitted on training images and scored on validation images, both
 at the student's stride.
 """
@@ -31,7 +35,8 @@ from torch.nn import functional as F
 from kaseg import KASegImageProcessor, KASegModel
 from kaseg.data import get_label_space, load_segmentation_dataset
 from kaseg.distillation import FeatureAutoencoder, TeacherAdapter
-from kaseg.distillation.adapters import FeatureAdapter
+from kaseg.distillation.adapters import FeatureAdapter, OrthogonalAdapter
+from kaseg.distillation.losses import AdaptationLoss, PearsonLoss, WhitenedLoss
 from kaseg.evaluation import ConfusionMatrix, iou_scores
 from kaseg.trainer.adapter_trainer import ADAPTERS_NAME
 
@@ -77,6 +82,7 @@ def main() -> None:
     code = f"code of {options.autoencoder[0]}"
     print_cosines(splits, [name for name in adapters if adapters[name]], code, names)
     print_linear_cosines(splits, list(adapters), code, options.ridge)
+    print_constant_shares(splits["train"][0][code], splits["validation"][0][code])
 
 
 def print_cosines(
@@ -114,6 +120,54 @@ def print_linear_cosines(
             print(f"{name}, {split}: {cosine:.3f}")
 
 
+def print_constant_shares(fitted: torch.Tensor, codes: torch.Tensor) -> None:
+    """What a student gets of each form of the adaptation loss for a map that says nothing of where anything is.
+
+    Args:
+        fitted: Code vectors (n, c) of training images, of which the whitening is measured.
+        codes: Code vectors (m, c) of validation images, on which the losses are taken.
+    """
+    print("\n| adaptation_form | zeros | best constant | saved | other positions |\n|---|---|---|---|---|")
+    for form, loss in {
+        "position": AdaptationLoss(),
+        "channel": PearsonLoss(),
+        "whitened": WhitenedLoss(codes.shape[1], measured_batches=1),
+    }.items():
+        if isinstance(loss, WhitenedLoss):
+            loss(as_map(fitted), as_map(fitted))
+        zeros, constant, shuffled = constant_values(loss.eval(), codes)
+        print(f"| {form} | {zeros:.4f} | {constant:.4f} | {100 * (1 - constant / zeros):.0f} % | {shuffled:.4f} |")
+
+
+def as_map(vectors: torch.Tensor) -> torch.Tensor:
+    """Vectors (n, c) as a map (1, c, n, 1)."""
+    return vectors.T[None, :, :, None]
+
+
+def constant_values(loss: torch.nn.Module, codes: torch.Tensor, steps: int = 300) -> tuple[float, float, float]:
+    """The loss of codes (n, c) and a map of zeros, the best constant map, and the codes in another order.
+
+    The constant is searched by Adam from the codes' mean, which needs not be the best where the loss is no square.
+    """
+    teacher = as_map(codes.float())
+    with torch.no_grad():
+        zeros = loss(torch.zeros_like(teacher), teacher).item()
+        order = torch.randperm(len(codes), generator=torch.Generator().manual_seed(0))
+        shuffled = loss(teacher[:, :, order], teacher).item()
+    vector = F.normalize(teacher.mean((0, 2, 3)), dim=0).requires_grad_()
+    optimizer = torch.optim.Adam([vector], lr=0.01)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    best = zeros
+    for _ in range(steps):
+        value = loss(vector[None, :, None, None].expand_as(teacher), teacher)
+        best = min(best, value.item())
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        schedule.step()
+    return zeros, best, shuffled
+
+
 def fit_linear(inputs: torch.Tensor, targets: torch.Tensor, ridge: float) -> Callable[[torch.Tensor], torch.Tensor]:
     """Ridge regression, with a bias, from vectors (n, c) to targets (n, k), in float64."""
     scale = inputs.std(0).clamp(min=1e-6).double()
@@ -127,23 +181,28 @@ def fit_linear(inputs: torch.Tensor, targets: torch.Tensor, ridge: float) -> Cal
     return lambda vectors: with_bias(vectors) @ weights
 
 
-def load_adapter(file: Path) -> FeatureAdapter | None:
+def load_adapter(file: Path) -> FeatureAdapter | OrthogonalAdapter | None:
     """The adaptation loss's adapter of a run, if it has one."""
     if not file.is_file():
         return None
     tensors = {name.removeprefix(_PREFIX): value for name, value in load_file(file).items() if name.startswith(_PREFIX)}
     if not tensors:
         return None
-    channels, in_channels = tensors["0.weight"].shape[:2]
-    adapter = FeatureAdapter(in_channels, channels).eval()
+    adapter: FeatureAdapter | OrthogonalAdapter
+    if "0.weight" in tensors:
+        channels, in_channels = tensors["0.weight"].shape[:2]
+        adapter = FeatureAdapter(in_channels, channels)
+    else:
+        channels, in_channels = tensors["projection.parametrizations.weight.original"].shape
+        adapter = OrthogonalAdapter(in_channels, channels)
     adapter.load_state_dict(tensors)
-    return adapter
+    return adapter.eval()
 
 
 @torch.no_grad()
 def collect(
     networks: dict,
-    adapters: dict[str, FeatureAdapter | None],
+    adapters: dict[str, FeatureAdapter | OrthogonalAdapter | None],
     processor: KASegImageProcessor,
     dataset: object,
     indices: range,

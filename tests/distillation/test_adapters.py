@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from kaseg.distillation.adapters import AffinityAdapter, FeatureAdapter
+from kaseg.distillation.adapters import AffinityAdapter, FeatureAdapter, OrthogonalAdapter
 
 
 def test_feature_adapter_is_convolution_batch_norm_relu():
@@ -37,3 +38,23 @@ def test_every_parameter_of_both_is_trained():
         assert output.shape == (2, 4, 7, 5)
         (output**2).sum().backward()
         assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in adapter.parameters())
+
+
+@pytest.mark.parametrize(("in_channels", "out_channels"), [(12, 5), (5, 12), (6, 6)])
+def test_orthogonal_adapter_stays_orthonormal_while_it_learns(in_channels: int, out_channels: int) -> None:
+    torch.manual_seed(0)
+    adapter = OrthogonalAdapter(in_channels, out_channels)
+    before = adapter.projection.weight.detach().clone()
+    optimizer = torch.optim.AdamW(adapter.parameters(), lr=0.05, weight_decay=0.1)
+    features, wanted = torch.randn(4, in_channels, 5, 5), torch.randn(4, out_channels, 5, 5)
+    for _ in range(5):
+        optimizer.zero_grad()
+        (adapter(features) - wanted).square().mean().backward()
+        optimizer.step()
+    weight = adapter.projection.weight.detach()
+    short = min(in_channels, out_channels)
+    gram = weight @ weight.T if out_channels == short else weight.T @ weight
+    torch.testing.assert_close(gram, torch.eye(short), atol=1e-5, rtol=0)
+    assert (weight - before).abs().max() > 0.01
+    expected = torch.einsum("kc,bchw->bkhw", weight, features)
+    torch.testing.assert_close(adapter(features), expected)

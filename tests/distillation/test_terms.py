@@ -8,9 +8,11 @@ import torch
 from kaseg.distillation.losses import AdaptationLoss, AffinityLoss, HintLoss
 from kaseg.distillation.map_shape import MapShape
 from kaseg.distillation.terms import (
+    ADAPTATION_FORMS,
     PAPER_TERMS,
     RIVAL_TERMS,
     DistillationTerm,
+    adaptation_loss,
     build_terms,
     labels_at,
     parse_losses,
@@ -60,6 +62,45 @@ class TestParsing:
         ],
     )
     def test_mistakes_are_named(self, settings, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            parse_losses(settings)
+
+    def test_one_loss_can_be_had_twice_under_a_name_of_its_own(self) -> None:
+        settings = {
+            "channel_wise": 3,
+            "on_features": {"loss": "channel_wise", "weight": 50, "source": "features", "temperature": 2},
+        }
+        parsed = parse_losses(settings)
+        assert parse_losses(parsed) == parsed
+        terms = _build(settings, 6, 10)
+        assert [(t.name, t.source, t.weight, t.loss.temperature) for t in terms.values()] == [
+            ("channel_wise", "logits", 3.0, 4.0),
+            ("on_features", "features", 50.0, 2.0),
+        ]
+        assert terms["channel_wise"].adapter is None and terms["on_features"].adapter is not None
+
+    @pytest.mark.parametrize(
+        "settings, message",
+        [
+            ({"x": {"loss": "chanel_wise", "weight": 1.0}}, "x: unknown loss 'chanel_wise' .*channel_wise"),
+            ({"x": {"loss": 3, "weight": 1.0}}, "x: unknown loss '3'. There are"),
+            ({"x": {"loss": ["hint"], "weight": 1.0}}, "x: unknown loss .*hint"),
+            ({"x": {"loss": "affinity", "weight": 1.0}}, "x: affinity is one of the paper's own terms"),
+            ({"adaptation": {"loss": "hint", "weight": 1.0}}, "adaptation is one of the paper's own terms"),
+            ({"hint": {"loss": "dist", "weight": 1.0}}, "'hint' cannot be the name of a dist loss"),
+            ({"cross_entropy": {"loss": "dist", "weight": 1.0}}, "'cross_entropy' cannot be the name"),
+            ({"on.features": {"loss": "hint", "weight": 1.0}}, "'on.features' cannot be the name"),
+            ({"items": {"loss": "hint", "weight": 1.0}}, "'items' cannot be the name"),
+            ({"training": {"loss": "hint", "weight": 1.0}}, "'training' cannot be the name"),
+            ({"x": {"loss": "hint"}}, "x: no weight is given"),
+            ({"x": {"loss": "hint", "weight": 1.0, "temperature": 2.0}}, "x: unknown option 'temperature'"),
+            (
+                {"channel_wise": 1, "x": {"loss": "channel_wise", "weight": 2, "temperature": 4}},
+                "x is the same as channel_wise but for the weight",
+            ),
+        ],
+    )
+    def test_mistakes_in_names_are_named(self, settings, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             parse_losses(settings)
 
@@ -175,6 +216,24 @@ class TestClassWeights:
             "affinity", PAPER_TERMS["affinity"], 1.0, "code", AffinityLoss(), *shapes, False, (0.5, 4.0)
         )
         assert term.label_weights is None and not term.needs_labels
+
+
+class TestAdaptationForms:
+    @pytest.mark.parametrize("form", ADAPTATION_FORMS)
+    @pytest.mark.parametrize("channels", [(6, 10), (10, 6), (6, 6)])
+    def test_the_student_is_carried_to_the_code_and_taught(self, form: str, channels: tuple[int, int]) -> None:
+        shapes = MapShape(channels[0], 16), MapShape(channels[1], 16)
+        settings = {"adaptation": {"loss": adaptation_loss(form), "weight": 1.0, "source": "code"}}
+        term = build_terms(settings, {"features": shapes[0]}, {"code": shapes[1]})["adaptation"]
+        assert term.kind is ADAPTATION_FORMS[form] and type(term.loss) is term.kind.loss
+        student = torch.randn(2, channels[0], 4, 6, requires_grad=True)
+        value = term(student, torch.randn(2, channels[1], 4, 6).relu(), (64, 96))
+        value.backward()
+        assert student.grad.any()
+        assert all(parameter.grad.any() for parameter in term.parameters())
+
+    def test_the_papers_is_the_first_and_unchanged(self) -> None:
+        assert next(iter(ADAPTATION_FORMS)) == "position" and ADAPTATION_FORMS["position"] is PAPER_TERMS["adaptation"]
 
 
 def test_labels_are_those_of_the_middle_of_a_position() -> None:

@@ -11,6 +11,8 @@ from kaseg.distillation.losses.hint import HintLoss
 from kaseg.distillation.losses.intra_class import IntraClassLoss
 from kaseg.distillation.losses.knowledge_distillation import KnowledgeDistillationLoss
 from kaseg.distillation.losses.pairwise import PairwiseLoss
+from kaseg.distillation.losses.pearson import PearsonLoss
+from kaseg.distillation.losses.whitened import WhitenedLoss
 
 __all__ = [
     "AdaptationLoss",
@@ -22,4 +24,6 @@ __all__ = [
     "IntraClassLoss",
     "KnowledgeDistillationLoss",
     "PairwiseLoss",
+    "PearsonLoss",
+    "WhitenedLoss",
 ]

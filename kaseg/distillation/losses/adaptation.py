@@ -61,11 +61,7 @@ class AdaptationLoss(nn.Module):
         Raises:
             ValueError: if the shapes do not fit, naming them, or the mask is of integers.
         """
-        weights = None
-        if mask is not None and mask.is_floating_point():
-            weights, mask = mask, mask != 0
-        elif mask is not None and mask.dtype != torch.bool:
-            raise ValueError(f"mask must be of bool, or of float and hold weights, got {mask.dtype}")
+        weights, mask = position_weights(mask)
         check_pair(student, teacher, mask)
         with torch.amp.autocast(student.device.type, enabled=False):
             student, teacher = working_precision(student, mask), working_precision(teacher, mask)
@@ -83,6 +79,19 @@ class AdaptationLoss(nn.Module):
 
     def extra_repr(self) -> str:
         return f"p={self.p}, q={self.q}, eps={self.eps}"
+
+
+def position_weights(mask: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    """Weights of positions, where `mask` holds such, and which of the positions count.
+
+    Raises:
+        ValueError: if the mask is neither of bool nor of float.
+    """
+    if mask is None or mask.dtype == torch.bool:
+        return None, mask
+    if not mask.is_floating_point():
+        raise ValueError(f"mask must be of bool, or of float and hold weights, got {mask.dtype}")
+    return mask, mask != 0
 
 
 def working_precision(features: Tensor, mask: Tensor | None) -> Tensor:
