@@ -18,16 +18,21 @@ _TEMPLATE = Template(
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title>
 <style>
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; margin: 1rem 0; } td, th { padding: .3rem .8rem; text-align: right; }
-th:first-child, td:first-child { text-align: left; } tr + tr { border-top: 1px solid #ddd; }
-figure { display: inline-block; margin: .2rem; } figcaption { font-size: .8rem; color: #555; }
-.mask { width: 12rem; image-rendering: pixelated; display: block; } .plot { max-width: 100%; }
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
+td, th { padding: .3rem .8rem; text-align: right; }
+th:first-child, td:first-child { text-align: left; } tr + tr { border-top: 1px solid #8886; }
+figure { display: inline-block; margin: .2rem; } figcaption { font-size: .8rem; opacity: .8; }
+pre { overflow-x: auto; padding: .8rem; border: 1px solid #8886; border-radius: .4rem; }
+.mask { width: min(12rem, 44vw); image-rendering: pixelated; display: block; }
+.plot { max-width: 100%; background: #fff; }
 .key { display: inline-block; margin-right: 1rem; }
 .key i { display: inline-block; width: 1em; height: 1em; margin-right: .3em; vertical-align: -.1em; }
 </style>
 <h1>{{ title }}</h1>
-<table><tr>{% for name in header %}<th>{{ name }}</th>{% endfor %}</tr>
+{% for text in lead %}<p>{{ text }}</p>
+{% endfor %}<table><tr>{% for name in header %}<th>{{ name }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table>
 {% for caption, source in figures %}
@@ -40,7 +45,8 @@ figure { display: inline-block; margin: .2rem; } figcaption { font-size: .8rem; 
 <figure><img src="data:image/png;base64,{{ source }}" class="mask" alt="{{ caption }}">
 <figcaption>{{ caption }}</figcaption></figure>
 {% endfor %}</div>
-{% endfor %}</html>
+{% endfor %}{% if commands %}<h2>With your own data</h2><pre>{{ commands }}</pre>
+{% endif %}</html>
 """,
     autoescape=True,
 )
@@ -55,6 +61,8 @@ def write_page(
     pictures: Sequence[dict[str, Any]] = (),
     names: Sequence[str] = (),
     palette: Sequence[Sequence[int]] = (),
+    lead: Sequence[str] = (),
+    commands: str = "",
 ) -> Path:
     """Write the page; everything it shows lies inside the one file.
 
@@ -65,6 +73,8 @@ def write_page(
         figures: Caption and matplotlib figure.
         pictures (`Sequence[dict]`): `image` (PIL) and `masks` (caption -> (H, W) train ids).
         names, palette: Classes and their RGB colours, for the masks.
+        lead: Paragraphs above the table.
+        commands: What to type to do the same with one's own data, at the end.
     """
     colors = np.full((256, 3), 255, dtype=np.uint8)
     colors[: len(palette)] = np.asarray(palette, dtype=np.uint8).reshape(-1, 3)
@@ -75,7 +85,8 @@ def write_page(
     ]
     legend = [(name, tuple(int(value) for value in color)) for name, color in zip(names, palette, strict=True)]
     plots = [(caption, _png(figure)) for caption, figure in figures]
-    text = _TEMPLATE.render(title=title, header=header, rows=rows, figures=plots, pictures=shown, legend=legend)
+    tables = {"title": title, "lead": lead, "header": header, "rows": rows, "commands": commands}
+    text = _TEMPLATE.render(**tables, figures=plots, pictures=shown, legend=legend)
     path.write_text(text)
     return path
 
