@@ -373,7 +373,10 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         squares = squared_norms([label_loss, *(parts[name] for name in balance.names)], tapped, scale)
         self._squared_norms = squares if self._squared_norms is None else self._squared_norms + squares
         if self.accelerator.sync_gradients:
-            norms = self.accelerator.reduce(self._squared_norms, reduction="sum").sqrt()
+            # Losses are multiplied by the number of processes, whose gradients are averaged.
+            norms = (
+                self.accelerator.reduce(self._squared_norms, reduction="sum").sqrt() / self.accelerator.num_processes
+            )
             balance.update(norms[0], norms[1:])
             self._squared_norms = None
 

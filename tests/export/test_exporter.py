@@ -28,7 +28,7 @@ from test_modeling_kaseg import TRACED
 SIZES = ((64, 96), (65, 97))
 
 
-ALIGNED = {"backbone": "test_efficientnet", "output_stride": 16, "tf_padding": True, "pad_to_stride": True}
+ALIGNED = {"backbone": "mobilenetv2_035", "output_stride": 16, "tf_padding": True, "pad_to_stride": True}
 # Of these, traces with free sizes take many minutes (docs/deploy.md).
 WINDOWED = [architecture for architecture in TRACED if architecture["backbone"].startswith("swin")]
 
