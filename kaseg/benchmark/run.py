@@ -16,6 +16,7 @@ from kaseg.benchmark.engines import ENGINES, EngineUnavailable, Run, Size, open_
 from kaseg.benchmark.measure import peak_memory
 from kaseg.benchmark.models import Logits, build_model
 from kaseg.evaluation.latency import milliseconds
+from kaseg.markdown import plain, table
 from kaseg.model_card.cost import cpu, gflops, parameter_count
 
 
@@ -92,22 +93,18 @@ def _gflops(network: Logits, spec: str, size: Size) -> float:
 
 def to_markdown(report: dict[str, Any]) -> str:
     """The rows as a table, and below it what was left out and why."""
-    lines = [
-        f"{report['hardware']}; one image, {report['repeats']} passes in turn.",
-        "",
-        "| model | engine | size | parameters | GFLOPs | median ms | p90 ms | peak MiB |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    reasons = {}
+    header = ("model", "engine", "size", "parameters", "GFLOPs", "median ms", "p90 ms", "peak MiB")
+    cells, reasons = [], {}
     for row in report["rows"]:
         if "reason" in row:
             reasons[row["model"], row["engine"]] = row["reason"]
             continue
         peak = f"{row['peak_mib']:.0f}" if "peak_mib" in row else "–"
-        lines.append(
-            f"| {row['model']} | {row['engine']} | {row['height']}x{row['width']} | {row['parameters'] / 1e6:.2f} M "
-            f"| {row['gflops']:.2f} | {row['median_ms']:.1f} | {row['p90_ms']:.1f} | {peak} |"
-        )
+        size = f"{row['height']}x{row['width']}"
+        cost = (f"{row['parameters'] / 1e6:.2f} M", f"{row['gflops']:.2f}")
+        times = (f"{row['median_ms']:.1f}", f"{row['p90_ms']:.1f}")
+        cells.append((plain(row["model"]), row["engine"], size, *cost, *times, peak))
+    lines = [f"{report['hardware']}; one image, {report['repeats']} passes in turn.", "", table(header, cells)]
     if reasons:
         lines += ["", "Left out:", ""]
         lines += [f"- {model}, {engine}: {reason}" for (model, engine), reason in reasons.items()]

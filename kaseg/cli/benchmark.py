@@ -42,6 +42,7 @@ def benchmark(
 ) -> None:
     """Time models side by side: parameters, GFLOPs, latency of one image and peak memory, engine by engine."""
     import torch
+    from rich.markup import escape
 
     from ..benchmark import ENGINES, to_markdown
     from ..benchmark import benchmark as measure
@@ -59,13 +60,18 @@ def benchmark(
     if threads is not None:
         torch.set_num_threads(threads)
     with console.status("") as status:
-        report = measure(models, engine or tuple(ENGINES), sizes, repeats, memory, progress=status.update)
-    table = to_markdown(report)
-    console.print(table, soft_wrap=True, highlight=False, markup=False)
+        # A status reads its text as markup, whatever the console does.
+        def show(line: str) -> None:
+            status.update(escape(line))
+
+        report = measure(models, engine or tuple(ENGINES), sizes, repeats, memory, progress=show)
+    # Before anything is shown, and the plot last: what was measured must not be lost.
     if json_file is not None:
         write_json(json_file, report)
+    table = to_markdown(report)
     if markdown is not None:
         markdown.write_text(table, encoding="utf-8")
+    console.print(table, soft_wrap=True)
     if plot is not None:
         accuracy_against_cost(report, against.value).savefig(plot, dpi=150)
 

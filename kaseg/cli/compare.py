@@ -39,6 +39,7 @@ def compare(
     fields of one to train first) and share_autoencoder (true: it is fitted once for all seeds). The same command goes
     on with what was stopped and skips what is done.
     """
+    from ..best_effort import noting
     from ..experiments.comparison import run_comparison
     from ..experiments.report import write_report
     from ..experiments.summary import to_markdown
@@ -52,9 +53,11 @@ def compare(
         places["backbone_weights"] = str(backbone_weights)
     if not report_only:
         run_comparison(comparison, output_dir, places, only, announce=lambda line: console.rule(line), jobs=jobs)
-    rows = write_report(comparison, output_dir, places, examples)
+    with noting(f"The runs that are done are in {output_dir}; kaseg compare --report-only reports them."):
+        rows = write_report(comparison, output_dir, places, examples)
     console.print(to_markdown(rows), highlight=False, soft_wrap=True)
-    console.print(f"Report: {output_dir / 'summary.html'}", soft_wrap=True, highlight=False)
+    page = output_dir / "summary.html"
+    console.print(f"Report: {page if page.is_file() else output_dir / 'summary.md'}", soft_wrap=True, highlight=False)
 
 
 def read_comparison(path: Path) -> Comparison:

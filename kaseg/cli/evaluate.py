@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -90,30 +89,41 @@ def evaluate(
     rows = scores.pop("per_image")
     results = {"model": model, "dataset": dataset, "split": split, "protocol": protocol_of(processor, how), **scores}
     results.update(_cost(network))
+    # Before anything is shown: what took long must not be lost.
+    written, failed = _write(results, rows, json_file, per_image, confusion_matrix)
     print_scores(results)
-    for path, what in _write(results, rows, json_file, per_image, confusion_matrix):
+    for path, what in written:
         console.print(f"{what}: {path}", soft_wrap=True, highlight=False)
+    if failed:
+        raise OSError("\n".join(["The model is scored, but not all of it could be written:", *failed]))
 
 
 def _write(
     results: dict[str, Any], rows: list[dict[str, Any]], json_file: Path | None, table: Path | None, plot: Path | None
-) -> Iterator[tuple[Path, str]]:
-    """Writes the files that were asked for; yields each with what it holds."""
+) -> tuple[list[tuple[Path, str]], list[str]]:
+    """Writes the files that were asked for; returns those with what they hold, and what is wrong with the others."""
     from ..evaluation.per_image import write_table
+    from ..writing import write_json
 
-    if json_file is not None:
-        from ..writing import write_json
-
-        write_json(json_file, results)
-        yield json_file, "Scores"
-    if table is not None:
-        write_table(table, rows)
-        yield table, "Images, the worst first"
-    if plot is not None:
+    def draw(path: Path) -> None:
         from ..evaluation.plots import plot_confusion_matrix
 
-        plot_confusion_matrix(results["confusion_matrix"], list(results["per_category_iou"]), plot)
-        yield plot, "Confusion matrix"
+        plot_confusion_matrix(results["confusion_matrix"], list(results["per_category_iou"]), path)
+
+    written, failed = [], []
+    for path, what, write in (
+        (json_file, "Scores", lambda path: write_json(path, results)),
+        (table, "Images, the worst first", lambda path: write_table(path, rows)),
+        (plot, "Confusion matrix", draw),
+    ):
+        if path is None:
+            continue
+        try:
+            write(path)
+            written.append((path, what))
+        except Exception as error:
+            failed.append(f"{what}: {path} ({type(error).__name__}: {error})")
+    return written, failed
 
 
 def _cost(network: Any) -> dict[str, Any]:

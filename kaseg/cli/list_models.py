@@ -22,7 +22,6 @@ def list_models(
 ) -> None:
     """List the checkpoints that ship with the package: data, stride, cost, score and licence."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     from .. import checkpoints
@@ -46,7 +45,7 @@ def list_models(
     if everything:
         _add_families(table, families)
     # A narrow terminal may break the lines, but columns that are cut off help nobody.
-    Console(width=max(console.width, WIDTH)).print(table)
+    console.print(table, width=max(console.width, WIDTH), crop=False)
     if families and everything:
         console.print(
             "Models of a .yaml file are not trained yet: kaseg compare hub_configs/FILE.yaml trains them.",

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from ..checkpoints import checkpoint_path, is_shipped
 from ..image_processing_kaseg import KASegImageProcessor
+from .output import plain_console
 
 
 def load_model(name: str, device: str | None) -> tuple[Any, Any]:
@@ -90,5 +90,5 @@ def _load_processor(source: str) -> KASegImageProcessor:
         return KASegImageProcessor.from_pretrained(source)
     except OSError:
         notice = f"{source} has no image processor; the default one is used (ImageNet mean and std, no resizing)."
-        Console(stderr=True).print(notice, style="yellow", soft_wrap=True)
+        plain_console(stderr=True).print(notice, style="yellow", soft_wrap=True)
         return KASegImageProcessor()

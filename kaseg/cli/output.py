@@ -21,7 +21,14 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-console = Console()
+
+def plain_console(stderr: bool = False) -> Console:
+    """A console that prints text as it is: class names, paths and messages are users' own words, never rich's markup,
+    emoji codes or numbers to be coloured."""
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
+console = plain_console()
 
 
 def print_run(results: Mapping[str, Any], output_dir: Path) -> None:
@@ -37,6 +44,8 @@ def print_run(results: Mapping[str, Any], output_dir: Path) -> None:
 
 def print_scores(results: Mapping[str, Any]) -> None:
     """IoU and, where known, boundary IoU and accuracy per class and on the whole, and the model's cost."""
+    from ..model_card.cost import in_words
+
     columns = {"IoU %": ("per_category_iou", "mean_iou")}
     if results.get("per_category_boundary_iou"):
         columns["Boundary IoU %"] = ("per_category_boundary_iou", "mean_boundary_iou")
@@ -57,10 +66,7 @@ def print_scores(results: Mapping[str, Any]) -> None:
     weighted = results.get("frequency_weighted_iou")
     also = "" if weighted is None else f", IoU weighted by frequency {percent(weighted)} %"
     console.print(f"Pixel accuracy {percent(results['overall_accuracy'])} %{also}", highlight=False)
-    console.print(
-        f"{results['parameters'] / 1e6:.2f} M parameters, {results['gflops_513x513']:.2f} GFLOPs at 513x513",
-        highlight=False,
-    )
+    console.print(f"{in_words(results)} at 513x513", highlight=False)
 
 
 def percent(fraction: float | None) -> str:
@@ -76,13 +82,13 @@ def progress_bar(disable: bool = False, rate: str | None = None) -> Progress:
         rate: Also show how many of these are done per second, such as `"frames"`.
     """
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         *([] if rate is None else [_RateColumn(rate)]),
-        console=Console(stderr=True),
+        console=plain_console(stderr=True),
         disable=disable,
     )
 

@@ -14,6 +14,12 @@ from matplotlib.figure import Figure
 _MOST_WITH_NUMBERS = 40
 
 
+def literal(text: str) -> str:
+    """A label that matplotlib draws as it is: a `$` begins no formula, a line that starts with `_` is in the legend."""
+    text = text.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
 def plot_confusion_matrix(matrix: Any, names: Sequence[str], path: Path) -> None:
     """Draws a confusion matrix: rows are the reference, and each adds up to 100 %.
 
@@ -44,8 +50,9 @@ def plot_confusion_matrix(matrix: Any, names: Sequence[str], path: Path) -> None
     bar.set_label("% of the reference's pixels")
     size = 9 if with_numbers else 7
     places = np.arange(len(names))
-    axes.set_xticks(places, names, rotation=90, fontsize=size)
-    axes.set_yticks(places, names, fontsize=size)
+    shown = [literal(name) for name in names]
+    axes.set_xticks(places, shown, rotation=90, fontsize=size)
+    axes.set_yticks(places, shown, fontsize=size)
     axes.set(xlabel="prediction", ylabel="reference")
     if with_numbers:
         for row, column in zip(*np.nonzero(shares >= 0.5), strict=True):
@@ -81,10 +88,10 @@ def plot_accuracy_against_cost(series: Mapping[str, Sequence[CostPoint]], cost: 
         points = sorted(points, key=lambda point: point.cost)
         costs, scores = [point.cost for point in points], [100 * point.mean_iou for point in points]
         spreads = [100 * point.spread for point in points]
-        axes.errorbar(costs, scores, spreads if any(spreads) else None, marker="o", capsize=3, label=label)
+        axes.errorbar(costs, scores, spreads if any(spreads) else None, marker="o", capsize=3, label=literal(label))
         for point in points:
             at = (point.cost, 100 * point.mean_iou)
-            axes.annotate(point.name, at, textcoords="offset points", xytext=(5, -11), fontsize=8)
+            axes.annotate(literal(point.name), at, textcoords="offset points", xytext=(5, -11), fontsize=8)
     axes.set(xscale="log", xlabel=cost, ylabel="mIoU %")
     axes.grid(alpha=0.3)
     return figure, axes

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-from kaseg.evaluation.plots import CostPoint, plot_accuracy_against_cost
+from kaseg.evaluation.plots import CostPoint, literal, plot_accuracy_against_cost
 from kaseg.experiments.comparison import TEACHER, Run
 from kaseg.experiments.summary import Finished
 
@@ -25,6 +25,8 @@ def accuracy_against_cost(rows: Sequence[Mapping[str, Any]], with_paper: bool = 
     """
     series: dict[str, list[CostPoint]] = {}
     for row in rows:
+        if row["gflops"] is None:
+            continue
         name = "" if row["student"] == TEACHER else row["student"]
         point = CostPoint(row["gflops"], row["mean_iou"], name, row["std"] or 0.0)
         series.setdefault(row["objective"], []).append(point)
@@ -53,7 +55,7 @@ def learning_curves(finished: Finished) -> Figure:
     for name, color in colors.items():
         runs = [results for run, results in finished if _group(run) == name]
         for index, results in enumerate(runs):
-            label = name if index == 0 else None
+            label = literal(name) if index == 0 else None
             for axes, keys, factor in (
                 (left, ("distillation/cross_entropy", "loss"), 1.0),
                 (right, ("eval_mean_iou",), 100.0),
@@ -77,8 +79,9 @@ def class_bars(rows: Sequence[Mapping[str, Any]]) -> Figure:
     for index, row in enumerate(rows):
         at = [position + (index - (len(rows) - 1) / 2) * width for position in range(len(names))]
         label = TEACHER if row["student"] == TEACHER else f"{row['student']}, {row['objective']}"
-        axes.bar(at, [100 * row["per_category_iou"].get(name, 0.0) for name in names], width, label=label)
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+        heights = [100 * row["per_category_iou"].get(name, 0.0) for name in names]
+        axes.bar(at, heights, width, label=literal(label))
+    axes.set_xticks(range(len(names)), [literal(name) for name in names], rotation=45, ha="right")
     axes.set(ylabel="IoU %", ylim=(0, 100))
     axes.legend(fontsize=8)
     return figure

@@ -11,12 +11,14 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from kaseg.best_effort import best_effort
 from kaseg.data import SCENES, load_segmentation_dataset
 from kaseg.evaluation.latency import milliseconds_per_image
 from kaseg.experiments.example_masks import example_masks
 from kaseg.experiments.page import write_page
 from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArguments
 from kaseg.experiments.run import distill, train
+from kaseg.model_card.cost import billions, millions
 from kaseg.modeling_kaseg import KASegModel
 from kaseg.trainer import KnowledgeAdaptationConfig, SegmentationConfig
 from kaseg.writing import write_json
@@ -55,7 +57,7 @@ def quickstart(output_dir: str | Path, seed: int = 0, steps: int = 120, pairs: i
         One row per model: name, learned_from, mean_iou (of all pairs on average), mean_ious, parameters, gflops and
         milliseconds (per image of 96x128 pixels).
     """
-    console = Console()
+    console = Console(markup=False)  # paths are users' own words
     root = Path(output_dir)
     scenes = _draw_scenes(root / "scenes", seed)
     images = SCENES_PER_SPLIT["train"]
@@ -87,28 +89,31 @@ def quickstart(output_dir: str | Path, seed: int = 0, steps: int = 120, pairs: i
     learned_from = {TEACHER: f"{images} masks", PLAIN: f"{MASKS} masks", DISTILLED: f"{MASKS} masks, teacher"}
     rows = _rows(results, milliseconds_per_image(models, HEIGHT, WIDTH), learned_from)
     gain = _gain(rows)
+    write_json(root / "results.json", rows)
     console.print(_table(rows))
     console.print(gain)
-    write_json(root / "results.json", rows)
-    page = write_page(
-        root / "index.html",
-        title="kaseg quickstart",
-        lead=[
-            f"A teacher learned street scenes from {images} masks. Two small students know {MASKS} of these masks. One "
-            f"learned from them alone, the other also from the teacher's answers on the other {images - MASKS} images.",
-            gain,
-            f"Scenes are drawn, runs are {steps} steps long: this shows what distillation does with few masks, not how "
-            "much it gains on your data.",
-        ],
-        header=HEADER,
-        rows=[_cells(row) for row in rows],
-        pictures=example_masks(folders, load_segmentation_dataset(scenes, split="validation")),
-        names=list(SCENES.names),
-        palette=list(SCENES.palette),
-        commands=COMMANDS,
-    )
-    console.print(f"Images, masks and numbers: {page}   Models: {', '.join(map(str, folders.values()))}", markup=False)
-    console.print(f"\nWith your own data:\n{COMMANDS}", markup=False, highlight=False)
+    with best_effort(f"the page {root / 'index.html'}", f"The scores are in {root / 'results.json'}."):
+        page = write_page(
+            root / "index.html",
+            title="kaseg quickstart",
+            lead=[
+                f"A teacher learned street scenes from {images} masks. Two small students know {MASKS} of these masks. "
+                f"One learned from them alone, the other also from the teacher's answers on the other {images - MASKS} "
+                "images.",
+                gain,
+                f"Scenes are drawn, runs are {steps} steps long: this shows what distillation does with few masks, not "
+                "how much it gains on your data.",
+            ],
+            header=HEADER,
+            rows=[_cells(row) for row in rows],
+            pictures=example_masks(folders, load_segmentation_dataset(scenes, split="validation")),
+            names=list(SCENES.names),
+            palette=list(SCENES.palette),
+            commands=COMMANDS,
+        )
+        console.print(f"Images, masks and numbers: {page}")
+    console.print(f"Models: {', '.join(map(str, folders.values()))}")
+    console.print(f"\nWith your own data:\n{COMMANDS}", highlight=False)
     return rows
 
 
@@ -174,7 +179,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    cost = (f"{row['parameters'] / 1e6:.2f}", f"{row['gflops']:.2f}", f"{row['milliseconds']:.1f}")
+    cost = (millions(row["parameters"]), billions(row["gflops"]), f"{row['milliseconds']:.1f}")
     return [row["name"], row["learned_from"], f"{100 * row['mean_iou']:.1f}", *cost]
 
 

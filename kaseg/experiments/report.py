@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
+from kaseg.best_effort import best_effort
 from kaseg.checkpoints import resolve
 from kaseg.data import get_label_space
 from kaseg.experiments.comparison import TEACHER, Comparison, Run, finished_runs
@@ -16,6 +19,7 @@ from kaseg.experiments.plots import accuracy_against_cost, class_bars, learning_
 from kaseg.experiments.recipe import DataArguments, build_arguments
 from kaseg.experiments.run import load_data
 from kaseg.experiments.summary import Finished, format_gain, summarize, to_markdown
+from kaseg.model_card.cost import billions, millions
 from kaseg.model_card.results import RESULTS_NAME
 from kaseg.writing import write_atomically, write_json
 
@@ -33,6 +37,8 @@ def write_report(
         places: As in [`~kaseg.experiments.comparison.run_comparison`], for the data of the example masks.
         examples: How many evaluation images the page shows with the masks of the first finished seed; 0 for none, so
             that the page holds nothing of the dataset.
+
+    What cannot be drawn is a warning; the figures are written first.
 
     Returns:
         The rows of [`~kaseg.experiments.summary.summarize`].
@@ -65,25 +71,40 @@ def write_report(
     where = f"{first['dataset']} {first['split']}, {first['protocol']}; last step; {len(finished)} of {planned} runs"
     write_json(root / "summary.json", summary)
     write_atomically(root / "summary.md", f"{where}\n\n{to_markdown(rows)}")
-    plot = accuracy_against_cost(rows)
-    plot.savefig(root / "accuracy_against_cost.png", dpi=150)
+    kept = f"The figures are in {root / 'summary.json'} and summary.md."
+    with best_effort(str(root / "accuracy_against_cost.png"), kept):
+        accuracy_against_cost(rows).savefig(root / "accuracy_against_cost.png", dpi=150)
     data_args = build_arguments((DataArguments,), {**comparison.recipe, **(places or {})})[0]
-    space = get_label_space(data_args.dataset, data_args.data_dir, data_args.label_space)
-    write_page(
-        root / "summary.html",
-        title=where,
-        header=HEADER,
-        rows=[_cells(row) for row in rows],
-        figures=[
-            ("Accuracy against cost", plot),
-            ("Learning curves, a line per seed", learning_curves(shown)),
-            ("IoU per class, mean over seeds", class_bars(rows)),
-        ],
-        pictures=_pictures(finished, root, data_args, examples) if examples else [],
-        names=space.names,
-        palette=space.palette,
-    )
+    pictures: list[dict[str, Any]] = []
+    if examples:
+        with best_effort("the example masks of the page", kept):
+            pictures = _pictures(finished, root, data_args, examples)
+    with best_effort(str(root / "summary.html"), kept):
+        space = get_label_space(data_args.dataset, data_args.data_dir, data_args.label_space)
+        write_page(
+            root / "summary.html",
+            title=where,
+            header=HEADER,
+            rows=[_cells(row) for row in rows],
+            figures=_plots(rows, shown, kept),
+            pictures=pictures,
+            names=space.names,
+            palette=space.palette,
+        )
     return rows
+
+
+def _plots(rows: list[dict[str, Any]], shown: Finished, kept: str) -> list[tuple[str, Figure]]:
+    """The page's figures with their captions; one that cannot be drawn is left out."""
+    drawn: list[tuple[str, Figure]] = []
+    for caption, draw, data in (
+        ("Accuracy against cost", accuracy_against_cost, rows),
+        ("Learning curves, a line per seed", learning_curves, shown),
+        ("IoU per class, mean over seeds", class_bars, rows),
+    ):
+        with best_effort(f"the plot {caption!r}", kept):
+            drawn.append((caption, draw(data)))
+    return drawn
 
 
 def _named_teacher(comparison: Comparison, scored: Mapping[str, Any]) -> list[tuple[Run, dict[str, Any]]]:
@@ -112,7 +133,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
         "" if row["std"] is None else f"{100 * row['std']:.1f}",
         str(len(row["seeds"])),
         format_gain(row),
-        f"{row['parameters'] / 1e6:.2f}",
-        f"{row['gflops']:.2f}",
+        millions(row["parameters"]),
+        billions(row["gflops"]),
         str(row["steps"]),
     ]

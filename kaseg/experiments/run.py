@@ -14,6 +14,7 @@ from torch.utils.data import ConcatDataset
 from transformers import set_seed
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from kaseg.best_effort import best_effort, noting
 from kaseg.configuration_kaseg import KASegConfig
 from kaseg.data import LabelSpace, get_label_space, load_images, load_segmentation_dataset
 from kaseg.encoders import check_encoder_name
@@ -24,7 +25,7 @@ from kaseg.image_processing_kaseg import KASegImageProcessor
 from kaseg.model_card import DataSource, ModelCardCallback
 from kaseg.model_card.cost import hardware
 from kaseg.model_card.results import RESULTS_NAME, describe_run
-from kaseg.model_card.settings import public_settings, recipe_of
+from kaseg.model_card.settings import changed_settings, public_settings, recipe_of
 from kaseg.modeling_kaseg import KASegModel
 from kaseg.trainer import (
     KnowledgeAdaptationConfig,
@@ -181,16 +182,19 @@ def run(
     seconds = time.perf_counter() - start
     # Not sent to the Hub yet: its results are still missing.
     trainer.save_model(_internal_call=True)
-    metrics = trainer.evaluate()
+    with noting(f"The training is finished and its model saved in {output_dir}; it is not scored yet."):
+        metrics = trainer.evaluate()
     results = describe_results(trainer, recipe, metrics, data_args)
     results.update(train_seconds=round(seconds, 1), train_seconds_from_step=first_step)
     card.results |= results
-    trainer.create_model_card()
+    with best_effort(f"the model card in {output_dir}", "The model and its results are there all the same."):
+        trainer.create_model_card()
     # Written last: it says that the run is finished.
     if trainer.is_world_process_zero():
         write_json(results_file, results)
     if args.push_to_hub:
-        trainer.push_to_hub()
+        with noting(f"The run is finished; model and results are in {output_dir}."):
+            trainer.push_to_hub()
     return results
 
 
@@ -243,10 +247,14 @@ def describe_results(
 
 
 def _latency(trainer: SegmentationTrainer, side: int = 513, repeats: int = 5) -> dict[str, Any]:
-    """Time of one image on the machine that trained, and what belongs to it."""
+    """Time of one image on the machine that trained, and what belongs to it; nothing if it cannot be taken."""
     # Without the autocast that training has wrapped around some of the models.
     model = trainer.accelerator.unwrap_model(trainer.segmentation_model, keep_fp32_wrapper=False)
-    milliseconds = milliseconds_per_image({"model": model}, side, side, repeats)["model"]
+    milliseconds = None
+    with best_effort("the time per image (latency)"):
+        milliseconds = milliseconds_per_image({"model": model}, side, side, repeats)["model"]
+    if milliseconds is None:
+        return {}
     return {
         "latency": {
             "milliseconds": round(milliseconds, 2),
@@ -264,12 +272,10 @@ def check_same_recipe(path: Path, recipe: dict[str, Any]) -> None:
     lie and how a run is watched makes no difference."""
     if not path.is_file():
         return
-    before, recipe = public_settings(yaml.safe_load(path.read_text()) or {}), public_settings(recipe)
-    changed = sorted(k for k in before.keys() | recipe.keys() if before.get(k) != recipe.get(k))
-    if changed:
-        listed = ", ".join(f"{k} ({before.get(k)!r} -> {recipe.get(k)!r})" for k in changed)
+    before = public_settings(yaml.safe_load(path.read_text()) or {})
+    if changed := changed_settings(before, public_settings(recipe)):
         raise ValueError(
-            f"{path.parent} holds a run with another recipe; it differs in {listed}. Choose another output_dir, or "
+            f"{path.parent} holds a run with another recipe; it differs in {changed}. Choose another output_dir, or "
             "start anew with --no-resume."
         )
 

@@ -10,6 +10,8 @@ from typing import Any
 from scipy import stats
 
 from kaseg.experiments.comparison import TEACHER, Comparison, Run
+from kaseg.markdown import plain, table
+from kaseg.model_card.cost import billions, millions
 
 Finished = Sequence[tuple[Run, Mapping[str, Any]]]
 
@@ -54,18 +56,23 @@ def paired_interval(differences: Sequence[float], confidence: float = 0.95) -> t
 
 def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as a Markdown table; scores in percent, gains in points."""
-    lines = [
-        "| student | objective | mIoU % | seeds | gain over plain (95 % interval) | gap closed | params M | GFLOPs |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    header = ("student", "objective", "mIoU %", "seeds", "gain over plain (95 % interval)", "gap closed", "params M")
+    cells = []
     for row in rows:
         spread = "" if row["std"] is None else f" ± {100 * row['std']:.1f}"
-        lines.append(
-            f"| {row['student']} | {row['objective']} | {100 * row['mean_iou']:.1f}{spread} | {len(row['seeds'])} | "
-            f"{format_gain(row)} | {_percent(row.get('gap_closed'))} | {row['parameters'] / 1e6:.2f} | "
-            f"{row['gflops']:.2f} |"
+        cells.append(
+            (
+                plain(row["student"]),
+                plain(row["objective"]),
+                f"{100 * row['mean_iou']:.1f}{spread}",
+                len(row["seeds"]),
+                format_gain(row),
+                _percent(row.get("gap_closed")),
+                millions(row["parameters"]),
+                billions(row["gflops"]),
+            )
         )
-    return "\n".join(lines) + "\n"
+    return table((*header, "GFLOPs"), cells) + "\n"
 
 
 def format_gain(row: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from kaseg.checkpoints import resolve
+from kaseg.markdown import plain, table
 
 _LIBRARIES = {"transformers": "transformers", "transformers-js": "transformers.js"}
 _USES = {
@@ -50,7 +51,8 @@ def write_card(folder: Path, facts: dict[str, Any], source: str | Path | None) -
         base_model=name if name and "/" in name else None,
         tags=["kaseg", facts["format"], facts["dtype"]],
     )
-    text = f"# {name or 'KASegModel'}: {facts['format']}, {facts['dtype']}\n\n" + "\n\n".join(_paragraphs(facts)) + "\n"
+    title = f"# {plain(name or 'KASegModel')}: {facts['format']}, {facts['dtype']}"
+    text = "\n\n".join([title, *_paragraphs(facts)]) + "\n"
     ModelCard(f"---\n{card_data.to_yaml()}\n---\n\n{text}").save(folder / "README.md")
 
 
@@ -69,13 +71,10 @@ def _paragraphs(facts: dict[str, Any]) -> list[str]:
         else f"`image` (batch, height, width, channels; {facts['image_dtype']}, 0..255) in, `mask` of class ids out"
     )
     paragraphs = [f"Exported by kaseg {facts['versions']['kaseg']}. Images: {size}. {given[0].upper()}{given[1:]}."]
-    rows = [_row(parity) for parity in facts["parity"]]
-    table = "| computed in | images | relative error of the logits | same class |\n|---|---|---|---|\n" + "\n".join(
-        rows
-    )
-    paragraphs.append(f"Compared with the float32 model:\n\n{table}")
+    header = ("computed in", "images", "relative error of the logits", "same class")
+    paragraphs.append(f"Compared with the float32 model:\n\n{table(header, map(_row, facts['parity']))}")
     if (quantization := facts.get("quantization")) is not None:
-        on = f" on {quantization['validation']}" if quantization["validation"] else ""
+        on = f" on {plain(quantization['validation'])}" if quantization["validation"] else ""
         paragraphs.append(
             f"Mean IoU{on}: {100 * quantization['mean_iou_before']:.2f} before and "
             f"{100 * quantization['mean_iou_after']:.2f} after quantisation (calibrated on "
@@ -87,8 +86,7 @@ def _paragraphs(facts: dict[str, Any]) -> list[str]:
     return paragraphs
 
 
-def _row(parity: dict[str, Any]) -> str:
+def _row(parity: dict[str, Any]) -> tuple[str, ...]:
     (height, width), error = parity["size"], parity["relative_error"]
     shown = "–" if error is None else f"{error:.1e}"
-    same = f"{100 * parity['mask_agreement']:.2f} %"
-    return f"| {parity['dtype']} | {parity['batch']} x {height}x{width} | {shown} | {same} |"
+    return parity["dtype"], f"{parity['batch']} x {height}x{width}", shown, f"{100 * parity['mask_agreement']:.2f} %"

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from kaseg.best_effort import best_effort
 from kaseg.data.scenes import render_scene
 from kaseg.export.calibration import CalibrationInputs, mean_iou
 from kaseg.export.card import write_card
@@ -173,7 +174,8 @@ def export_model(
             assert exported is not None
             facts["quantization"] = how | _loss(model, exported, image_processor, options, int8_data)
         write_record(folder, files, facts)
-        write_card(folder, facts, source)
+        with best_effort("the card of the export", f"The export itself is in {output_dir}."):
+            write_card(folder, facts, source)
     return facts
 
 

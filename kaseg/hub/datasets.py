@@ -18,6 +18,7 @@ from PIL import Image
 
 from kaseg.data import LabelSpace, get_label_space, load_segmentation_dataset, read_label_space
 from kaseg.loading_errors import explained_loading
+from kaseg.markdown import code, plain, table
 from kaseg.model_card import DataSource
 
 CLASSES_NAME = "classes.json"
@@ -145,17 +146,17 @@ def _card(repo_id: str, source: DataSource, space: LabelSpace, counts: Mapping[s
         configs=[{"config_name": "default", "data_files": files}],
         **source.hub_licence,
     )
-    classes = zip(space.names, space.palette, strict=True)
+    classes = enumerate(zip(space.names, space.palette, strict=True))
     text = [
         f"---\n{data.to_yaml()}\n---",
-        f"# {title}",
+        f"# {plain(title)}",
         "Columns: `image`, `label` (8-bit mask of class ids, 255 is void) and `id`.",
-        "| split | samples |\n|---|---|\n" + "\n".join(f"| {split} | {count} |" for split, count in counts.items()),
+        table(("split", "samples"), counts.items()),
         "```python\nfrom kaseg.data import load_segmentation_dataset\nfrom kaseg.hub import dataset_label_space\n\n"
-        f'name = "{repo_id}"\n'
+        f"name = {json.dumps(repo_id)}\n"
         "dataset = load_segmentation_dataset(name, label_space=dataset_label_space(name))\n```",
-        "## Classes\n\n| id | class | colour |\n|---|---|---|\n"
-        + "\n".join(f"| {index} | {name} | `{_hex(color)}` |" for index, (name, color) in enumerate(classes))
+        "## Classes\n\n"
+        + table(("id", "class", "colour"), [(i, plain(name), code(_hex(color))) for i, (name, color) in classes])
         + f"\n\n`{CLASSES_NAME}` holds them for programs.",
         f"## Licence and source\n\n{source.licence or 'The licence is not stated.'}",
         *([f"Homepage: {source.homepage}"] if source.homepage else []),

@@ -106,7 +106,9 @@ def add_legend(
     """
     size = max(_MIN_FONT_SIZE, image.width // 40)
     font = ImageFont.load_default(size)
-    entries = [(id_, f"{names.get(id_, str(id_))} {_percent(share)}") for id_, share in fractions.items()]
+    # Pillow measures text of one line only.
+    said = {id_: " ".join(str(names.get(id_, id_)).splitlines()) for id_ in fractions}
+    entries = [(id_, f"{said[id_]} {_percent(share)}") for id_, share in fractions.items()]
     # One entry is a square of colour, a gap, the text and a margin.
     widths = [size + size // 2 + int(font.getlength(text)) + _MARGIN for _, text in entries]
     canvas_width = max([image.width, *(width + _MARGIN for width in widths)])

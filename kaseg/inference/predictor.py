@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from kaseg.best_effort import noting
 from kaseg.configuration_kaseg import require_classes
 from kaseg.data.label_spaces import palette_for
 from kaseg.finite import require_finite
@@ -329,10 +330,12 @@ class Predictor:
         if not with_overlay:
             return Prediction(path, mask_path, None, fractions)
         overlay_path = output.with_name(output.name + _OVERLAY_SUFFIX)
-        names = self.model.config.id2label
-        image, mask = _reduced(image, mask)
-        drawn = add_legend(overlay(image, mask, palette, self.alpha), fractions, names, palette)
-        write_image(drawn, overlay_path, **_OVERLAY_OPTIONS)
+        with noting(f"The mask is written: {mask_path}."):
+            image, mask = _reduced(image, mask)
+            drawn = add_legend(
+                overlay(image, mask, palette, self.alpha), fractions, self.model.config.id2label, palette
+            )
+            write_image(drawn, overlay_path, **_OVERLAY_OPTIONS)
         return Prediction(path, mask_path, overlay_path, fractions)
 
 

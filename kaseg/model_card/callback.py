@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 from transformers import TrainerCallback
 
+from kaseg.best_effort import best_effort
 from kaseg.checkpoints import resolve
 from kaseg.data import SCENES
 from kaseg.model_card.card import render_card
@@ -22,6 +23,8 @@ from kaseg.modeling_kaseg import KASegModel
 
 class ModelCardCallback(TrainerCallback):
     """Writes `README.md` in the run's folder after every evaluation, at the end of training and before every push.
+
+    A card that cannot be written is a warning: training and evaluation go on.
 
     What it cannot see itself (the command, the twin to compare with) is set on its attributes, which hold what
     [`CardFacts`] describes; what nobody says is left out of the card.
@@ -63,7 +66,8 @@ class ModelCardCallback(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
         if not self.data.name:
-            self.data = DataSource.of(getattr(train_dataloader, "dataset", None))
+            with best_effort("the data's name for the model card"):
+                self.data = DataSource.of(getattr(train_dataloader, "dataset", None))
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: Any = None, eval_dataloader: Any = None, **kwargs: Any
@@ -71,18 +75,19 @@ class ModelCardCallback(TrainerCallback):
         # Of several data sets, those with a prefix of their own are left out: a card scores one.
         self._metrics = dict(metrics) if metrics and "eval_mean_iou" in metrics else self._metrics
         self._eval_dataset = getattr(getattr(eval_dataloader, "dataset", None), "dataset", self._eval_dataset)
-        source = DataSource.of(self._eval_dataset)
-        split = getattr(self._eval_dataset, "split", None)
-        self.results |= {"dataset": source.name or self.data.name} if "dataset" not in self.results else {}
-        self.results |= {"split": str(split)} if split and "split" not in self.results else {}
+        with best_effort("the data's name for the model card"):
+            source = DataSource.of(self._eval_dataset)
+            split = getattr(self._eval_dataset, "split", None)
+            self.results |= {"dataset": source.name or self.data.name} if "dataset" not in self.results else {}
+            self.results |= {"split": str(split)} if split and "split" not in self.results else {}
         if state.global_step > 0:
-            self._write_as_training_runs(args, state)
+            self.write_if_possible(args.output_dir, args, state)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._write_as_training_runs(args, state)
+        self.write_if_possible(args.output_dir, args, state)
 
     def on_push_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._write_as_training_runs(args, state)
+        self.write_if_possible(args.output_dir, args, state)
 
     def write(self, folder: str | Path, args: Any, state: Any, name: str | None = None) -> None:
         """Write the card, and the picture if there is to be one.
@@ -121,9 +126,11 @@ class ModelCardCallback(TrainerCallback):
         )
         render_card(facts).save(folder / CARD_NAME)
 
-    def _write_as_training_runs(self, args: Any, state: Any) -> None:
+    def write_if_possible(self, folder: str | Path, args: Any, state: Any) -> None:
+        """Write the card as [`~ModelCardCallback.write`] does, in the first process; a failure is a warning."""
         if state.is_world_process_zero:
-            self.write(args.output_dir, args, state)
+            with best_effort(f"the model card in {folder}", "The model itself is not touched by it."):
+                self.write(folder, args, state)
 
     def _draw(self, folder: Path) -> str:
         # Pictures of the scenes are ours to publish.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from kaseg.configuration_kaseg import KASegConfig
+from kaseg.markdown import code, plain, table
+from kaseg.model_card.cost import billions, in_words, millions
 from kaseg.model_card.facts import CardFacts
 from kaseg.model_card.sources import DataSource
 
@@ -34,8 +37,8 @@ from PIL import Image
 from kaseg import KASegImageProcessor, KASegModel
 
 image = Image.open("image.jpg")
-processor = KASegImageProcessor.from_pretrained("{model_id}")
-model = KASegModel.from_pretrained("{model_id}")
+processor = KASegImageProcessor.from_pretrained({model_id})
+model = KASegModel.from_pretrained({model_id})
 with torch.no_grad():
     outputs = model(**processor(image, return_tensors="pt"))
 mask = processor.post_process_semantic_segmentation(outputs, target_sizes=[image.size[::-1]])[0]  # (height, width)
@@ -47,7 +50,7 @@ def render_card(facts: CardFacts) -> ModelCard:
     """The card: YAML metadata with a `model-index` where there are scores, and the text in Markdown."""
     sections = [
         f"---\n{_metadata(facts).to_yaml()}\n---",
-        f"# {facts.name}",
+        f"# {plain(facts.name)}",
         *_introduction(facts),
         *_scores(facts),
         *_cost(facts.results),
@@ -95,7 +98,8 @@ def _eval_results(facts: CardFacts) -> list[EvalResult]:
 def _introduction(facts: CardFacts) -> Iterator[str]:
     config = facts.config
     names = [config.id2label[index] for index in sorted(config.id2label)]
-    listed = ", ".join(names[:_MOST_CLASSES_LISTED]) + (", ..." if len(names) > _MOST_CLASSES_LISTED else "")
+    shown = [plain(name) for name in names[:_MOST_CLASSES_LISTED]]
+    listed = ", ".join([*shown, *(["..."] if len(names) > len(shown) else [])])
     yield (
         f"A semantic-segmentation model for {len(names)} classes ({listed}): {architecture(config)}. "
         f"Made with kaseg, after *Knowledge Adaptation for Efficient Semantic Segmentation* ([He et al., CVPR 2019]"
@@ -103,7 +107,7 @@ def _introduction(facts: CardFacts) -> Iterator[str]:
     )
     if facts.picture:
         yield f"![An image and the mask that the model gives]({facts.picture})"
-    yield f"## Use\n\n{_USAGE.format(model_id=facts.model_id)}"
+    yield f"## Use\n\n{_USAGE.format(model_id=json.dumps(facts.model_id, ensure_ascii=False))}"
 
 
 def architecture(config: KASegConfig) -> str:
@@ -115,7 +119,7 @@ def architecture(config: KASegConfig) -> str:
 def _how_taught(facts: CardFacts) -> str:
     if not facts.adapted:
         return "It learns from the labels alone." if facts.loss else ""
-    teacher = f"`{facts.teacher.name}`" if facts.teacher else "its teacher"
+    teacher = code(facts.teacher.name) if facts.teacher else "its teacher"
     return (
         f"It learns from the labels and from the features of {teacher}. Teacher and adapters are not part of it: it "
         "costs what its plain twin costs."
@@ -129,12 +133,12 @@ def _scores(facts: CardFacts) -> Iterator[str]:
     results = facts.results
     step = "step that scored best on this split" if facts.settings.get("load_best_model_at_end") else "last step"
     yield (
-        f"## Scores\n\n{_dataset(facts)}, split {results.get('split') or 'not stated'}: {results['protocol']}. One run "
-        f"each, scored at its {step}."
+        f"## Scores\n\n{plain(_dataset(facts))}, split {plain(results.get('split') or 'not stated')}: "
+        f"{results['protocol']}. One run each, scored at its {step}."
     )
-    header = "| model | mean IoU (%) | parameters (M) | GFLOPs at 513x513 | seed | steps |\n|---|---|---|---|---|---|"
-    compared = [_row(name, other) for name, other in facts.compared.items()]
-    yield "\n".join([header, _row(f"**{facts.name}**", results), *compared])
+    header = ("model", "mean IoU (%)", "parameters (M)", "GFLOPs at 513x513", "seed", "steps")
+    compared = [_row(plain(name), other) for name, other in facts.compared.items()]
+    yield table(header, [_row(f"**{plain(facts.name)}**", results), *compared])
     if results.get("caution"):
         yield f"**Mind:** {results['caution']}"
     if facts.adapted and len(facts.compared) < 2:
@@ -143,20 +147,19 @@ def _scores(facts: CardFacts) -> Iterator[str]:
             "score does not say whether adaptation helped."
         )
     if results.get("per_category_iou"):
-        classes = [f"| {label} | {_percent(value)} |" for label, value in results["per_category_iou"].items()]
-        yield "| class | IoU (%) |\n|---|---|\n" + "\n".join(classes)
+        classes = [(plain(label), _percent(value)) for label, value in results["per_category_iou"].items()]
+        yield table(("class", "IoU (%)"), classes)
 
 
-def _row(name: str, results: Mapping[str, Any]) -> str:
-    cells = (
+def _row(name: str, results: Mapping[str, Any]) -> tuple[Any, ...]:
+    return (
         name,
         _percent(results["mean_iou"]),
-        f"{results['parameters'] / 1e6:.2f}",
-        f"{results['gflops_513x513']:.2f}",
+        millions(results["parameters"]),
+        billions(results["gflops_513x513"]),
         results["seed"],
         results["steps"],
     )
-    return f"| {' | '.join(map(str, cells))} |"
 
 
 def _percent(fraction: float) -> str:
@@ -164,10 +167,7 @@ def _percent(fraction: float) -> str:
 
 
 def _cost(results: Mapping[str, Any]) -> Iterator[str]:
-    text = (
-        f"## Cost\n\n{results['parameters'] / 1e6:.2f} M parameters, {results['gflops_513x513']:.2f} GFLOPs for one "
-        "image of 513x513 pixels (2 x multiply-adds)."
-    )
+    text = f"## Cost\n\n{in_words(results)} for one image of 513x513 pixels (2 x multiply-adds)."
     if latency := results.get("latency"):
         text += (
             f" {latency['milliseconds']:.1f} ms for one image of {latency['height']}x{latency['width']} pixels in "
@@ -191,8 +191,8 @@ def _training(facts: CardFacts) -> Iterator[str]:
     # Data and teacher are named below; in a recipe they may be paths on the machine that trained.
     settings = {name: value for name, value in facts.settings.items() if name not in ("dataset", "teacher")}
     if settings:
-        rows = [f"| `{name}` | `{value}` |" for name, value in settings.items()]
-        yield "Settings that differ from kaseg's defaults:\n\n| setting | value |\n|---|---|\n" + "\n".join(rows)
+        rows = [(code(name), code(value)) for name, value in settings.items()]
+        yield "Settings that differ from kaseg's defaults:\n\n" + table(("setting", "value"), rows)
     if versions := results.get("versions"):
         yield "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + "."
 
@@ -211,13 +211,13 @@ def _duration(results: Mapping[str, Any]) -> str:
 
 def _sources(facts: CardFacts) -> Iterator[str]:
     data, teacher = facts.data, facts.teacher
-    name = f"[{data.name}]({data.homepage})" if data.homepage else data.name or "not stated"
+    name = f"[{plain(data.name)}]({data.homepage})" if data.homepage else plain(data.name) or "not stated"
     lines = [f"- Training data: {name}. Licence: {data.licence or 'not stated'}. {data.citation}".rstrip()]
     if teacher:
-        lines.append(f"- Teacher: `{teacher.name}`. Licence: {teacher.licence or 'not stated'}.")
+        lines.append(f"- Teacher: {code(teacher.name)}. Licence: {teacher.licence or 'not stated'}.")
     for field, part in (("model", "Weights"), ("encoder_from", "Encoder")):
         if start := facts.settings.get(field):
-            lines.append(f"- {part} before training: those of `{start}`, which has a licence of its own.")
+            lines.append(f"- {part} before training: those of {code(start)}, which has a licence of its own.")
     lines.append("- The weights are under the licence of the training data; the code of kaseg is Apache-2.0.")
     yield "## Data and licences\n\n" + "\n".join(lines)
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from kaseg.best_effort import best_effort
+
 _COUNTED: dict[tuple[str, ...], float] = {}
 
 
 def describe_cost(model: Any) -> dict[str, Any]:
-    """Parameters and GFLOPs of one image of 513x513 pixels, under the names that they have in `results.json`."""
-    return {"parameters": parameter_count(model), "gflops_513x513": round(gflops(model), 3)}
+    """Parameters and GFLOPs of one image of 513x513 pixels, under the names that they have in `results.json`; GFLOPs
+    that cannot be counted are `None`."""
+    cost = None
+    with best_effort("counting the model's operations (GFLOPs)"):
+        cost = round(gflops(model), 3)
+    return {"parameters": parameter_count(model), "gflops_513x513": cost}
 
 
 def gflops(model: Any, height: int = 513, width: int = 513) -> float:
@@ -45,6 +52,21 @@ def _count(model: Any, height: int, width: int) -> float:
 def parameter_count(model: torch.nn.Module) -> int:
     """Number of parameters, BatchNorm's included, its running statistics not."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def in_words(results: Mapping[str, Any]) -> str:
+    """Parameters and operations of a model, as `results.json` holds them."""
+    return f"{millions(results['parameters'])} M parameters, {billions(results['gflops_513x513'])} GFLOPs"
+
+
+def millions(count: int) -> str:
+    """A number of parameters in millions."""
+    return f"{count / 1e6:.2f}"
+
+
+def billions(cost: float | None) -> str:
+    """GFLOPs as text, a dash where they could not be counted."""
+    return "–" if cost is None else f"{cost:.2f}"
 
 
 def hardware() -> str:

@@ -48,7 +48,14 @@ WATCHING = {
 # Fields that may name a folder of this machine.
 _NAMES = {"model", "encoder_from", "teacher", "autoencoder", "dataset", "label_space", "unlabelled_dir"}
 # Fields that other fields fill in.
-_DERIVED = {"max_steps", "optim_args", "lr_scheduler_kwargs"}
+_DERIVED = {
+    "max_steps",
+    "optim_args",
+    "lr_scheduler_kwargs",
+    "do_eval",
+    "metric_for_best_model",
+    "greater_is_better",
+}
 _NEVER_WRITTEN = {"hub_token", "accelerator_config", "parallelism_config"}
 # The paper's own terms in KnowledgeAdaptationConfig and the fields that weigh them; distillation_losses has the others.
 _TERMS = {"adaptation": "adaptation_weight", "affinity": "affinity_weight"}
@@ -61,21 +68,46 @@ def recipe_of(*parts: Any) -> dict[str, Any]:
     """
     recipe: dict[str, Any] = {}
     for part in parts:
-        # Several fields are filled in by __post_init__, so a default instance is what to compare with.
-        default = derived = _bystander(type(part))()
+        # Several fields are filled in by __post_init__, so default instances are what to compare with.
+        default = derived = _defaults(part)
         if isinstance(part, TrainingArguments):
-            derived = _bystander(type(part))(
-                num_train_epochs=part.num_train_epochs, optim=part.optim, lr_scheduler_type=part.lr_scheduler_type
-            )
+            # Some schedulers are refused without evaluations.
+            chosen = ("num_train_epochs", "optim", "lr_scheduler_type", "eval_strategy", "eval_steps")
+            derived = _defaults(part, **{name: getattr(part, name) for name in chosen})
         for item in dataclasses.fields(part):
             value = getattr(part, item.name)
-            if not item.init or item.name.startswith("_") or value == getattr(default, item.name):
+            if not item.init or item.name.startswith("_") or item.name in _NEVER_WRITTEN:
                 continue
-            if item.name in _NEVER_WRITTEN:
+            if item.name in default and value == default[item.name]:
                 continue
-            if item.name not in _DERIVED or value != getattr(derived, item.name):
+            if item.name not in _DERIVED or value != derived.get(item.name):
                 recipe[item.name] = _plain(value)
     return recipe
+
+
+def _defaults(part: Any, **given: Any) -> dict[str, Any]:
+    """Fields of a dataclass by name, where nothing but `given` is given; those that must be given are left out.
+
+    A subclass may refuse to be without what its user knows; then its fields have the defaults that they are declared
+    with, and the others those of the class that it is made from.
+    """
+    declared: dict[str, Any] = {}
+    for item in dataclasses.fields(part):
+        if item.default is not dataclasses.MISSING:
+            declared[item.name] = item.default
+        elif item.default_factory is not dataclasses.MISSING:
+            declared[item.name] = item.default_factory()
+    for kind in type(part).__mro__:
+        if not dataclasses.is_dataclass(kind):
+            continue
+        names = {item.name for item in dataclasses.fields(kind) if item.init}
+        required = {name: getattr(part, name) for name in names - declared.keys()}
+        try:
+            instance = _bystander(kind)(**required, **{name: value for name, value in given.items() if name in names})
+        except Exception:
+            continue
+        return declared | {name: getattr(instance, name) for name in names & declared.keys()}
+    return declared
 
 
 def public_settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,6 +115,12 @@ def public_settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
     files and folders only the name is left."""
     hidden = PLACES | WATCHING | {"push_to_hub"}
     return {k: _shown(k, v) for k, v in recipe.items() if k not in hidden and not k.startswith("hub_")}
+
+
+def changed_settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """What differs between two recipes, in words; empty if nothing does."""
+    changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    return ", ".join(f"{name} ({before.get(name)!r} -> {after.get(name)!r})" for name in changed)
 
 
 def loss_weights(settings: Mapping[str, Any]) -> dict[str, float | str]:

@@ -61,7 +61,7 @@ def test_flags_override_the_recipe(tmp_path: Path) -> None:
         "eval_strategy: no\nfreeze_batch_norm: true\nteacher: a/b\nmax_steps: 10\nreport_to: none\n"
     )
     flags = ["--crop_size", "336,448", "--save-total-limit", "null", "--no-freeze_batch_norm", "--max-steps=20"]
-    flags += ["--lr-scheduler-kwargs", "{power: 0.5}", "--include-for-metrics", "loss", "--include-for-metrics=inputs"]
+    flags += ["--lr-scheduler-kwargs", "{power: 0.5}", "--class-weights", "1", "--class-weights=2.5"]
     (model_args, _, teacher_args, args), resume = collect(
         "--config", str(recipe), *flags, "--output-dir", str(tmp_path), "--no-resume"
     )
@@ -69,7 +69,7 @@ def test_flags_override_the_recipe(tmp_path: Path) -> None:
     assert (args.learning_rate, args.weight_decay, args.max_steps) == (0.001, 4e-5, 20)
     assert (args.crop_size, args.save_total_limit, args.logging_first_step) == ([336, 448], None, True)
     assert (model_args.freeze_batch_norm, teacher_args.teacher) == (False, "a/b")
-    assert (args.lr_scheduler_kwargs, args.include_for_metrics) == ({"power": 0.5}, ["loss", "inputs"])
+    assert (args.lr_scheduler_kwargs, args.class_weights) == ({"power": 0.5}, [1.0, 2.5])
     assert args.eval_strategy == "no"
 
 

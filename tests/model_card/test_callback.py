@@ -52,7 +52,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run."""
     folder = tmp_path_factory.mktemp("runs") / "big"
     model = ModelArguments(**TINY, head="deeplabv3plus", pretrained_backbone=False)
-    data = DataArguments(dataset="scenes", max_train_samples=2, max_eval_samples=1)
+    data = DataArguments(dataset="scenes", max_train_samples=2, max_eval_samples=1, measure_latency=True)
     train(model, data, SegmentationConfig(**arguments(folder)))
     return folder
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import pytest
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -26,6 +28,33 @@ def test_what_other_fields_fill_in_is_left_out(tmp_path, fields: dict) -> None:
     recipe = recipe_of(SegmentationConfig(output_dir=str(tmp_path), **fields))
     assert recipe == {"output_dir": str(tmp_path), **fields}
     assert recipe_of(SegmentationConfig(**recipe)) == recipe
+
+
+@dataclass
+class Owned(SegmentationConfig):
+    """A user's arguments: nobody can be asked for a default."""
+
+    owner: str = field(kw_only=True)
+    note: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.note is None:
+            raise ValueError("note is needed")
+
+
+@pytest.mark.parametrize(
+    "kind, fields",
+    [
+        (SegmentationConfig, {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "steps", "eval_steps": 5}),
+        (SegmentationConfig, {"lr_scheduler_type": "greedy", "eval_strategy": "epoch"}),
+        (Owned, {"owner": "me", "note": "mine"}),
+        (Owned, {"owner": "me", "note": "mine", "learning_rate": 0.5, "optim": "adamw_torch"}),
+    ],
+)
+def test_arguments_whose_class_has_no_default_instance(tmp_path, kind, fields: dict) -> None:
+    recipe = recipe_of(kind(output_dir=str(tmp_path), **fields))
+    assert recipe == {"output_dir": str(tmp_path), **fields}
 
 
 def test_public_settings_tell_nothing_of_the_machine() -> None:

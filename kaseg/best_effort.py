@@ -1,0 +1,49 @@
+"""What comes after a result must not take the result with it, nor hide where it is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def best_effort(what: str, kept: str = "") -> Iterator[None]:
+    """Work of which a failure is a warning, and what follows goes on.
+
+    Args:
+        what (`str`): What is made, such as `"the model card"`.
+        kept (`str`, *optional*): Where the result itself is, in a sentence.
+
+    Example:
+
+    ```python
+    >>> from kaseg.best_effort import best_effort
+    >>> with best_effort("the plot", "The scores are in scores.json."):
+    ...     raise OSError("disk full")
+
+    ```
+    """
+    try:
+        yield
+    except Exception as error:
+        said = str(error).strip() or "no message"
+        logger.warning("Failed: %s (%s: %s). %s", what, type(error).__name__, said, kept)
+        logger.debug("Traceback of the failure of %s:", what, exc_info=True)
+
+
+@contextmanager
+def noting(note: str) -> Iterator[None]:
+    """Work whose failure ends what is done, with a note in the error that says where the result is: the commands print
+    it.
+
+    Args:
+        note (`str`): The note, a sentence.
+    """
+    try:
+        yield
+    except Exception as error:
+        error.add_note(note)
+        raise
