@@ -6,10 +6,7 @@ from typing import Any
 
 import datasets
 
-from kaseg.data.samples import ENCODED_FEATURES, AnyDataset, index_id
-
-IMAGE_COLUMNS = ("image", "img", "pixel_values")
-LABEL_COLUMNS = ("label", "mask", "annotation", "semantic_segmentation", "labels")
+from kaseg.data.samples import ENCODED_FEATURES, IMAGE_COLUMNS, LABEL_COLUMNS, AnyDataset, index_id
 
 
 def standard_columns(

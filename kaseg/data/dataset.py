@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import torch
 from datasets.distributed import split_dataset_by_node
 from PIL import Image
 
+from kaseg.data.own_samples import is_prepared, standard_sample
 from kaseg.pixels import VOID
 
 if TYPE_CHECKING:
@@ -59,15 +60,23 @@ def _transform_sample(
     num_labels: int | None,
     maps: MapsOfCrop | None = None,
 ) -> dict[str, torch.Tensor]:
-    with _forked_cpu_rng(seed):
-        if maps is None:
-            inputs = transform(example["image"], example["label"])
-        else:
-            inputs, view = transform.with_view(example["image"], example["label"])  # type: ignore[attr-defined]
-            inputs.update(maps(example["image"], view))
+    if is_prepared(example):
+        if maps is not None:
+            raise ValueError(
+                "its pixel_values are prepared already, and the teacher's maps are of whole images: give images, or "
+                "set teacher_view to 'crop'"
+            )
+        inputs = {name: example[name] for name in ("pixel_values", "labels")}
+    else:
+        with _forked_cpu_rng(seed):
+            if maps is None:
+                inputs = transform(example["image"], example["label"])
+            else:
+                inputs, view = transform.with_view(example["image"], example["label"])  # type: ignore[attr-defined]
+                inputs.update(maps(example["image"], view))
     if num_labels is not None:
         labels = inputs["labels"]
-        outside = labels[(labels >= num_labels) & (labels != VOID)]
+        outside = labels[((labels >= num_labels) | (labels < 0)) & (labels != VOID)]
         if outside.numel():
             raise ValueError(
                 f"label {int(outside[0])} is neither one of the model's {num_labels} classes nor void ({VOID})"
@@ -94,12 +103,16 @@ class _EpochMixin:
 class SegmentationDataset(_EpochMixin, torch.utils.data.Dataset):
     """A map-style data set of transformed samples.
 
+    Samples may have any of the forms of [`~kaseg.data.own_samples.standard_sample`]; those with normalised
+    `pixel_values` are taken as they are.
+
     The transform runs with torch's CPU generator seeded from (seed, epoch, index) and put back afterwards. So the
     augmentation does not depend on the number of workers, on the order of access or on the global generator, and a
     resumed run sees exactly what the unbroken run would have seen. Transforms must draw from torch only.
 
     Args:
-        dataset: Data with the columns `image` and `label`, as [`load_segmentation_dataset`] returns it.
+        dataset: Data with the columns `image` and `label`, as [`load_segmentation_dataset`] returns it, or anything
+            with a length whose entries are samples: a list, a `torch.utils.data.Dataset` or a `Subset`.
         transform: Takes (image, label) and returns the model's inputs, for example [`TrainTransform`].
         seed: Seed of the augmentation.
         unlabelled: Take the images alone: every pixel's label is void, and `label` need not be there.
@@ -110,7 +123,7 @@ class SegmentationDataset(_EpochMixin, torch.utils.data.Dataset):
 
     def __init__(
         self,
-        dataset: datasets.Dataset,
+        dataset: Any,
         transform: Transform,
         seed: int = 0,
         unlabelled: bool = False,
@@ -130,6 +143,11 @@ class SegmentationDataset(_EpochMixin, torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        if hasattr(self.dataset, "set_epoch"):  # a user's own data set
+            self.dataset.set_epoch(epoch)
+
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """The transformed sample.
 
@@ -145,7 +163,9 @@ class SegmentationDataset(_EpochMixin, torch.utils.data.Dataset):
         name = f"number {index}"
         try:
             example = self.dataset[index]
-            name = f"number {index} (id {example.get('id')})"
+            if isinstance(example, Mapping) and "id" in example:
+                name = f"number {index} (id {example['id']})"
+            example = standard_sample(example, with_label=not self.unlabelled)
             if self.unlabelled:
                 example = {**example, "label": Image.new("L", example["image"].size, VOID)}
             seed = sample_seed(self.seed, self.epoch, index)
@@ -246,14 +266,15 @@ class StreamingSegmentationDataset(_EpochMixin, torch.utils.data.IterableDataset
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         for example in self.dataset:
-            if "id" not in example:
+            if "id" not in example and not is_prepared(example):
                 raise ValueError(
                     f"The stream has the columns {sorted(example)} but no 'id', from which the augmentation is drawn: "
                     "load it with load_segmentation_dataset(..., streaming=True), or add one."
                 )
             try:
-                seed = sample_seed(self.seed, self.epoch, example["id"])
+                example = standard_sample(example)
+                seed = sample_seed(self.seed, self.epoch, example.get("id", ""))
                 inputs = _transform_sample(self.transform, example, seed, self.num_labels)
             except Exception as error:
                 raise ValueError(f"Sample with id {example.get('id')} failed: {error}") from error
-            yield _named(inputs, example["id"]) if self.with_names else inputs
+            yield _named(inputs, example.get("id", "")) if self.with_names else inputs

@@ -132,6 +132,11 @@ def _guarded(read: Callable[[], T], where: str) -> T:
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         # Pillow reports broken files with all of these, and what it cannot identify by the buffer's address.
         reason = "no picture of a format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
+        if isinstance(error, Image.DecompressionBombError):
+            raise ValueError(
+                f"{where} is too large: {error} Cut or shrink it, or, if it is to be trusted, raise Pillow's limit: "
+                "PIL.Image.MAX_IMAGE_PIXELS = None (kaseg predict: --max-megapixels)."
+            ) from error
         raise ValueError(f"{where} cannot be read: {reason}. Replace it or leave it out.") from error
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from kaseg.data.text_files import read_text
 from kaseg.pixels import VOID
 
 Color = tuple[int, int, int]
@@ -260,7 +261,7 @@ def read_label_space(path: str | Path) -> LabelSpace:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected a classes.txt or a classes.json.")
     name = path.parent.name or path.stem
-    text = path.read_text(encoding="utf-8-sig")  # some editors put a byte-order mark first
+    text = read_text(path)
     if path.suffix != ".json":
         lines = (line.strip() for line in text.splitlines())
         return LabelSpace(name, tuple(line for line in lines if line and not line.startswith("#")))

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 from kaseg.data.bad_samples import BadSamples, SkippedSample
 from kaseg.data.image_files import IMAGE_SUFFIXES
 from kaseg.data.label_spaces import LabelSpace
+from kaseg.data.text_files import read_text
 
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # lossless only
 _LISTED = 10
@@ -150,7 +151,7 @@ class NamedFiles:
         file = root / _fill(self.class_list, names or {})
         if names is None or not file.is_file():
             return
-        listed = dict(line.split(":", 1) for line in file.read_text(encoding="utf-8-sig").splitlines() if ":" in line)
+        listed = dict(line.split(":", 1) for line in read_text(file).splitlines() if ":" in line)
         published = {int(value): name.strip() for value, name in listed.items() if value.strip().isdigit()}
         for value, train_id in (label_space.label_map or {}).items():
             ours = label_space.id2label.get(train_id)
@@ -189,8 +190,8 @@ class NamedFiles:
     def _read_list(self, root: Path, pattern: str, names: Mapping[str, str]) -> list[str]:
         if "{id}" in pattern:
             return list(self._matches(root, pattern, names))
-        lines = (root / _fill(pattern, names)).read_text(encoding="utf-8-sig").splitlines()
-        words = [PurePosixPath(line.split()[0]) for line in lines if line.strip()]
+        lines = read_text(root / _fill(pattern, names)).splitlines()
+        words = [PurePosixPath(_first_entry(line)) for line in lines if line.strip()]
         return [word.stem if word.suffix.lower() in IMAGE_SUFFIXES else word.name for word in words]
 
     def _ids(self, root: Path, names: Mapping[str, str], bad: BadSamples) -> list[str]:
@@ -204,6 +205,14 @@ class NamedFiles:
             bad.reject([SkippedSample(name, reason.format(name)) for name in doubled])
             united.update(dict.fromkeys(listed))
         return [name for name in united if name not in left_out]
+
+
+def _first_entry(line: str) -> str:
+    """The sample that a line of a list names: an id, which may hold spaces; an id and whether a class is in the image
+    (-1, 0, 1; VOC's lists of a class); or the paths of an image and its mask."""
+    words = line.split()
+    is_first = words[-1] in ("-1", "0", "1") or PurePosixPath(words[0]).suffix.lower() in IMAGE_SUFFIXES
+    return words[0] if len(words) == 2 and is_first else line.strip()
 
 
 def _fill(pattern: str, names: Mapping[str, str], name: str = "") -> str:

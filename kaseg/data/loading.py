@@ -114,6 +114,8 @@ def load_segmentation_dataset(
         raise TypeError(f"load_segmentation_dataset: unexpected arguments {sorted(scene_options)} for {name!r}.")
     if on_error not in ON_ERROR:
         raise ValueError(f"on_error is {on_error!r}; it must be one of {', '.join(ON_ERROR)}.")
+    if on_error == "raise" and (skipped is not None or num_proc is not None):
+        raise ValueError("skipped and num_proc would change nothing: they are for on_error='skip'.")
     request = _Request(name, split, data_dir, streaming, label_space, on_error, skipped, num_proc)
     folders = _own_folders(image_folder, label_folder)
     hub_options = {"image": image_column, "label": label_column, "revision": revision, "config": config_name}

@@ -17,6 +17,9 @@ from kaseg.data.transforms import check_sample
 AnyDataset: TypeAlias = "datasets.Dataset | datasets.IterableDataset"
 SampleFunction: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 
+# The usual names of the columns of images and masks.
+IMAGE_COLUMNS = ("image", "img", "pixel_values")
+LABEL_COLUMNS = ("label", "mask", "annotation", "semantic_segmentation", "labels")
 ENCODED_FEATURES = datasets.Features(
     image=datasets.Image(decode=False), label=datasets.Image(decode=False), id=datasets.Value("string")
 )
@@ -103,8 +106,11 @@ def mask_reader(data: Any) -> Callable[[int], Any]:
 
 
 def mask_of(sample: Any) -> Any:
-    """What a sample calls `label` or `labels`, if it calls anything so."""
-    return sample.get("label", sample.get("labels")) if isinstance(sample, Mapping) else None
+    """The mask of a sample in any of the forms of [`~kaseg.data.own_samples.standard_sample`], if it has one."""
+    if isinstance(sample, tuple | list) and len(sample) == 2:
+        return sample[1]
+    names = LABEL_COLUMNS if isinstance(sample, Mapping) else ()
+    return next((sample[name] for name in names if name in sample), None)
 
 
 def decode_on_access(data: AnyDataset, function: SampleFunction, bad: BadSamples | None = None) -> AnyDataset:

@@ -15,7 +15,7 @@ from kaseg.evaluation.confusion_matrix import ConfusionMatrix, iou_scores
 from kaseg.evaluation.per_image import image_row, worst_first
 from kaseg.evaluation.processes import Processes
 from kaseg.evaluation.protocols import WHOLE_IMAGE, InferenceProtocol, predict_masks
-from kaseg.evaluation.samples import PreparedSample, prepared_batches
+from kaseg.evaluation.samples import PreparedSample, check_channels, prepared_batches
 from kaseg.finite import require_finite
 
 logger = logging.getLogger(__name__)
@@ -125,6 +125,7 @@ class _Counts:
                     "a test split without labels, `kaseg submit` writes the predictions for the benchmark's server."
                 )
         pixel_values = torch.cat([sample.pixel_values for sample in batch])
+        check_channels(model.config, pixel_values, f"Sample {batch[0].name}")
         masks = predict_masks(model, pixel_values, [sample.size for sample in batch], protocol)
         for sample, mask in zip(batch, masks, strict=True):
             assert sample.labels is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kaseg.data.own_samples import is_prepared, standard_sample
 from kaseg.evaluation.confusion_matrix import as_integers
 from kaseg.evaluation.processes import Processes
 from kaseg.image_processing_kaseg import pixel_values_of, upright
@@ -71,6 +72,17 @@ def prepared_batches(
         yield batch
 
 
+def check_channels(config: Any, pixel_values: Tensor, where: str) -> None:
+    """Raises a ValueError if images (B, C, H, W) have other channels than a model takes, as far as its config says."""
+    expected = getattr(config, "num_channels", pixel_values.shape[1])
+    if pixel_values.shape[1] != expected:
+        raise ValueError(
+            f"{where}: the model takes images of {expected} channels, these have {pixel_values.shape[1]}. Image files "
+            "are read as RGB; images of other bands are given to the trainers as samples with normalised pixel_values "
+            "(channels, H, W) and labels."
+        )
+
+
 @dataclass
 class _Prepare:
     """Makes a prepared sample of a sample and its place."""
@@ -79,7 +91,16 @@ class _Prepare:
     with_labels: bool
 
     def __call__(self, index: int, sample: dict[str, Any]) -> PreparedSample:
-        name = str(sample.get("id", index))
+        name = str(sample["id"] if isinstance(sample, Mapping) and "id" in sample else index)
+        try:
+            sample = standard_sample(sample, self.with_labels, may_lack_label=True)
+        except ValueError as error:
+            raise ValueError(f"Sample {name} failed: {error}") from error
+        if is_prepared(sample):
+            raise ValueError(
+                f"Sample {name} has normalised pixel_values, which no image processor takes: give the dataset with its "
+                "images (without set_transform or map), or call evaluate() of a SegmentationTrainer."
+            )
         # Padding would be scored as part of the image, and what is cropped away would be missing.
         image = upright(sample["image"])
         pixel_values = pixel_values_of(self.image_processor, image)
@@ -111,6 +132,11 @@ def _prepared_samples(
 ) -> Iterator[PreparedSample]:
     if num_workers < 0:
         raise ValueError(f"num_workers must be at least 0, got {num_workers}.")
+    if isinstance(dataset, Mapping):
+        raise ValueError(
+            f"One dataset is scored at a time, not a {type(dataset).__name__} of {', '.join(map(str, dataset))}: give "
+            "one of them, such as data['validation']."
+        )
     if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
         samples = _OwnSamples(dataset, prepare, processes.share(len(dataset)))
         if num_workers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,7 +45,8 @@ class TeacherAdapter(nn.Module):
     [`KASegModel`] are laid out channels-last, in place; their values stay.
 
     Args:
-        model (`nn.Module`): The network; called with the image batch. A `transformers` model for semantic segmentation,
+        model (`nn.Module`, `str` or `Path`): The network; called with the image batch. A Hub id, folder or shipped name
+            is loaded as by [`~TeacherAdapter.from_pretrained`]. A `transformers` model for semantic segmentation,
             Mask2Former, MaskFormer, OneFormer or EoMT, a model of segmentation_models.pytorch or torchvision, or any
             other module that returns logits (B, C, h, w), a dict with `"logits"` or `"out"`, an object with `.logits`,
             or a tuple that starts with logits.
@@ -68,11 +70,14 @@ class TeacherAdapter(nn.Module):
         image_scale (`float`, *optional*, defaults to 1.0): Factor by which images are resized (bilinearly) for the
             teacher; its maps are brought back to the size that they have at 1, by their mean where they shrink. It
             costs `image_scale**2` times as much; `docs/camvid.md` has a teacher that gains by it (our choice).
+        output_stride (`int`, *optional*): The same weights at another stride, see
+            [`~kaseg.distillation.teachers.output_stride.at_output_stride`].
 
     Raises:
-        ValueError: there is no such submodule, no classifier to be found without `tap`, `label_map` does not fit, a
-            mean comes without its standard deviation, or `image_scale` is not positive, or not 1 where the network
-            takes images of one size alone.
+        OSError: as from_pretrained, of a name.
+        ValueError: the model is none of these, there is no such submodule, no classifier to be found without `tap`,
+            `label_map` does not fit, a mean comes without its standard deviation, or `image_scale` is not positive, or
+            not 1 where the network takes images of one size alone.
 
     Attributes:
         normalization ([`~kaseg.pixels.Normalization`] or `None`): The teacher's own, as
@@ -85,7 +90,7 @@ class TeacherAdapter(nn.Module):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | str | Path,
         tap: str | None = None,
         num_labels: int | None = None,
         image_mean: Sequence[float] | None = None,
@@ -99,8 +104,22 @@ class TeacherAdapter(nn.Module):
         model_inputs: Mapping[str, torch.Tensor] | None = None,
         input_size: InputSize | None = None,
         image_scale: float = 1.0,
+        output_stride: int | None = None,
     ) -> None:
         super().__init__()
+        if isinstance(model, str | Path):
+            loaded = load_teacher(str(model))
+            model, model_inputs = loaded.model, model_inputs or loaded.model_inputs
+            if loaded.normalization is not None and image_mean is None and image_std is None:
+                found = loaded.normalization
+                image_mean, image_std, flip_channels = found.mean, found.std, flip_channels or found.flip_channels
+        if not isinstance(model, nn.Module) or isinstance(model, TeacherAdapter):
+            raise ValueError(
+                "A teacher is a Hub id, a folder, a shipped name (kaseg.list_models()) or a network (nn.Module), not a "
+                f"{type(model).__name__}."
+            )
+        _check_usable(model)
+        model = model if output_stride is None else at_output_stride(model, output_stride)
         self.model = model
         self.requires_grad_(False)
         self.eval()
@@ -136,11 +155,13 @@ class TeacherAdapter(nn.Module):
         self.known_classes: torch.Tensor | None
         if student_labels is not None:
             self.match(student_labels, label_map)
+        elif label_map is not None:
+            raise ValueError("label_map would change nothing: it belongs to student_labels, which are missing.")
 
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str,
+        name_or_path: str | Path,
         tap: str | None = None,
         student_mean: Sequence[float] | None = None,
         student_std: Sequence[float] | None = None,
@@ -160,20 +181,15 @@ class TeacherAdapter(nn.Module):
             OSError: no such model, no right to read it, no network, or damaged or no safetensors weights.
             ValueError: a model of another kind, or one that cannot have this stride.
         """
-        loaded = load_teacher(name_or_path)
-        found = loaded.normalization
         return cls(
-            loaded.model if output_stride is None else at_output_stride(loaded.model, output_stride),
+            str(name_or_path),
             tap=tap,
-            image_mean=found.mean if found else None,
-            image_std=found.std if found else None,
             student_mean=student_mean,
             student_std=student_std,
-            flip_channels=found.flip_channels if found else False,
             student_labels=student_labels,
             label_map=label_map,
-            model_inputs=loaded.model_inputs,
             image_scale=image_scale,
+            output_stride=output_stride,
         )
 
     def train(self, mode: bool = True) -> TeacherAdapter:
@@ -378,6 +394,19 @@ class TeacherAdapter(nn.Module):
     @torch.no_grad()
     def _dry_run(self) -> Any:
         return self._run(example_image(self.model, self.input_size))
+
+
+def _check_usable(model: nn.Module) -> None:
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError(
+            "The teacher is a TorchScript module, whose inner maps cannot be read: pass the Python network that it was "
+            "made of."
+        )
+    if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
+        raise ValueError(
+            "The teacher's weights were made under torch.inference_mode(), where tensors cannot take part in training: "
+            "build or load it outside of it (torch.no_grad() is fine)."
+        )
 
 
 def _class_names(model: nn.Module) -> tuple[str, ...] | None:

@@ -9,7 +9,6 @@ from torch import nn
 
 from kaseg.distillation.teachers.adapter import TeacherAdapter
 from kaseg.distillation.teachers.label_matching import LabelMap
-from kaseg.distillation.teachers.output_stride import at_output_stride
 from kaseg.modeling_kaseg import KASegModel
 from kaseg.pixels import Normalization
 
@@ -76,10 +75,6 @@ def build_teacher(
         "student_std": normalization.std,
         "student_labels": labels,
         "label_map": label_map,
+        "output_stride": output_stride,
     }
-    if isinstance(teacher, str | Path):
-        return TeacherAdapter.from_pretrained(str(teacher), output_stride=output_stride, **options)
-    return TeacherAdapter(
-        teacher if output_stride is None else at_output_stride(teacher, output_stride),
-        **options,
-    )
+    return TeacherAdapter(teacher, **options)

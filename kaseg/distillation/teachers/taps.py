@@ -261,6 +261,8 @@ def list_taps(model: nn.Module, image_size: int = 128, **model_inputs: torch.Ten
 
     ```
     """
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"list_taps takes a network, not {model!r}: load it with TeacherAdapter(...).model.")
     image = example_image(model, InputSize.of(model), image_size)
     was_training = model.training
     model.eval()

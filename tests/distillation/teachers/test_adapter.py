@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -12,7 +14,7 @@ from transformers import (
 )
 
 from kaseg import KASegConfig, KASegImageProcessor, KASegModel
-from kaseg.distillation import TeacherAdapter
+from kaseg.distillation import TeacherAdapter, list_taps
 from kaseg.distillation.teachers import InputSize
 
 IMAGE = torch.linspace(-2, 2, 2 * 3 * 64 * 64).reshape(2, 3, 64, 64)
@@ -307,3 +309,51 @@ def test_a_network_that_insists_on_a_size_gets_it() -> None:
 
     teacher = TeacherAdapter(Network(3, 5, 4, stride=4), input_size=InputSize(fixed=(48, 48)))
     assert teacher(IMAGE).logits.shape == (2, 5, 16, 16)
+
+
+class TestGivenForms:
+    """A Hub id, folder, Path or network: the same teacher."""
+
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("teachers") / "big"
+        torch.manual_seed(0)
+        _kaseg(head="deeplabv3plus").save_pretrained(folder)
+        KASegImageProcessor(image_mean=[0.2, 0.3, 0.4], image_std=[0.5, 0.6, 0.7]).save_pretrained(folder)
+        return folder
+
+    @pytest.mark.parametrize("form", [str, Path, TeacherAdapter.from_pretrained, TeacherAdapter])
+    def test_all_read_the_same_maps(self, folder, form) -> None:
+        given = form(folder) if form in (str, Path) else None
+        teacher = TeacherAdapter(given) if given is not None else form(folder)
+        assert teacher.normalization is not None and teacher.normalization.mean == (0.2, 0.3, 0.4)
+        expected = TeacherAdapter(KASegModel.from_pretrained(folder))(IMAGE)
+        assert torch.equal(teacher(IMAGE).features, expected.features)
+
+    def test_what_is_given_goes_before_what_is_found(self, folder) -> None:
+        teacher = TeacherAdapter(folder, image_mean=[0.0] * 3, image_std=[1.0] * 3)
+        assert teacher.normalization is not None and teacher.normalization.mean == (0.0, 0.0, 0.0)
+
+    @pytest.mark.parametrize("wrong", [None, 3, {"model": 1}, TeacherAdapter, TeacherAdapter(_kaseg())])
+    def test_anything_else_is_refused(self, wrong) -> None:
+        with pytest.raises(ValueError, match="A teacher is a Hub id, a folder, a shipped name"):
+            TeacherAdapter(wrong)
+
+    def test_a_folder_that_is_not_there(self, tmp_path) -> None:
+        with pytest.raises(OSError, match="gone"):
+            TeacherAdapter(tmp_path / "gone")
+
+    def test_torchscript_has_no_inner_maps(self) -> None:
+        scripted = torch.jit.trace(nn.Conv2d(3, 2, 1), torch.zeros(1, 3, 8, 8))
+        with pytest.raises(ValueError, match="TorchScript module.*pass the Python network"):
+            TeacherAdapter(scripted)
+
+    def test_weights_made_under_inference_mode(self) -> None:
+        with torch.inference_mode():
+            made = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1))
+        with pytest.raises(ValueError, match=r"torch.inference_mode\(\).*build or load it outside"):
+            TeacherAdapter(made)
+
+    def test_list_taps_takes_a_network(self, folder) -> None:
+        with pytest.raises(ValueError, match="list_taps takes a network"):
+            list_taps(str(folder))

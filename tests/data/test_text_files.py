@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import codecs
+
+import pytest
+from PIL import Image
+
+from kaseg.data import load_segmentation_dataset, read_label_space
+from kaseg.data.text_files import read_text
+
+NAMES = "Straße\nnaïve 道路\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_encodings_that_say_what_they_are(tmp_path, encoding: str) -> None:
+    (tmp_path / "classes.txt").write_text(NAMES, encoding=encoding)
+    assert read_text(tmp_path / "classes.txt") == NAMES
+    assert read_label_space(tmp_path / "classes.txt").names == ("Straße", "naïve 道路")
+
+
+def test_big_endian_utf_16(tmp_path) -> None:
+    (tmp_path / "classes.txt").write_bytes(codecs.BOM_UTF16_BE + NAMES.encode("utf-16-be"))
+    assert read_text(tmp_path / "classes.txt") == NAMES
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        ("sky\nStraße\n".encode("latin-1"), "line 2 is not in UTF-8"),
+        (NAMES.encode("cp1252", "replace"), "line 1 is not in UTF-8"),
+        ("sky\n".encode("utf-16-le"), "null characters"),
+        (codecs.BOM_UTF16_LE + b"a", "not in UTF-8"),
+    ],
+)
+def test_others_are_named(tmp_path, content: bytes, said: str) -> None:
+    (tmp_path / "classes.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=f"classes.txt: .*{said}.*Save the file in UTF-8"):
+        read_label_space(tmp_path / "classes.txt")
+
+
+LISTS = {
+    "id": "{id}",
+    "id and class": "{id} -1",
+    "id and class, aligned": "{id}  1",
+    "paths": "JPEGImages/{id}.jpg SegmentationClass/{id}.png",
+    "a path": "/JPEGImages/{id}.jpg",
+}
+
+
+@pytest.mark.parametrize("line", LISTS)
+@pytest.mark.parametrize("name", ["2007_000001", "my frame a", "frame b"])
+def test_ids_in_lists_may_hold_spaces(tmp_path, line: str, name: str) -> None:
+    if " " in name and line != "id":
+        pytest.skip("a list of several entries a line separates them by spaces")
+    root = tmp_path / "VOC2012"
+    for folder, mode, suffix in (("JPEGImages", "RGB", "jpg"), ("SegmentationClass", "L", "png")):
+        (root / folder).mkdir(parents=True)
+        Image.new(mode, (8, 8)).save(root / folder / f"{name}.{suffix}")
+    (root / "ImageSets/Segmentation").mkdir(parents=True)
+    (root / "ImageSets/Segmentation/train.txt").write_text(LISTS[line].format(id=name) + "\n")
+    data = load_segmentation_dataset("voc2012", split="train", data_dir=root)
+    assert data[0]["id"] == name
+
+
+def test_a_list_in_another_encoding_is_named(tmp_path) -> None:
+    root = tmp_path / "VOC2012"
+    (root / "ImageSets/Segmentation").mkdir(parents=True)
+    (root / "JPEGImages").mkdir()
+    (root / "SegmentationClass").mkdir()
+    Image.new("L", (8, 8)).save(root / "SegmentationClass/a.png")
+    (root / "ImageSets/Segmentation/train.txt").write_bytes("Straße\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"train.txt: line 1 is not in UTF-8"):
+        load_segmentation_dataset("voc2012", split="train", data_dir=root)
