@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -105,6 +107,7 @@ class KASegConfig(PreTrainedConfig):
         self._name_classes(kwargs)
         super().__init__(**kwargs)
         self.check()
+        self._check_names(kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> KASegConfig:
@@ -186,6 +189,15 @@ class KASegConfig(PreTrainedConfig):
             raise ValueError(
                 f"palette has {len(self.palette)} colours but the model has num_labels={self.num_labels} classes."
             )
+
+    @classmethod
+    def _check_names(cls, others: dict[str, Any]) -> None:
+        """Fields that are not its own are kept, as those of newer versions and of other tools are, but not if they only
+        look like its own: a misspelt one would change nothing."""
+        own = set(inspect.signature(cls.__init__).parameters) - {"self", "kwargs"}
+        for name in others:
+            if close := difflib.get_close_matches(name, own, n=1, cutoff=0.85):
+                raise ValueError(f"{cls.__name__} has no field {name!r}. Did you mean {close[0]}?")
 
     @property
     def encoder_kwargs(self) -> dict[str, Any]:

@@ -27,6 +27,21 @@ class StudentOutput(ModelOutput):
     terms: dict[str, torch.Tensor] | None = None
 
 
+def checked_student(model: Any) -> KASegModel:
+    """The model, if it is one that can be taught.
+
+    Raises:
+        ValueError: it is no [`KASegModel`]; the message says how one is had.
+    """
+    if isinstance(model, KASegModel):
+        return model
+    raise ValueError(
+        f"The student is a KASegModel, not a {type(model).__name__}: KASegModel.from_pretrained loads one, "
+        "KASegModel(KASegConfig(...)) makes one, and KASegModel.from_transformers makes one of a "
+        "MobileNetV2ForSemanticSegmentation. Any other network is fine-tuned with SegmentationTrainer, or teaches."
+    )
+
+
 class StudentWithAdapters(nn.Module):
     """The student and the adapters that exist only while it is taught: all that is trained, in one module.
 

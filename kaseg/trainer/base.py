@@ -21,8 +21,9 @@ from kaseg.finite import require_finite
 from kaseg.model_card import DataSource, ModelCardCallback
 from kaseg.model_card.results import read_results
 from kaseg.modeling_kaseg import KASegModel
+from kaseg.trainer.fingerprint import RecipeFingerprint, check_resume, fingerprint
 from kaseg.trainer.finite_steps import FiniteSteps
-from kaseg.trainer.publishing import PublishingTrainer
+from kaseg.trainer.hyperparameter_search import SearchingTrainer
 
 
 def last_complete_checkpoint(output_dir: str | Path) -> str | None:
@@ -103,7 +104,7 @@ class EpochCallback(TrainerCallback):
             set_epoch(int(state.epoch or 0))
 
 
-class TermTrainer(PublishingTrainer):
+class TermTrainer(SearchingTrainer):
     """`Trainer` with exact resume from complete checkpoints, learning rates by part, and named loss terms.
 
     Resume is exact on data with a length; of a stream, transformers finds its place within the first pass only.
@@ -135,6 +136,8 @@ class TermTrainer(PublishingTrainer):
         self.finite_steps = FiniteSteps(self)
         self.add_callback(EpochCallback())
         self.add_callback(self.finite_steps)
+        self._recipe = RecipeFingerprint()
+        self.add_callback(self._recipe)
         trained = getattr(self, "segmentation_model", None)
         self.model_card: ModelCardCallback | None = None
         if isinstance(trained, KASegModel):
@@ -153,8 +156,8 @@ class TermTrainer(PublishingTrainer):
         """
         require_finite(self.model, "The model")
         super().save_model(output_dir, _internal_call)
-        if self.model_card is not None and not _internal_call and self.is_world_process_zero():
-            self.model_card.write(output_dir or self.args.output_dir, self.args, self.state)
+        if self.model_card is not None and not _internal_call:
+            self.model_card.write_if_possible(output_dir or self.args.output_dir, self.args, self.state)
 
     def create_model_card(
         self,
@@ -230,12 +233,18 @@ class TermTrainer(PublishingTrainer):
         """Train; `resume_from_checkpoint=True` goes on from the last complete checkpoint in `output_dir`, if any.
 
         Raises:
-            ValueError: The training data do not make a single batch.
+            ValueError: The training data do not make a single batch; or the last checkpoint is one of another recipe,
+                or has no optimizer state (`save_only_model`). Of a checkpoint that is named this is a warning.
             NotFiniteError (a `ValueError`): A loss, a gradient or the model is no longer finite.
         """
+        is_named = resume_from_checkpoint is not True
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
         self._require_a_batch()
+        self._recipe.recipe = self.fingerprint()
+        if resume_from_checkpoint:
+            how = f"train(resume_from_checkpoint={str(resume_from_checkpoint)!r})"
+            check_resume(resume_from_checkpoint, self._recipe.recipe, is_named, how)
         # The data order follows torch's seed: it must not depend on what was drawn since the trainer was built, such
         # as another stage that ran before or was skipped.
         set_seed(self.args.seed)
@@ -243,6 +252,18 @@ class TermTrainer(PublishingTrainer):
         self.finite_steps.finish()
         require_finite(self.model, "The trained model")
         return output
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        # transformers looks at the number of steps after a step: of a run that was stopped behind its last one, it
+        # would do one more.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What this run is made of, see [`~kaseg.trainer.fingerprint.fingerprint`]."""
+        return fingerprint(self.args, self.model.config, self.train_dataset, getattr(self, "teacher", None))
 
     def _require_a_batch(self) -> None:
         """With `dataloader_drop_last`, transformers would train for no steps and call the run finished."""

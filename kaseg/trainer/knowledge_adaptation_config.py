@@ -194,6 +194,13 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
     )
 
     def __post_init__(self) -> None:
+        self.distillation_losses = parse_losses(self.distillation_losses)
+        super().__post_init__()
+
+    def check(self) -> None:
+        super().check()
+        if given := [name for name in ("activation_checkpointing", "gradient_checkpointing") if getattr(self, name)]:
+            raise ValueError(f"{', '.join(given)}: the student and its adapters have no checkpoints of activations.")
         for name in ("sparsity_weight", "autoencoder_epochs", "autoencoder_classifier_weight", "adapter_warmup_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
@@ -214,11 +221,9 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
         for name in ("distillation_class_weights", "autoencoder_class_weights"):
             if getattr(self, name) and self.class_weights is None:
                 raise ValueError(f"{name} weighs by class_weights, but there are none: set them, too.")
-        self.distillation_losses = parse_losses(self.distillation_losses)
         self._check_adaptation_form()
         self._check_balance()
         self._check_warmup()
-        super().__post_init__()
 
     def _check_adaptation_form(self) -> None:
         if self.adaptation_form not in ADAPTATION_FORMS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,12 @@ from torch.utils.data import ConcatDataset
 from tqdm.auto import tqdm
 from transformers import set_seed
 
+from kaseg.best_effort import best_effort
 from kaseg.data import SegmentationDataset, WithUnlabelled
+from kaseg.data.own_samples import standard_sample
 from kaseg.distillation.autoencoder import FeatureAutoencoder, FeatureAutoencoderConfig, encoder_strides
 from kaseg.distillation.balance import GradientBalance, squared_norms
-from kaseg.distillation.composite import StudentWithAdapters, student_maps, teacher_maps
+from kaseg.distillation.composite import StudentWithAdapters, checked_student, student_maps, teacher_maps
 from kaseg.distillation.map_shape import MapShape
 from kaseg.distillation.teachers.building import build_teacher
 from kaseg.distillation.teachers.maps import TeacherMaps
@@ -31,6 +34,8 @@ from kaseg.pixels import Normalization
 from kaseg.trainer.adapter_trainer import AdapterTrainer, adapter_arguments, load_adapters, save_adapters
 from kaseg.trainer.autoencoder_trainer import AutoencoderTrainer, autoencoder_arguments
 from kaseg.trainer.base import last_complete_checkpoint, share_buffers
+from kaseg.trainer.fingerprint import check_resume
+from kaseg.trainer.hyperparameter_search import FIRST_STAGES, initial_model
 from kaseg.trainer.image_processor import image_processor_for
 from kaseg.trainer.knowledge_adaptation_config import KnowledgeAdaptationConfig
 from kaseg.trainer.segmentation_trainer import SegmentationTrainer
@@ -46,7 +51,8 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
     `train(resume_from_checkpoint=True)` goes on in whichever stage a run was stopped.
 
     Args:
-        model ([`KASegModel`]): The student.
+        model ([`KASegModel`], *optional*): The student; or `model_init`, as in [`SegmentationTrainer`]: each training
+            begins with a new student and new adapters, all with the same teacher and autoencoder.
         teacher (`str`, `Path`, [`KASegModel`], [`TeacherAdapter`] or `nn.Module`): A Hub id or folder, or a network;
             see [`TeacherAdapter`] for taps and normalisation.
         args ([`KnowledgeAdaptationConfig`]): The arguments.
@@ -59,12 +65,13 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         train_dataset, eval_dataset, data_collator, processing_class, kwargs: As in [`SegmentationTrainer`].
 
     Raises:
-        ValueError: unlabelled images where the `train_dataset` is no `datasets.Dataset` or void positions are left out;
-            an autoencoder that does not fit the teacher's map; a teacher that gives no logits or shares no classes with
-            the student where a term compares logits; a [`TeacherAdapter`] that was matched with other classes, or that
-            `teacher_tap`, `teacher_scale` or `teacher_output_stride` comes too late for; an autoencoder that is to be
-            fitted with the teacher's classifier, where none reads the tapped map; a `student_tap` that does not exist;
-            a warm-up of adapters where there are none; a teacher that is the student itself; several GPUs in one
+        ValueError: a student that is no [`KASegModel`]; unlabelled images where the `train_dataset` is no
+            `datasets.Dataset` or void positions are left out; an autoencoder that does not fit the teacher's map; a
+            teacher that gives no logits or shares no classes with the student where a term compares logits; a
+            [`TeacherAdapter`] that was matched with other classes, or that `teacher_tap`, `teacher_scale` or
+            `teacher_output_stride` comes too late for; an autoencoder that is to be fitted with the teacher's
+            classifier, where none reads the tapped map; a `student_tap` that does not exist; a warm-up of adapters
+            where there are none, or with `model_init`; a teacher that is the student itself; several GPUs in one
             process.
 
     Example:
@@ -79,26 +86,36 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
     """
 
     stage = "distillation"
+    shared_by_trials = FIRST_STAGES
 
     def __init__(
         self,
-        model: KASegModel,
-        teacher: str | Path | nn.Module,
-        args: KnowledgeAdaptationConfig,
+        model: KASegModel | None = None,
+        teacher: str | Path | nn.Module | None = None,
+        args: KnowledgeAdaptationConfig | None = None,
         autoencoder: FeatureAutoencoder | str | Path | None = None,
         unlabelled_dataset: datasets.Dataset | ConcatDataset | None = None,
         train_dataset: Any = None,
         eval_dataset: Any = None,
         data_collator: Any = None,
         processing_class: KASegImageProcessor | None = None,
+        model_init: Callable[..., KASegModel] | None = None,
         **kwargs: Any,
     ) -> None:
+        args = args or KnowledgeAdaptationConfig()
         if args.n_gpu > 1:
             raise ValueError(
                 f"One process with {args.n_gpu} GPUs is not supported: start one process per GPU (torchrun "
                 "--nproc_per_node=..., or accelerate launch), or show it a single one (CUDA_VISIBLE_DEVICES=0)."
             )
+        model = checked_student(initial_model(model, model_init, args))
+        if model_init is not None and args.adapter_warmup_steps:
+            raise ValueError(
+                "adapter_warmup_steps would change nothing with model_init, which begins with new adapters in train()."
+            )
         fitted = FeatureAutoencoder.from_pretrained(autoencoder) if isinstance(autoencoder, str | Path) else autoencoder
+        if fitted is not None and not isinstance(fitted, FeatureAutoencoder):
+            raise ValueError(f"autoencoder is a FeatureAutoencoder or its folder, not a {type(fitted).__name__}.")
         self.autoencoder: FeatureAutoencoder | None = None
         processing_class = image_processor_for(model, processing_class)
         adapter = build_teacher(
@@ -124,17 +141,11 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
             adapter.require_classifier()
         if args.mix == "classmix" and unlabelled_dataset is not None:
             adapter.require_logits()
-        # Adapters start alike whatever was drawn before.
-        set_seed(args.seed)
-        class_weights = args.class_weights if args.distillation_class_weights else None
-        terms = build_terms(args.term_settings, students, teachers, args.ignore_void_positions, class_weights)
+        self._map_shapes, self._known_classes = teachers, known_classes
         self._step_counts: dict[str, torch.Tensor] = {}
         self._unlabelled = unlabelled_dataset
-        shares = args.balanced_shares
-        balance = GradientBalance(shares, args.balanced_decay) if shares else None
         self._squared_norms: torch.Tensor | None = None  # of the gradients of a step that is measured
         self._weights: dict[str, torch.Tensor] = {}  # of the terms in the last step, where they are set
-        composite = StudentWithAdapters(model, terms, args.student_tap, known_classes, balance)
         self._maps: TeacherMaps | None = None
         if args.teacher_view == "image" and sources:
             self._maps = TeacherMaps(
@@ -145,13 +156,8 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
                 processing_class,
                 {"logits" if source == "logits" else "features" for source in sources},
             )
-        if args.adapter_warmup_steps and not composite.adapted_terms:
-            raise ValueError(
-                f"adapter_warmup_steps fits adapters, but none of the terms ({', '.join(terms)}) has one here, as the "
-                "maps of student and teacher have equally many channels: leave it out."
-            )
         super().__init__(
-            model=composite,
+            model=self._with_adapters(model, args),
             args=args,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
@@ -159,11 +165,47 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
             processing_class=processing_class,
             **kwargs,
         )
+        self.model_init = model_init
         if self.model_card is not None:
-            self.model_card.set_teacher(teacher)
+            with best_effort("the teacher's name and results for the model card"):
+                self.model_card.set_teacher(teacher)
         self.teacher = self.accelerator.prepare_model(adapter, evaluation_mode=True)
         if fitted is not None and self.needs_code:
             self._use_autoencoder(fitted)
+
+    def _is_fixed(self, name: str) -> bool:
+        # The teacher's maps of whole images are for crops of one size.
+        return super()._is_fixed(name) or (name == "crop_size" and self._maps is not None)
+
+    def _with_adapters(self, student: KASegModel, args: KnowledgeAdaptationConfig) -> StudentWithAdapters:
+        """The student with the terms that the arguments ask for."""
+        # Adapters start alike whatever was drawn before.
+        set_seed(args.seed)
+        students = student_maps(student, args.student_tap)
+        class_weights = args.class_weights if args.distillation_class_weights else None
+        terms = build_terms(args.term_settings, students, self._map_shapes, args.ignore_void_positions, class_weights)
+        shares = args.balanced_shares
+        balance = GradientBalance(shares, args.balanced_decay) if shares else None
+        composite = StudentWithAdapters(student, terms, args.student_tap, self._known_classes, balance)
+        if args.adapter_warmup_steps and not composite.adapted_terms:
+            raise ValueError(
+                f"adapter_warmup_steps fits adapters, but none of the terms ({', '.join(terms)}) has one here, as the "
+                "maps of student and teacher have equally many channels: leave it out."
+            )
+        return composite
+
+    def call_model_init(self, trial: Any = None) -> StudentWithAdapters:
+        student = checked_student(super().call_model_init(trial))
+        stride = student_maps(student, self.args.student_tap)["features"].stride
+        if stride != self.student_stride:
+            raise ValueError(
+                f"model_init has made a student of stride {stride}, after one of {self.student_stride}, for which the "
+                "autoencoder's code is: make a search of its own for each stride."
+            )
+        if self._known_classes is None and "logits" in sources_of(self.args.term_settings):
+            known = self.accelerator.unwrap_model(self.teacher).require_logits().tolist()
+            self._known_classes = None if known == list(range(self.num_labels)) else known
+        return self._with_adapters(student, self.args)
 
     def _prepare_dataset(self, dataset: Any, args: Any, training: bool) -> Any:
         if not training or self._unlabelled is None:
@@ -221,17 +263,6 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         Raises:
             FileNotFoundError: There is no finished autoencoder beside the checkpoint that is named.
         """
-        self.check_masks()
-        checkpoint = resume_from_checkpoint or None
-        if checkpoint is True:
-            checkpoint = last_complete_checkpoint(self.args.output_dir)
-        self._compute_maps()
-        if self.autoencoder is None and self.needs_code:
-            if isinstance(resume_from_checkpoint, str | Path):
-                self._take_over_autoencoder(Path(resume_from_checkpoint).parent / "autoencoder")
-            self._use_autoencoder(self.fit_autoencoder(resume=bool(resume_from_checkpoint)))
-        if self.args.adapter_warmup_steps and checkpoint is None:  # a checkpoint has its own
-            self.fit_adapters(resume=bool(resume_from_checkpoint))
         try:
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         finally:
@@ -248,11 +279,25 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         images = ConcatDataset([getattr(part, "dataset", part) for part in parts])
         own = range(self.args.process_index, len(images), self.args.world_size)
         for index in tqdm(own, desc="Teacher", unit="image", disable=self.args.disable_tqdm):
-            self._maps.add(images[index]["image"], self.teacher, self.args.device)
+            self._maps.add(standard_sample(images[index], with_label=False)["image"], self.teacher, self.args.device)
         self.accelerator.wait_for_everyone()
 
-    def _take_over_autoencoder(self, folder: Path) -> None:
-        """Copy the finished autoencoder in `folder` to where this run's would lie."""
+    def _prepare_training(self, resume_from_checkpoint: str | bool | None) -> None:
+        self._compute_maps()
+        if self.autoencoder is None and self.needs_code:
+            if isinstance(resume_from_checkpoint, str | Path):
+                fitted = self._take_over_autoencoder(Path(resume_from_checkpoint).parent / "autoencoder")
+            else:
+                fitted = self.fit_autoencoder(resume=bool(resume_from_checkpoint))
+            self._use_autoencoder(fitted)
+        checkpoint = resume_from_checkpoint or None
+        if checkpoint is True:
+            checkpoint = last_complete_checkpoint(self.args.output_dir)
+        if self.args.adapter_warmup_steps and checkpoint is None:  # a checkpoint has its own
+            self.fit_adapters(resume=bool(resume_from_checkpoint))
+
+    def _take_over_autoencoder(self, folder: Path) -> FeatureAutoencoder:
+        """Copy the finished autoencoder in `folder` to where this run's would lie, and read it."""
         own = stage_folder(self.args, "autoencoder")
         if not is_finished(folder):
             raise FileNotFoundError(
@@ -262,13 +307,15 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         if folder.resolve() != own.resolve() and self.is_world_process_zero():
             shutil.copytree(folder, own, ignore=shutil.ignore_patterns("checkpoint-*"), dirs_exist_ok=True)
         self.accelerator.wait_for_everyone()
+        return FeatureAutoencoder.from_pretrained(own)
 
     def fit_autoencoder(self, resume: bool = False) -> FeatureAutoencoder:
-        """The first stage; with `resume`, a finished autoencoder is read and an unfinished one continued."""
+        """The first stage; with `resume`, a finished autoencoder is read and an unfinished one continued.
+
+        Raises:
+            ValueError: with `resume`, the one that is there was fitted by another recipe.
+        """
         folder = stage_folder(self.args, "autoencoder")
-        if resume and is_finished(folder):
-            return FeatureAutoencoder.from_pretrained(folder)
-        begin(folder)
         set_seed(self.args.seed)
         autoencoder = FeatureAutoencoder(
             FeatureAutoencoderConfig(
@@ -290,19 +337,24 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
             train_dataset=self.train_dataset,
             data_collator=self.data_collator,
         )
-        trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder) if resume else None)
+        if resume and is_finished(folder):
+            how = f"KnowledgeAdaptationTrainer(..., autoencoder={str(folder)!r})"
+            check_resume(folder, trainer.fingerprint(), insist=False, instead=how)
+            return FeatureAutoencoder.from_pretrained(folder)
+        begin(folder)
+        trainer.train(resume_from_checkpoint=resume)
         share_buffers(autoencoder)  # each process is about to freeze its own
         trainer.save_model()
         trainer.save_state()
         return autoencoder
 
     def fit_adapters(self, resume: bool = False) -> None:
-        """The warm-up of the adapters; with `resume`, finished ones are read and an unfinished stage is continued."""
+        """The warm-up of the adapters; with `resume`, finished ones are read and an unfinished stage is continued.
+
+        Raises:
+            ValueError: with `resume`, those that are there were fitted by another recipe.
+        """
         folder = stage_folder(self.args, "adapters")
-        if resume and is_finished(folder):
-            load_adapters(self.model, folder)
-            return
-        begin(folder)
         trainer = AdapterTrainer(
             self.model,
             self.teacher,
@@ -311,7 +363,12 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
             train_dataset=self.train_dataset,
             data_collator=self.data_collator,
         )
-        trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder) if resume else None)
+        if resume and is_finished(folder):
+            check_resume(folder, trainer.fingerprint(), insist=False, instead="train(resume_from_checkpoint=False)")
+            load_adapters(self.model, folder)
+            return
+        begin(folder)
+        trainer.train(resume_from_checkpoint=resume)
         share_buffers(self.model.terms)  # each process goes on with its own
         trainer.save_model()
         trainer.save_state()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -14,6 +15,29 @@ from kaseg.data.mixing import check_mix
 from kaseg.losses import LOSSES
 
 DEFAULT_MAX_STEPS = 30_000
+# Fields of TrainingArguments that would change nothing, by the reason.
+WITHOUT_EFFECT = {
+    "The trainer has a loss and scores of its own": (
+        "average_tokens_across_devices",
+        "batch_eval_metrics",
+        "eval_accumulation_steps",
+        "eval_do_concat_batches",
+        "eval_use_gather_object",
+        "include_for_metrics",
+        "label_names",
+        "prediction_loss_only",
+    ),
+    "Images and masks are transformed lazily, and have no length": ("remove_unused_columns", "length_column_name"),
+    "It is for language models": (
+        "include_num_input_tokens_seen",
+        "liger_kernel_config",
+        "neftune_noise_alpha",
+        "optim_target_modules",
+        "use_cache",
+        "use_liger_kernel",
+    ),
+}
+_OF_ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon")
 # The paper's power, and down to 0, where transformers stops at 1e-7.
 POLY = {"power": 0.9, "lr_end": 0.0}
 
@@ -173,6 +197,30 @@ class SegmentationConfig(TrainingArguments):
             self.crop_size = [self.crop_size]
         if len(self.crop_size) == 1:
             self.crop_size = [self.crop_size[0], self.crop_size[0]]
+        self.check()
+        if self.max_steps <= 0 and self.num_train_epochs <= 0:
+            self.max_steps = DEFAULT_MAX_STEPS
+        if self.optim == "sgd" and self.optim_args is None:
+            self.optim_args = "momentum=0.9"
+        if self.lr_scheduler_type == "polynomial" and self.lr_scheduler_kwargs is None:
+            self.lr_scheduler_kwargs = dict(POLY)
+        if self.bf16 and not torch.accelerator.is_available():
+            # transformers takes bf16 without an accelerator for a mistake unless it is told so.
+            self.use_cpu = True
+        super().__post_init__()
+
+    def check(self) -> None:
+        """Raises a ValueError that names a field which has a value that it cannot have, or one that changes nothing."""
+        for reason, names in WITHOUT_EFFECT.items():
+            if given := self._given(names):
+                raise ValueError(f"{reason}, so {', '.join(given)} would change nothing: leave it out.")
+        if self.train_sampling_strategy not in ("random", "sequential"):
+            raise ValueError(
+                f"train_sampling_strategy must be 'random' or 'sequential', got {self.train_sampling_strategy!r}: "
+                "images have no length to group them by."
+            )
+        if self.optim == "sgd" and (given := self._given(_OF_ADAM)):
+            raise ValueError(f"{', '.join(given)} would change nothing: the optimizer is SGD (optim='sgd').")
         if len(self.crop_size) != 2 or min(self.crop_size) < 1:
             raise ValueError(f"crop_size must be one or two positive numbers (height, width), got {self.crop_size}.")
         if not 0 < self.min_scale <= self.max_scale:
@@ -188,16 +236,15 @@ class SegmentationConfig(TrainingArguments):
             )
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must be above 0 and below 1, or left out, got {self.ema_decay}.")
-        if self.max_steps <= 0 and self.num_train_epochs <= 0:
-            self.max_steps = DEFAULT_MAX_STEPS
-        if self.optim == "sgd" and self.optim_args is None:
-            self.optim_args = "momentum=0.9"
-        if self.lr_scheduler_type == "polynomial" and self.lr_scheduler_kwargs is None:
-            self.lr_scheduler_kwargs = dict(POLY)
-        if self.bf16 and not torch.accelerator.is_available():
-            # transformers takes bf16 without an accelerator for a mistake unless it is told so.
-            self.use_cpu = True
-        super().__post_init__()
+
+    def _given(self, names: Collection[str]) -> list[str]:
+        """Those of the fields that do not have their default."""
+        given = []
+        for item in fields(self):
+            default = item.default if item.default_factory is MISSING else item.default_factory()
+            if item.name in names and getattr(self, item.name) != default:
+                given.append(item.name)
+        return given
 
     def _check_mix(self) -> None:
         if self.mix is not None:

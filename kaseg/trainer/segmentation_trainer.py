@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -28,12 +28,13 @@ from kaseg.data.class_presence import check_training_masks, require_labelled_pix
 from kaseg.data.collator import EvalCollator, unpadded_batches
 from kaseg.evaluation import ConfusionMatrix, iou_scores
 from kaseg.evaluation.caution import caution
+from kaseg.evaluation.samples import check_channels
 from kaseg.finite import require_finite
 from kaseg.image_processing_kaseg import KASegImageProcessor
 from kaseg.losses import CrossEntropyLoss, build_loss
 from kaseg.masks import MAX_ELEMENTS, argmax_resized, resized_strips
 from kaseg.pixels import Normalization
-from kaseg.trainer.base import TermTrainer, encoder_of, share_buffers
+from kaseg.trainer.base import TermTrainer, encoder_of, share_buffers, synchronize_batch_norm
 from kaseg.trainer.dilated_convolutions import gradient_is_wrong, keep_out_of_autocast
 from kaseg.trainer.ema import (
     WeightAverage,
@@ -42,21 +43,25 @@ from kaseg.trainer.ema import (
     load_trained_weights,
     save_trained_weights,
 )
+from kaseg.trainer.hyperparameter_search import initial_model
 from kaseg.trainer.image_processor import image_processor_for
 from kaseg.trainer.segmentation_config import SegmentationConfig, check_mixed_images
 
 logger = logging.getLogger(__name__)
 
 # What transformers would call with logits, which are not kept, or in place of the loss that is computed here.
-_NOT_CALLED = ("compute_metrics", "compute_loss_func", "preprocess_logits_for_metrics", "model_init")
+_NOT_CALLED = ("compute_metrics", "compute_loss_func", "preprocess_logits_for_metrics")
 
 
 class SegmentationTrainer(TermTrainer):
     """Trains a [`KASegModel`] (or any model that returns `logits`) on labelled images.
 
     Datasets with the columns `image` and `label` (see [`~kaseg.data.load_segmentation_dataset`]) are augmented and
-    normalised as `args` and `processing_class` say; datasets that already give `pixel_values` and `labels` are taken as
-    they are. Cross-entropy is normalised by the labelled pixels of the whole step, over micro-batches and processes.
+    normalised as `args` and `processing_class` say; so are own ones: a `datasets.Dataset` with other usual column
+    names or `with_format("torch")`, a list, a `torch.utils.data.Dataset` or a `Subset` of samples or of pairs (image,
+    mask), see [`~kaseg.data.own_samples.standard_sample`]. Samples that already have normalised `pixel_values` and
+    `labels` are taken as they are. Cross-entropy is normalised by the labelled pixels of the whole step, over
+    micro-batches and processes.
 
     Evaluation streams a confusion matrix at the labels' own resolution: no logits are kept. It computes in the type of
     the weights, also where training autocasts (`bf16_full_eval` has it in bfloat16). It reports `eval_loss`,
@@ -66,14 +71,16 @@ class SegmentationTrainer(TermTrainer):
     `predict` reports the same as `test_...`; its `predictions` are None ([`~kaseg.inference.Predictor`] gives masks).
 
     Args:
-        model ([`KASegModel`]): The model.
+        model ([`KASegModel`], *optional*): The model; or `model_init`.
         args ([`SegmentationConfig`]): The arguments.
         train_dataset, eval_dataset (*optional*): Data.
         processing_class ([`KASegImageProcessor`], *optional*): Gives the normalization, makes the images of an
             evaluation (unless `eval_size` is set), and is saved beside the model; see
             [`~kaseg.trainer.image_processor.image_processor_for`] for other processors and for the default.
-        kwargs: Further arguments of `transformers.Trainer`, but for `compute_metrics`, `compute_loss_func`,
-            `preprocess_logits_for_metrics` and `model_init`: override `compute_loss` or `evaluation_loop` instead.
+        model_init (`Callable`, *optional*): Makes the model, anew at the beginning of each training, as
+            [`~SegmentationTrainer.hyperparameter_search`] needs it; may take the trial as its argument.
+        kwargs: Further arguments of `transformers.Trainer`, but for `compute_metrics`, `compute_loss_func` and
+            `preprocess_logits_for_metrics`: override `compute_loss` or `evaluation_loop` instead.
 
     Raises:
         ValueError: an image processor that gives other pixel values or labels than training sees, or has another void
@@ -85,14 +92,17 @@ class SegmentationTrainer(TermTrainer):
 
     def __init__(
         self,
-        model: Any,
-        args: SegmentationConfig,
+        model: Any = None,
+        args: SegmentationConfig | None = None,
         train_dataset: Any = None,
         eval_dataset: Any = None,
         data_collator: Any = None,
         processing_class: KASegImageProcessor | None = None,
+        model_init: Callable[..., Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        args = args or SegmentationConfig()
+        model = initial_model(model, model_init, args)
         unused = [name for name in _NOT_CALLED if kwargs.get(name) is not None]
         unused += ["label_smoothing_factor"] if args.label_smoothing_factor else []
         if unused:
@@ -101,6 +111,7 @@ class SegmentationTrainer(TermTrainer):
                 "Leave it out; override compute_loss or evaluation_loop for other losses and scores."
             )
         self.processing_class = processing_class = image_processor_for(model, processing_class)
+        self._own_collator = data_collator is not None
         if processing_class.do_resize:
             logger.warning(
                 "The image processor resizes images (do_resize), training does not: set short_edge and crop_size so "
@@ -115,12 +126,8 @@ class SegmentationTrainer(TermTrainer):
         self.num_labels = num_labels = model.config.num_labels
         if args.class_weights is not None and len(args.class_weights) != num_labels:
             raise ValueError(f"class_weights has {len(args.class_weights)} entries for {num_labels} classes.")
-        if args.bf16 and args.device.type == "cpu" and gradient_is_wrong():
-            keep_out_of_autocast(model)
-        check_mixed_images(args, self._unlabelled is not None)
-        self.mixer: BatchMixer | None = None
-        if args.mix is not None:
-            self.mixer = BatchMixer(args.mix, args.mix_probability, args.mix_of, args.augmentation_seed)
+        _mind_autocast(model, args)
+        self.mixer = self._mixer_of(args)
         self._pads = data_collator is None
         self.criterion = build_loss(args.loss, args.class_weights)
         self.average: WeightAverage | None = None
@@ -129,10 +136,13 @@ class SegmentationTrainer(TermTrainer):
             eval_dataset = {name: self._prepare_dataset(d, args, False) for name, d in eval_dataset.items()}
         else:
             eval_dataset = self._prepare_dataset(eval_dataset, args, False)
+        # What training makes its samples of, and these.
+        self._raw_train_dataset = train_dataset
+        self._made_train_dataset = self._prepare_dataset(train_dataset, args, True)
         super().__init__(
             model=model,
             args=args,
-            train_dataset=self._prepare_dataset(train_dataset, args, True),
+            train_dataset=self._made_train_dataset,
             eval_dataset=eval_dataset,
             data_collator=data_collator or SegmentationCollator(),
             processing_class=processing_class,
@@ -141,17 +151,75 @@ class SegmentationTrainer(TermTrainer):
         self._masks_were_checked = False
         if args.backbone_learning_rate_scale != 1:
             encoder_of(self.student)  # raises where there is none
+        # transformers takes a model or a function that makes it; both are here by now.
+        self.model_init = model_init
         # No part of the model, so nobody else moves it; class weights left behind are copied in every step.
         self.criterion.to(self.args.device)
         # The cross-entropy below is already divided by the labelled pixels of the whole accumulated step.
         self.model_accepts_loss_kwargs = True
         self.loss_is_scaled_for_ga = True
 
+    def call_model_init(self, trial: Any = None) -> Any:
+        model = super().call_model_init(trial)
+        if model.config.num_labels != self.num_labels:
+            raise ValueError(
+                f"model_init has made a model of {model.config.num_labels} classes, after one of {self.num_labels}."
+            )
+        if self.args.sync_batch_norm:
+            model = synchronize_batch_norm(model, self.args)
+        _mind_autocast(model, self.args)
+        if self.args.ema_decay is not None:
+            self.remove_callback(WeightAverageCallback)
+            self.average = WeightAverage(model, self.args.ema_decay)
+            self.add_callback(WeightAverageCallback(self.average, lambda: self.student))
+        if self.model_card is not None:
+            self.model_card.model = model if self.average is None else self.average.module
+        return model
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, **kwargs: Any) -> Any:
+        """As in [`TermTrainer`], after [`~SegmentationTrainer.check_masks`]."""
+        if trial is not None:
+            # transformers does so once more, but only after it has made the trial's model.
+            self._hp_search_setup(trial)
+        if self.model_init is not None:
+            self._follow_arguments()
+        if self.model is None:  # given up by the trial before
+            self.model = self.call_model_init(trial)
+        self.check_masks()
+        self._prepare_training(resume_from_checkpoint)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, trial=trial, **kwargs)
+
+    def _follow_arguments(self) -> None:
+        """What was made of arguments that a search, or who takes over its result, has set anew."""
+        self.args.check()
+        self.criterion = build_loss(self.args.loss, self.args.class_weights).to(self.args.device)
+        self.mixer = self._mixer_of(self.args)
+        if self.train_dataset is self._made_train_dataset:
+            self.train_dataset = self._made_train_dataset = self._prepare_dataset(
+                self._raw_train_dataset, self.args, True
+            )
+
+    def _mixer_of(self, args: SegmentationConfig) -> BatchMixer | None:
+        check_mixed_images(args, self._unlabelled is not None)
+        if args.mix is None:
+            return None
+        return BatchMixer(args.mix, args.mix_probability, args.mix_of, args.augmentation_seed)
+
     def _prepare_dataset(self, dataset: Any, args: SegmentationConfig, training: bool) -> Any:
-        if not isinstance(dataset, datasets.Dataset | datasets.IterableDataset):
+        if dataset is None or isinstance(dataset, SegmentationDataset | StreamingSegmentationDataset):
+            return dataset
+        if isinstance(dataset, Mapping):
+            raise ValueError(
+                f"Training takes one data set, not a {type(dataset).__name__} of {', '.join(map(str, dataset))}: give "
+                "one of them, such as train_dataset=data['train']."
+            )
+        is_stream = isinstance(dataset, datasets.IterableDataset)
+        # Whoever brings a collator may read samples of any kind in it.
+        is_ours = isinstance(dataset, datasets.Dataset) or not self._own_collator
+        if not is_stream and not (is_ours and hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
             return dataset
         transform = self._train_transform(args) if training else self._eval_transform(args)
-        wrapper = SegmentationDataset if isinstance(dataset, datasets.Dataset) else StreamingSegmentationDataset
+        wrapper = StreamingSegmentationDataset if is_stream else SegmentationDataset
         return wrapper(dataset, transform, seed=args.augmentation_seed, num_labels=self.num_labels, with_names=training)
 
     def _train_transform(self, args: SegmentationConfig) -> TrainTransform:
@@ -183,11 +251,6 @@ class SegmentationTrainer(TermTrainer):
             max_long_edge=args.eval_max_long_edge,
             size_divisor=args.eval_size_divisor,
         )
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """As in [`TermTrainer`], after [`~SegmentationTrainer.check_masks`]."""
-        self.check_masks()
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def check_masks(self) -> None:
         """Look at the masks before anything is trained, once.
@@ -328,6 +391,7 @@ class SegmentationTrainer(TermTrainer):
         self, logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None
     ) -> torch.Tensor:
         """Loss on the labels, scaled so that micro-batches add up and processes average to the step's loss."""
+        labels = labels.long()  # those of a user's own collator may be of another integer type
         if isinstance(self.criterion, CrossEntropyLoss):
             loss = self.criterion(logits, labels, num_items_in_batch)
             # DDP averages gradients over processes, but the sum over them is what belongs to a common denominator.
@@ -346,6 +410,7 @@ class SegmentationTrainer(TermTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> Any:
+        check_channels(self.segmentation_model.config, inputs["pixel_values"], "Training")
         outputs = model(pixel_values=inputs["pixel_values"])
         loss = self.label_loss(outputs.logits, inputs["labels"], num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
@@ -387,6 +452,7 @@ class SegmentationTrainer(TermTrainer):
         self, model: nn.Module, inputs: dict[str, torch.Tensor], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[None, None, None]:
         inputs = self._prepare_inputs(inputs)
+        check_channels(self.segmentation_model.config, inputs["pixel_values"], "Evaluation")
         # The score is of the weights that are saved, so none of training's autocast, which accelerate has wrapped
         # around the forward pass of some of the models.
         network = self.segmentation_model
@@ -419,3 +485,8 @@ class SegmentationTrainer(TermTrainer):
                 "accelerator_config."
             )
         return min(batch_size, max(0, state.remainder - self.accelerator.process_index * batch_size))
+
+
+def _mind_autocast(model: nn.Module, args: SegmentationConfig) -> None:
+    if args.bf16 and args.device.type == "cpu" and gradient_is_wrong():
+        keep_out_of_autocast(model)

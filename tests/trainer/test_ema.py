@@ -88,4 +88,4 @@ def test_the_best_checkpoint_is_an_average(tmp_path) -> None:
 def test_a_run_goes_on_only_as_it_was_begun(tmp_path, before, after) -> None:
     _trainer(tmp_path, ema_decay=before, save_strategy="steps", save_steps=2).train()
     with pytest.raises(ValueError, match="resume with the ema_decay that the run was started with"):
-        _trainer(tmp_path, ema_decay=after, max_steps=8).train(resume_from_checkpoint=True)
+        _trainer(tmp_path, ema_decay=after, max_steps=8).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))

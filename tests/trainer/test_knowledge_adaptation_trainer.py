@@ -354,7 +354,7 @@ class TestRivals:
         assert states_equal(whole.model.state_dict(), resumed.model.state_dict())
         other = _trainer(tmp_path / "whole", **{**kwargs, "distillation_losses": {"dist": 1.0}})
         with pytest.raises(ValueError, match=r"adapters.safetensors does not fit this run.*terms\.hint"):
-            other.train(resume_from_checkpoint=True)
+            other.train(resume_from_checkpoint=str(tmp_path / "whole/checkpoint-2"))
 
     def test_projectors_learn_at_the_adapters_rate(self, tmp_path) -> None:
         kwargs = {"adapter_learning_rate_scale": 3.0, "distillation_losses": {"hint": 1.0}}

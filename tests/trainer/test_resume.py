@@ -70,6 +70,15 @@ def test_plain_training_resumed_in_the_middle_of_an_epoch_is_exact(tmp_path) -> 
     assert states_equal(whole.model.state_dict(), resumed.model.state_dict())
 
 
+def test_a_run_stopped_behind_its_last_step_is_not_trained_further(tmp_path) -> None:
+    whole = _plain(tmp_path)
+    whole.train()
+    resumed = _plain(tmp_path)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 8 and not (tmp_path / "checkpoint-9").exists()
+    assert states_equal(whole.model.state_dict(), resumed.model.state_dict())
+
+
 def test_resume_without_a_checkpoint_starts_from_the_beginning(tmp_path) -> None:
     trainer = _plain(tmp_path)
     trainer.train(resume_from_checkpoint=True)

@@ -293,9 +293,7 @@ class TestArguments:
         trainer.train()
         assert trainer.state.global_step == 2 and trainer.args.lr_scheduler_kwargs is None
 
-    @pytest.mark.parametrize(
-        "name", ["compute_metrics", "compute_loss_func", "preprocess_logits_for_metrics", "model_init"]
-    )
+    @pytest.mark.parametrize("name", ["compute_metrics", "compute_loss_func", "preprocess_logits_for_metrics"])
     def test_what_would_never_be_called_is_refused(self, tmp_path, name: str) -> None:
         with pytest.raises(ValueError, match=f"{name} would change nothing"):
             _trainer(tmp_path, more={name: lambda *args: None})

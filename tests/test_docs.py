@@ -1,0 +1,164 @@
+"""What README and docs name exists: extras, commands and their flags, recipe fields, Python names, files, pages."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import shlex
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from kaseg import KnowledgeAdaptationConfig
+from kaseg.cli import app
+from kaseg.cli.options import options_of
+from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArguments
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+# Extras for who works on kaseg, and how the package of an extra is imported.
+FOR_DEVELOPERS = {"dev", "docs"}
+MODULES = {"av": "av", "gradio": "gradio"}
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@cache
+def blocks(page: Path, *languages: str) -> list[str]:
+    return [text for language, text in FENCE.findall(page.read_text(encoding="utf-8")) if language in languages]
+
+
+@cache
+def commands(page: Path) -> list[list[str]]:
+    """The calls of the command line in the page's shell blocks and code spans, as words behind `kaseg`."""
+    lines = [line for block in blocks(page, "bash", "sh") for line in block.replace("\\\n", " ").splitlines()]
+    prose = FENCE.sub("", page.read_text(encoding="utf-8"))
+    found = []
+    for text in (*lines, *re.findall(r"`(kaseg [^`]+)`", prose.replace("\n", " "))):
+        for part in re.split(r"&&|\|", text):
+            try:
+                words = shlex.split(part, comments=True)
+            except ValueError:  # a quotation that goes on in the next line
+                words = part.split()
+            words = words[words.index("kaseg") :] if "kaseg" in words else []
+            if len(words) > 1 and re.fullmatch(r"[a-z]+", words[1]):
+                found.append(words[1:])
+    return found
+
+
+@cache
+def help_of(*command: str) -> str:
+    result = CliRunner(env={"COLUMNS": "400", "TERMINAL_WIDTH": "400"}).invoke(app, [*command, "--help"])
+    assert result.exit_code == 0, f"there is no kaseg {' '.join(command)}: {result.output}"
+    return result.output
+
+
+@cache
+def fields() -> set[str]:
+    return set(options_of((ModelArguments, DataArguments, TeacherArguments, KnowledgeAdaptationConfig)))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_commands_and_flags(page: Path) -> None:
+    for words in commands(page):
+        command = words[:2] if words[0] == "dataset" and len(words) > 1 else words[:1]
+        shown = help_of(*command)
+        for flag in (word.partition("=")[0] for word in words if re.match(r"--[a-z]|-[a-z]$", word)):
+            known = flag in shown.replace(",", " ").split() or flag in re.findall(r"[\w-]+", shown)
+            is_field = command[0] in ("train", "distill") and flag.strip("-").removeprefix("no-").replace("-", "_")
+            assert known or is_field in fields(), f"kaseg {' '.join(words)}: {command} has no {flag}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_python_names(page: Path) -> None:
+    for block in blocks(page, "python", "py"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "kaseg":
+                module = importlib.import_module(node.module or "")
+                for alias in node.names:
+                    assert hasattr(module, alias.name), f"from {node.module} import {alias.name}"
+    for dotted in re.findall(r"`(kaseg(?:\.\w+)+)", page.read_text(encoding="utf-8")):
+        assert _exists(dotted), dotted
+
+
+def _exists(dotted: str) -> bool:
+    parts = dotted.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:count]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[count:]:
+            if not hasattr(found, part):
+                return False
+            found = getattr(found, part)
+        return True
+    return False
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_recipes(page: Path) -> None:
+    """The keys of recipes in YAML blocks; those of `kaseg compare` have sections."""
+    sections = {"recipe", "teacher", "students", "objectives", "seeds", "share_autoencoder"}
+    for block in blocks(page, "yaml", "yml"):
+        content = yaml.safe_load(block)
+        if isinstance(content, dict):
+            unknown = set(content) - fields() - sections
+            assert not unknown, f"{unknown} in\n{block}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links(page: Path) -> None:
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = page if not path else (page.parent / path)
+        assert file.exists(), target
+        if anchor and file.suffix == ".md":
+            assert anchor in _anchors(file), target
+
+
+@cache
+def _anchors(page: Path) -> set[str]:
+    """The anchors of the headings, as GitHub and MkDocs make them."""
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    plain = [re.sub(r"[^\w\s-]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading)) for heading in headings]
+    given = set(re.findall(r'id="([^"]+)"', text))
+    return given | {re.sub(r"\s+", "-", heading.strip().lower()) for heading in plain}
+
+
+def test_every_page_is_on_the_site() -> None:
+    nav = yaml.safe_load(re.sub(r"!!python\S*", "", (ROOT / "mkdocs.yml").read_text()))["nav"]
+    listed = {file for entry in nav for file in entry.values()}
+    there = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").glob("*.md")}
+    assert listed == there
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_extras_that_are_named(page: Path) -> None:
+    named = re.findall(r"(?:kaseg|\.|`)\[([a-z0-9,-]+)\](?!\()", page.read_text(encoding="utf-8"))
+    for extra in (part for group in named for part in group.split(",")):
+        assert extra in EXTRAS, extra
+
+
+@pytest.mark.parametrize("extra", sorted(EXTRAS.keys() - FOR_DEVELOPERS))
+def test_extras_are_documented_and_used(extra: str) -> None:
+    pages = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert f"[{extra}]" in pages or f"`{extra}`" in pages
+    code = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "kaseg").rglob("*.py"))
+    for requirement in EXTRAS[extra]:
+        package = re.split(r"[<>=~! ]", requirement)[0]
+        module = MODULES.get(package, package.replace("-", "_"))
+        assert re.search(rf"(import|from) {module}\b|\"{module}[\".]", code), f"nothing in kaseg uses {package}"

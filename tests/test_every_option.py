@@ -1,0 +1,625 @@
+"""Every option is set once: something changes, or it is refused. A new option has its line here, too."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import TrainerState
+from transformers.image_utils import PILImageResampling
+
+from kaseg import (
+    KASegConfig,
+    KASegImageProcessor,
+    KASegModel,
+    KnowledgeAdaptationConfig,
+    KnowledgeAdaptationTrainer,
+    SegmentationConfig,
+    SegmentationTrainer,
+)
+from kaseg.data import CAMVID, load_segmentation_dataset
+from kaseg.distillation import FeatureAutoencoder, TeacherAdapter, list_taps
+from kaseg.distillation.autoencoder import FeatureAutoencoderConfig
+from kaseg.distillation.teachers.input_sizes import InputSize
+from kaseg.evaluation import InferenceProtocol
+from kaseg.evaluation.protocols import predict_masks
+from kaseg.trainer.adapter_trainer import adapter_arguments
+from kaseg.trainer.autoencoder_trainer import AutoencoderTrainer, autoencoder_arguments
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def data() -> datasets.Dataset:
+    rng = np.random.default_rng(0)
+    rows = []
+    for index in range(8):
+        label = rng.integers(0, 2, (SIZE, SIZE), np.uint8)
+        label[: SIZE // 2] = 255
+        image = Image.fromarray(rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8))
+        rows.append({"image": image, "label": Image.fromarray(label), "id": str(index)})
+    return datasets.Dataset.from_list(rows)
+
+
+@pytest.fixture(scope="module")
+def networks() -> tuple[KASegModel, KASegModel, FeatureAutoencoder]:
+    """Student, teacher and autoencoder, which no test trains."""
+    torch.manual_seed(0)
+    fields = {"backbone": "mobilenetv2_035", "output_stride": 16, "num_labels": 2, "head_channels": 16}
+    student = KASegModel(KASegConfig(**fields))
+    teacher = KASegModel(KASegConfig(**fields, head="deeplabv3plus", skip_channels=8))
+    code = FeatureAutoencoder(FeatureAutoencoderConfig(in_channels=16, latent_channels=8, strides=[2, 2, 1]))
+    return student, teacher, code
+
+
+def arguments(kind: type, output_dir: Path, **fields: Any) -> Any:
+    base = {
+        "output_dir": str(output_dir),
+        "max_steps": 10,
+        "per_device_train_batch_size": 2,
+        "crop_size": [SIZE, SIZE],
+        "report_to": "none",
+        "use_cpu": True,
+        "dataloader_pin_memory": False,
+    }
+    return kind(**{**base, **fields})
+
+
+class _Lines:
+    """What one of the two trainers makes of its arguments, in one respect after the other."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def train_transform(self) -> Any:
+        return _shown(vars(self.trainer.train_dataset.transform)), self.trainer.train_dataset.seed
+
+    def eval_transform(self) -> Any:
+        return _shown(vars(self.trainer.eval_dataset.transform))
+
+    def optimizer(self) -> Any:
+        groups = self.trainer.create_optimizer().param_groups
+        return type(self.trainer.optimizer), [
+            {**{k: v for k, v in group.items() if k != "params"}, "size": sum(p.numel() for p in group["params"])}
+            for group in groups
+        ]
+
+    def schedule(self) -> list[float]:
+        optimizer = self.trainer.create_optimizer()
+        scheduler = self.trainer.create_scheduler(10, optimizer)
+        rates = []
+        for _ in range(8):
+            optimizer.step()
+            scheduler.step()
+            rates.append(scheduler.get_last_lr()[0])
+        return rates
+
+    def loss(self) -> float:
+        trainer = self.trainer
+        trainer.state = TrainerState(global_step=5, max_steps=10)
+        trainer.model.eval()
+        with torch.no_grad():
+            return float(trainer.compute_loss(trainer.model, _batch(trainer)))
+
+    def loader(self) -> Any:
+        names = ("num_workers", "prefetch_factor", "persistent_workers", "in_order")
+        shown: list[Any] = [type(self.trainer._get_train_sampler())]
+        for loader in (self.trainer.get_train_dataloader(), self.trainer.get_eval_dataloader()):
+            shown += [getattr(loader, name) for name in names]
+            shown += [loader.batch_sampler.batch_size, loader.batch_sampler.drop_last]
+            shown += [type(loader.multiprocessing_context)]
+        return shown
+
+    def steps(self) -> Any:
+        return self.trainer.set_initial_training_values(self.trainer.args, self.trainer.get_train_dataloader())
+
+    def first_stage(self) -> Any:
+        args = autoencoder_arguments(self.trainer.args, steps_per_epoch=3)
+        torch.manual_seed(0)
+        code = FeatureAutoencoder(
+            FeatureAutoencoderConfig(
+                in_channels=16, latent_channels=args.latent_channels, sparsity_weight=args.sparsity_weight
+            )
+        )
+        stage = AutoencoderTrainer(code, self.trainer.teacher, args, train_dataset=self.trainer.train_dataset)
+        with torch.no_grad():
+            loss = float(stage.compute_loss(code, _batch(self.trainer)))
+        return loss, args.max_steps, _Lines(stage).optimizer()
+
+    def mixer(self) -> Any:
+        return self.trainer.mixer and _shown(vars(self.trainer.mixer))
+
+    def average(self) -> Any:
+        return self.trainer.average and self.trainer.average.decay
+
+    def balance(self) -> Any:
+        self.trainer.state = TrainerState(global_step=3, max_steps=10)
+        balance = self.trainer.model.train().balance
+        return balance.decay, balance.shares.tolist(), self.trainer._measures(self.trainer.model)
+
+    def maps(self) -> Any:
+        return self.trainer._maps and str(self.trainer._maps.folder)
+
+    def warmup(self) -> Any:
+        args = adapter_arguments(self.trainer.args)
+        return args.max_steps, args.learning_rate, args.optim
+
+
+def _batch(trainer: Any) -> dict[str, torch.Tensor]:
+    return trainer.data_collator([trainer.eval_dataset[0], trainer.eval_dataset[1]])
+
+
+def _shown(values: dict[str, Any]) -> dict[str, str]:
+    return {name: repr(vars(value) if hasattr(value, "__dict__") else value) for name, value in values.items()}
+
+
+AUTO = {"adaptation_weight": "auto"}
+WEIGHTS = {"class_weights": [1.0, 3.0]}
+FEATURES = {"use_autoencoder": False}
+LOGITS = {"distillation_losses": {"knowledge_distillation": 1.0}}
+ADAM = {"optim": "adamw_torch", "lr_scheduler_kwargs": None}
+CLASSIFIER = {"autoencoder_classifier_weight": 1.0}
+SWAPPED = {"LABEL_0": "LABEL_1", "LABEL_1": "LABEL_0"}
+# Field -> where it shows, its value, and what else is set, without it as well.
+CHANGES: dict[str, tuple[str, Any, dict[str, Any]]] = {
+    "crop_size": ("train_transform", [16, 24], {}),
+    "min_scale": ("train_transform", 0.7, {}),
+    "max_scale": ("train_transform", 1.5, {}),
+    "scale_step": ("train_transform", 0.25, {}),
+    "horizontal_flip": ("train_transform", 0.0, {}),
+    "brightness": ("train_transform", 0.2, {}),
+    "contrast": ("train_transform", 0.2, {}),
+    "saturation": ("train_transform", 0.2, {}),
+    "hue": ("train_transform", 0.2, {}),
+    "photometric_distortion": ("train_transform", True, {}),
+    "cat_max_ratio": ("train_transform", 0.75, {}),
+    "short_edge": ("train_transform", 16, {}),
+    "max_long_edge": ("train_transform", 64, {"short_edge": 16}),
+    "seed": ("train_transform", 3, {}),
+    "data_seed": ("train_transform", 3, {}),
+    "eval_size": ("eval_transform", 16, {}),
+    "eval_max_long_edge": ("eval_transform", 64, {"eval_size": 16}),
+    "eval_size_divisor": ("eval_transform", 32, {}),
+    "mix": ("mixer", "cutmix", {}),
+    "mix_probability": ("mixer", 0.9, {"mix": "cutmix"}),
+    "ema_decay": ("average", 0.9, {}),
+    "learning_rate": ("optimizer", 0.5, {}),
+    "weight_decay": ("optimizer", 0.5, {}),
+    "optim": ("optimizer", "adamw_torch", {}),
+    "optim_args": ("optimizer", "momentum=0.5", {}),
+    "adam_beta1": ("optimizer", 0.5, ADAM),
+    "adam_beta2": ("optimizer", 0.5, ADAM),
+    "adam_epsilon": ("optimizer", 0.5, ADAM),
+    "backbone_learning_rate_scale": ("optimizer", 0.5, {}),
+    "adapter_learning_rate_scale": ("optimizer", 0.5, {}),
+    "lr_scheduler_type": ("schedule", "cosine", {"lr_scheduler_kwargs": {}}),
+    "lr_scheduler_kwargs": ("schedule", {"power": 2.0}, {}),
+    "warmup_steps": ("schedule", 4, {}),
+    "loss": ("loss", "dice", {}),
+    "class_weights": ("loss", [1.0, 3.0], {}),
+    "adaptation_weight": ("loss", 5.0, {}),
+    "affinity_weight": ("loss", 5.0, {}),
+    "distillation_losses": ("loss", {"hint": 1.0}, {}),
+    "distillation_schedule": ("loss", "linear", {}),
+    "adaptation_form": ("loss", "channel", {}),
+    "adaptation_p": ("loss", 2.0, {}),
+    "adaptation_q": ("loss", 1.0, {}),
+    "squared_affinity_rows": ("loss", True, {}),
+    "ignore_void_positions": ("loss", True, {}),
+    "distillation_class_weights": ("loss", True, WEIGHTS),
+    "teacher_tap": ("loss", "encoder", FEATURES),
+    "teacher_scale": ("loss", 2.0, {}),
+    "teacher_output_stride": ("loss", 8, {}),
+    "teacher_view": ("maps", "image", {}),
+    "teacher_maps_dir": ("maps", "elsewhere", {"teacher_view": "image"}),
+    "balanced_share": ("balance", 0.2, AUTO),
+    "balanced_every": ("balance", 3, AUTO),
+    "balanced_decay": ("balance", 0.5, AUTO),
+    "adapter_warmup_steps": ("warmup", 5, {}),
+    "adapter_warmup_optim": ("warmup", "sgd", {"adapter_warmup_steps": 5}),
+    "adapter_warmup_learning_rate": ("warmup", 0.5, {"adapter_warmup_steps": 5}),
+    "teacher_label_map": ("loss", SWAPPED, LOGITS),
+    "student_tap": ("loss", 0, {}),
+    "use_autoencoder": ("loss", False, {}),
+    "latent_channels": ("first_stage", 4, {}),
+    "sparsity_weight": ("first_stage", 1.0, {}),
+    "autoencoder_epochs": ("first_stage", 300.0, {}),
+    "autoencoder_max_steps": ("first_stage", 700, {}),
+    "autoencoder_optim": ("first_stage", "adamw_torch", {}),
+    "autoencoder_learning_rate": ("first_stage", 0.5, {}),
+    "autoencoder_weight_decay": ("first_stage", 0.5, {}),
+    "autoencoder_classifier_weight": ("first_stage", 1.0, {}),
+    "autoencoder_class_weights": ("first_stage", True, {**WEIGHTS, **CLASSIFIER}),
+    "per_device_train_batch_size": ("loader", 4, {}),
+    "per_device_eval_batch_size": ("loader", 4, {}),
+    "dataloader_num_workers": ("loader", 2, {}),
+    "dataloader_prefetch_factor": ("loader", 3, {"dataloader_num_workers": 1}),
+    "dataloader_persistent_workers": ("loader", True, {"dataloader_num_workers": 1}),
+    "dataloader_multiprocessing_context": ("loader", "spawn", {"dataloader_num_workers": 1}),
+    "dataloader_in_order": ("loader", False, {"dataloader_num_workers": 1}),
+    "dataloader_drop_last": ("loader", False, {}),
+    "train_sampling_strategy": ("loader", "sequential", {}),
+    "max_steps": ("steps", 3, {}),
+    "num_train_epochs": ("steps", 3.0, {"max_steps": -1}),
+    "gradient_accumulation_steps": ("steps", 2, {"max_steps": -1, "num_train_epochs": 3.0}),
+}
+REFUSED: dict[str, Any] = {
+    "average_tokens_across_devices": False,
+    "batch_eval_metrics": True,
+    "eval_accumulation_steps": 2,
+    "eval_do_concat_batches": False,
+    "eval_use_gather_object": True,
+    "activation_checkpointing": True,
+    "gradient_checkpointing": True,
+    "include_for_metrics": ["inputs"],
+    "include_num_input_tokens_seen": "all",
+    "label_names": ["labels"],
+    "label_smoothing_factor": 0.1,
+    "length_column_name": "size",
+    "liger_kernel_config": {"rope": True},
+    "mix_of": "unlabelled",  # without such images, or a mix
+    "neftune_noise_alpha": 5.0,
+    "optim_target_modules": "all-linear",
+    "prediction_loss_only": True,
+    "remove_unused_columns": True,
+    "train_sampling_strategy": "group_by_length",
+    "use_cache": True,
+    "use_liger_kernel": True,
+}
+# Read by transformers, accelerate or torch alone, in code that the trainers here do not touch.
+OF_TRANSFORMERS = {
+    "dataloader_pin_memory",  # nothing to see without an accelerator
+    "accelerator_config",
+    "activation_checkpointing_kwargs",
+    "auto_find_batch_size",
+    "bf16",
+    "bf16_full_eval",
+    "data_dir",
+    "ddp_backend",
+    "ddp_broadcast_buffers",
+    "ddp_bucket_cap_mb",
+    "ddp_find_unused_parameters",
+    "ddp_static_graph",
+    "ddp_timeout",
+    "debug",
+    "disable_tqdm",
+    "enable_jit_checkpoint",
+    "eval_delay",
+    "eval_on_start",
+    "eval_steps",
+    "eval_strategy",
+    "fp16",
+    "fp16_full_eval",
+    "fsdp_config",
+    "full_determinism",
+    "gradient_checkpointing_kwargs",
+    "greater_is_better",
+    "hub_always_push",
+    "hub_model_id",
+    "hub_private_repo",
+    "hub_revision",
+    "hub_strategy",
+    "hub_token",
+    "ignore_data_skip",
+    "load_best_model_at_end",
+    "local_rank",
+    "log_level",
+    "log_level_replica",
+    "log_on_each_node",
+    "logging_first_step",
+    "logging_nan_inf_filter",
+    "logging_steps",
+    "logging_strategy",
+    "max_grad_norm",
+    "metric_for_best_model",
+    "output_dir",
+    "parallelism_config",
+    "project",
+    "push_to_hub",
+    "report_to",
+    "restore_callback_states_from_checkpoint",
+    "run_name",
+    "save_on_each_node",
+    "save_only_model",
+    "save_steps",
+    "save_strategy",
+    "save_total_limit",
+    "skip_memory_metrics",
+    "sync_batch_norm",
+    "tf32",
+    "torch_compile",
+    "torch_compile_backend",
+    "torch_compile_mode",
+    "torch_empty_cache_steps",
+    "trackio_bucket_id",
+    "trackio_space_id",
+    "trackio_static_space_id",
+    "use_cpu",
+}
+# Refused by the trainers, see tests/trainer/test_segmentation_trainer.py.
+SHARDING = {"fsdp", "deepspeed"}
+# For the scripts of users, as transformers documents them.
+OF_SCRIPTS = {"do_eval", "do_predict", "do_train", "resume_from_checkpoint"}
+
+
+def trainer(kind: type, networks: Any, data: Any, output_dir: Path, fields: dict[str, Any]) -> Any:
+    student, teacher, code = networks
+    args = arguments(kind, output_dir, **fields)
+    if kind is SegmentationConfig:
+        return SegmentationTrainer(student, args, train_dataset=data, eval_dataset=data)
+    return KnowledgeAdaptationTrainer(student, teacher, args, autoencoder=code, train_dataset=data, eval_dataset=data)
+
+
+def own_kind(name: str) -> type:
+    own = {item.name for item in dataclasses.fields(SegmentationConfig)}
+    return SegmentationConfig if name in own else KnowledgeAdaptationConfig
+
+
+class TestTrainers:
+    _without: dict[str, Any] = {}
+
+    @pytest.mark.parametrize("name", CHANGES)
+    def test_something_changes(self, name: str, networks, data, tmp_path, monkeypatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        where, value, base = CHANGES[name]
+        kind = own_kind(name)
+        key = f"{kind.__name__} {where} {base}"
+        if key not in self._without:
+            self._without[key] = getattr(_Lines(trainer(kind, networks, data, tmp_path, base)), where)()
+        changed = getattr(_Lines(trainer(kind, networks, data, tmp_path, {**base, name: value})), where)()
+        assert changed != self._without[key]
+
+    @pytest.mark.parametrize("name", REFUSED)
+    def test_what_changes_nothing_is_refused(self, name: str, networks, data, tmp_path) -> None:
+        with pytest.raises(ValueError, match=name):
+            trainer(KnowledgeAdaptationConfig, networks, data, tmp_path, {name: REFUSED[name]})
+
+    def test_adams_numbers_are_not_for_sgd(self, tmp_path) -> None:
+        with pytest.raises(ValueError, match="adam_beta1 would change nothing: the optimizer is SGD"):
+            arguments(SegmentationConfig, tmp_path, adam_beta1=0.5)
+
+    def test_every_field_is_here(self) -> None:
+        fields = {item.name for item in dataclasses.fields(KnowledgeAdaptationConfig) if item.init}
+        listed = CHANGES.keys() | REFUSED.keys() | OF_TRANSFORMERS | SHARDING | OF_SCRIPTS
+        assert not fields - listed, "say in CHANGES where it shows, or refuse it"
+        assert not (CHANGES.keys() | REFUSED.keys()) - fields
+
+
+MODEL: dict[str, tuple[Any, dict[str, Any]]] = {
+    "backbone": ("mobilenetv2_050", {}),
+    "output_stride": (8, {}),
+    "num_channels": (4, {}),
+    "head": ("mlp", {}),
+    "head_channels": (24, {}),
+    "skip_channels": (8, {"head": "deeplabv3plus"}),
+    "atrous_rates": ([1, 2, 3], {"head": "deeplabv3plus"}),
+    "separable_head": (False, {"head": "deeplabv3plus"}),
+    "classifier_dropout_prob": (0.5, {}),
+    "tf_padding": (True, {}),
+    "batch_norm_eps": (0.5, {}),
+    "freeze_batch_norm": (True, {}),
+    "pad_to_stride": (True, {}),
+    "backbone_kwargs": ({"drop_path_rate": 0.2}, {}),
+    "palette": ([[1, 2, 3], [4, 5, 6]], {}),
+}
+
+
+def model_lines(**fields: Any) -> Any:
+    torch.manual_seed(0)
+    small = {"backbone": "mobilenetv2_035", "output_stride": 16, "num_labels": 2, "head_channels": 16}
+    model = KASegModel(KASegConfig(**{**small, **fields}))
+    frozen = [m.training for m in model.train().modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    image = torch.randn(1, model.config.num_channels, 33, 33, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = model.eval()(image).logits
+    return repr(model), frozen, logits.tolist(), model.config.palette
+
+
+class TestModels:
+    @pytest.mark.parametrize("name", ["output_strid", "in_channels", "heads", "classifier_dropout"])
+    def test_a_misspelt_field_is_refused(self, name: str) -> None:
+        with pytest.raises(ValueError, match=f"no field {name!r}. Did you mean"):
+            KASegConfig(**{name: 8})
+
+    def test_fields_of_other_tools_are_kept(self) -> None:
+        assert KASegConfig(trained_by="me").trained_by == "me"
+
+    def test_something_changes(self) -> None:
+        without: dict[str, Any] = {}
+        for name, (value, base) in MODEL.items():
+            before = without.setdefault(repr(base), model_lines(**base))
+            assert model_lines(**base, **{name: value}) != before, name
+
+    def test_every_field_is_here(self) -> None:
+        fields = inspect.signature(KASegConfig.__init__).parameters.keys() - {"self", "kwargs"}
+        assert fields - MODEL.keys() == {"semantic_loss_ignore_index"}  # tested with the losses
+
+
+RESIZED = {"do_resize": True, "size": {"height": 16, "width": 16}}
+PADDED = {"do_pad": True}
+PROCESSOR: dict[str, tuple[Any, dict[str, Any]]] = {
+    "do_convert_rgb": (False, {"image_mean": 0.5, "image_std": 0.5}),
+    "do_resize": (True, {"size": {"height": 16, "width": 16}}),
+    "size": ({"height": 8, "width": 8}, RESIZED),
+    "resample": (PILImageResampling.NEAREST, RESIZED),
+    "do_rescale": (False, {}),
+    "rescale_factor": (1 / 100, {}),
+    "do_normalize": (False, {}),
+    "image_mean": ([0.1, 0.1, 0.1], {}),
+    "image_std": ([0.1, 0.1, 0.1], {}),
+    "do_pad": (True, {"size_divisor": 32}),
+    "pad_size": ({"height": 64, "width": 64}, PADDED),
+    "size_divisor": (64, PADDED),
+    "ignore_index": (7, {**PADDED, "size_divisor": 64}),
+}
+
+
+class TestProcessor:
+    @pytest.mark.parametrize("name", PROCESSOR)
+    @pytest.mark.parametrize("in_call", [False, True], ids=["constructor", "call"])
+    def test_something_changes(self, name: str, in_call: bool) -> None:
+        value, base = PROCESSOR[name]
+        rng = np.random.default_rng(0)
+        image = Image.fromarray(rng.integers(0, 256, (24, 40), np.uint8))
+        mask = Image.fromarray(rng.integers(0, 2, (24, 40), np.uint8))
+
+        def lines(made: dict[str, Any], called: dict[str, Any]) -> Any:
+            inputs = KASegImageProcessor(**made)(image, mask, return_tensors="pt", **called)
+            return {key: tensor.tolist() for key, tensor in inputs.items()}
+
+        option = {name: value}
+        assert lines({**base, **option}, {}) != lines(base, {})
+        if in_call:
+            assert lines(base, option) == lines({**base, **option}, {})
+
+    def test_every_option_is_here(self) -> None:
+        documented = re.findall(r"^        (\w+) \(`", KASegImageProcessor.__doc__ or "", re.MULTILINE)
+        assert set(documented) <= PROCESSOR.keys() | {"do_reduce_labels"}
+
+
+ADAPTER: dict[str, tuple[Any, dict[str, Any]]] = {
+    "tap": ("encoder", {}),
+    "num_labels": (5, {}),
+    "image_mean": ([0.1, 0.1, 0.1], {"image_std": [1.0, 1.0, 1.0]}),
+    "image_std": ([2.0, 2.0, 2.0], {"image_mean": [0.5, 0.5, 0.5]}),
+    "student_mean": ([0.1, 0.1, 0.1], {"student_std": [1.0, 1.0, 1.0]}),
+    "student_std": ([2.0, 2.0, 2.0], {"student_mean": [0.5, 0.5, 0.5]}),
+    "flip_channels": (True, {}),
+    "class_names": (["a", "b"], {}),
+    "student_labels": ({0: "LABEL_1", 1: "LABEL_0"}, {}),
+    "label_map": (SWAPPED, {"student_labels": {0: "LABEL_0", 1: "LABEL_1"}}),
+    "model_inputs": ({"unknown": torch.zeros(1)}, {}),
+    "input_size": (InputSize(fixed=(64, 64)), {}),
+    "image_scale": (2.0, {}),
+    "output_stride": (8, {}),
+}
+
+
+class TestTeachers:
+    @pytest.mark.parametrize("name", ADAPTER)
+    def test_something_changes_or_it_is_refused(self, name: str, networks) -> None:
+        value, base = ADAPTER[name]
+
+        def lines(**options: Any) -> Any:
+            try:
+                adapter = TeacherAdapter(networks[1], **options)
+                output = adapter(torch.randn(1, 3, 33, 33, generator=torch.Generator().manual_seed(0)))
+            except (ValueError, TypeError) as error:
+                return str(error)
+            known = None if adapter.known_classes is None else adapter.known_classes.tolist()
+            return output.features.tolist(), output.logits.tolist(), adapter.class_names, known
+
+        assert lines(**base, **{name: value}) != lines(**base)
+
+    def test_a_label_map_alone_would_change_nothing(self, networks) -> None:
+        with pytest.raises(ValueError, match="label_map.*student_labels"):
+            TeacherAdapter(networks[1], label_map=SWAPPED)
+
+    def test_every_option_is_here(self) -> None:
+        options = inspect.signature(TeacherAdapter.__init__).parameters.keys() - {"self", "model"}
+        assert options == ADAPTER.keys()
+
+    def test_the_tap_is_one(self, networks) -> None:
+        assert "encoder" in list_taps(networks[1])
+
+
+PROTOCOL: dict[str, tuple[Any, dict[str, Any]]] = {
+    "mode": ("slide", {}),
+    "crop_size": (16, {"mode": "slide", "overlap": 4}),
+    "overlap": (12, {"mode": "slide", "crop_size": 16}),
+    "scales": ((0.5, 2.0), {}),
+    "flip": (True, {}),
+}
+
+
+class TestProtocols:
+    @pytest.mark.parametrize("name", PROTOCOL)
+    def test_something_changes_or_it_is_refused(self, name: str, networks) -> None:
+        value, base = PROTOCOL[name]
+        images = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+
+        def lines(**options: Any) -> Any:
+            try:
+                protocol = InferenceProtocol(**options)
+            except ValueError as error:
+                return str(error), ""
+            sizes: list[int] = []
+            handle = networks[0].register_forward_pre_hook(
+                lambda module, args, kwargs: sizes.append(str([a.sum().item() for a in (*args, *kwargs.values())])),
+                with_kwargs=True,
+            )
+            list(predict_masks(networks[0].eval(), images, [(48, 48)] * 2, protocol))
+            handle.remove()
+            return protocol.describe(), sizes
+
+        (words, seen), (words_before, seen_before) = lines(**base, **{name: value}), lines(**base)
+        assert words != words_before and seen != seen_before
+
+    def test_every_field_is_here(self) -> None:
+        assert {item.name for item in dataclasses.fields(InferenceProtocol)} == PROTOCOL.keys()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder in two layouts, with a damaged image in each."""
+    root = tmp_path_factory.mktemp("own")
+    for image_folder, mask_folder, value in (("images", "masks", 0), ("photos", "labels", 1)):
+        for kind, mode, colour in ((image_folder, "RGB", (50, 100 * value, 0)), (mask_folder, "L", value)):
+            (root / "train" / kind).mkdir(parents=True)
+            for name in ("a", "b"):
+                Image.new(mode, (8, 8), colour).save(root / "train" / kind / f"{name}.png")
+        (root / "train" / image_folder / "b.png").write_bytes(b"damaged")
+    (root / "classes.txt").write_text("zero\none\n")
+    (root / "others.json").write_text('{"0": null, "1": "zero", "2": "one"}')
+    return root
+
+
+LOADING: dict[str, Any] = {
+    "split": "validation",
+    "data_dir": "nowhere",
+    "streaming": True,
+    "image_column": "img",
+    "label_column": "mask",
+    "label_space": CAMVID,
+    "revision": "v1",
+    "config_name": "small",
+    "image_folder": "photos",
+    "label_folder": "labels",
+    "on_error": "skip",
+    "skipped": [],
+    "num_proc": 2,
+    "scene_options": 3,
+}
+
+
+class TestLoading:
+    @pytest.mark.parametrize("name", LOADING)
+    def test_something_changes_or_it_is_refused(self, name: str, folder: Path) -> None:
+        option = {"num_scenes": 3} if name == "scene_options" else {name: LOADING[name]}
+
+        def lines(**options: Any) -> Any:
+            try:
+                loaded = load_segmentation_dataset(folder, **{"split": "train", **options})
+                if isinstance(loaded, datasets.IterableDataset):
+                    return "a stream"
+                sample = loaded[0]
+            except (ValueError, TypeError, FileNotFoundError) as error:
+                return str(error)
+            pixels = sample["image"].getpixel((0, 0)), sample["label"].getpixel((0, 0))
+            return len(loaded), pixels, str(loaded.info.features)
+
+        if name == "label_space":
+            option = {name: folder / "others.json"}
+        assert lines(**option) != lines()
+
+    def test_every_option_is_here(self) -> None:
+        options = inspect.signature(load_segmentation_dataset).parameters.keys() - {"name"}
+        assert options == LOADING.keys()
