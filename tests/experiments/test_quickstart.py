@@ -14,7 +14,6 @@ from kaseg.experiments.quickstart import COMMANDS, _gain, quickstart
 @pytest.mark.slow
 def test_the_whole_road_in_a_few_steps(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kaseg.experiments.quickstart.SCENES_PER_SPLIT", {"train": 10, "validation": 2})
-    monkeypatch.setattr("kaseg.experiments.quickstart.MASKS", 8)
     rows = quickstart(tmp_path, steps=2, pairs=2)
     assert [row["name"] for row in rows] == ["teacher", "plain student", "distilled student"]
     assert json.loads((tmp_path / "results.json").read_text()) == rows
