@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import nn
 from transformers import set_seed
 from transformers.trainer_utils import number_of_arguments
 
+from kaseg.close_names import did_you_mean
 from kaseg.trainer.publishing import PublishingTrainer
 
 # Filled in from other fields when arguments are made, so that a trial would have to set them, too.
@@ -112,8 +112,7 @@ class SearchingTrainer(PublishingTrainer):
         known = {item.name for item in dataclasses.fields(self.args)}
         for name in chosen:
             if name not in known:
-                close = difflib.get_close_matches(name, known, n=3)
-                hint = f" Did you mean {' or '.join(close)}?" if close else ""
+                hint = did_you_mean(name, sorted(known), cutoff=0.7)
                 raise ValueError(f"hp_space: {type(self.args).__name__} has no field {name!r}.{hint}")
         if refused := sorted(name for name in chosen if self._is_fixed(name)):
             raise ValueError(

@@ -98,7 +98,7 @@ def test_a_distilling_search_keeps_teacher_and_autoencoder(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     "name, values, said",
     [
-        ("learning_rat", [1.0], "has no field 'learning_rat'. Did you mean learning_rate"),
+        ("learning_rat", [1.0], "has no field 'learning_rat'. Did you mean 'learning_rate'"),
         ("latent_channels", [4, 8], "cannot differ in latent_channels"),
         ("teacher_scale", [1.0, 2.0], "cannot differ in teacher_scale"),
         ("eval_size", [16], "cannot differ in eval_size"),
