@@ -82,7 +82,7 @@ class TestParsing:
     @pytest.mark.parametrize(
         "settings, message",
         [
-            ({"x": {"loss": "chanel_wise", "weight": 1.0}}, "x: unknown loss 'chanel_wise' .*channel_wise"),
+            ({"x": {"loss": "chanel_wise", "weight": 1.0}}, "x: unknown loss 'chanel_wise'.*channel_wise"),
             ({"x": {"loss": 3, "weight": 1.0}}, "x: unknown loss '3'. There are"),
             ({"x": {"loss": ["hint"], "weight": 1.0}}, "x: unknown loss .*hint"),
             ({"x": {"loss": "affinity", "weight": 1.0}}, "x: affinity is one of the paper's own terms"),

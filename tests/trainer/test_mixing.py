@@ -85,13 +85,8 @@ class TestBatches:
 
     def test_the_teacher_sees_what_the_student_sees(self, tmp_path) -> None:
         trainer = _taught(tmp_path, mix="cutmix", mix_probability=1.0)
-        taught, read = [], trainer._teacher_maps
-
-        def keep(pixel_values):
-            taught.append(pixel_values.clone())
-            return read(pixel_values)
-
-        trainer._teacher_maps = keep
+        taught: list[torch.Tensor] = []
+        trainer.teacher.register_forward_pre_hook(lambda module, args: taught.append(args[0].clone()))
         seen = _watched(trainer)
         assert len(seen) == 4
         assert all(torch.equal(batch["pixel_values"], pixels) for batch, pixels in zip(seen, taught, strict=True))

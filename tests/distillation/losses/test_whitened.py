@@ -31,7 +31,7 @@ def reference(codes: list[torch.Tensor], shrinkage: float, eps: float = 1e-4) ->
     return vectors.mean(1), vectors_of @ np.diag(values**-0.5) @ vectors_of.T
 
 
-@pytest.mark.parametrize("shrinkage", [0.0, 0.01, 0.5])
+@pytest.mark.parametrize("shrinkage", [1e-3, 0.01, 0.5])
 def test_measures_what_numpy_does_over_all_batches(shrinkage):
     codes, loss = make_codes(), WhitenedLoss(6, shrinkage=shrinkage)
     student = torch.randn(5, 6, 5, 7, generator=torch.Generator().manual_seed(1))
@@ -41,9 +41,7 @@ def test_measures_what_numpy_does_over_all_batches(shrinkage):
     np.testing.assert_allclose(loss.mean, mean, rtol=1e-4, atol=1e-4)
     # The dead channel's own scale is 1 / floor^(1/2), which multiplies zeros.
     alive = [0, 1, 3, 4, 5]
-    np.testing.assert_allclose(
-        loss.whitener[alive][:, alive], whitener[alive][:, alive], rtol=2e-2 if shrinkage == 0 else 1e-3, atol=1e-3
-    )
+    np.testing.assert_allclose(loss.whitener[alive][:, alive], whitener[alive][:, alive], rtol=1e-3, atol=1e-3)
     white = np.einsum("kc,bchw->bkhw", whitener, codes[-1].double().numpy() - mean[:, None, None])
     white[:, 2] = 0
     expected = PearsonLoss()(student.double(), torch.from_numpy(white)).item()
@@ -57,7 +55,7 @@ def test_what_is_whitened_has_neither_mean_nor_correlations():
     white = torch.cat([loss.whiten(code).transpose(0, 1).flatten(1) for code in codes], 1)
     expected = torch.eye(6)
     expected[2, 2] = 0
-    torch.testing.assert_close(torch.cov(white, correction=0), expected, atol=0.01, rtol=0)
+    torch.testing.assert_close(torch.cov(white, correction=0), expected, atol=0.02, rtol=0)
     torch.testing.assert_close(white.mean(1), torch.zeros(6), atol=1e-3, rtol=0)
 
 
@@ -121,7 +119,7 @@ def test_float64_stays_and_half_types_are_computed_in_float32():
     [
         ({"channels": 0}, "channels and measured_batches must be at least 1, got 0"),
         ({"channels": 3, "measured_batches": 0}, "must be at least 1, got 3 and 0"),
-        ({"channels": 3, "shrinkage": -0.1}, "shrinkage must not be negative, got -0.1"),
+        ({"channels": 3, "shrinkage": 0.0}, "shrinkage must be positive.* got 0.0"),
         ({"channels": 3, "eps": 0.0}, "eps must be positive"),
     ],
 )
