@@ -15,20 +15,23 @@ class GradientBalance(nn.Module):
     With `G` the norm of the gradient of the labels' loss at the map (over batch, channels and positions of a whole
     optimizer step) and `G_k` that of the term `k` before it is weighted, both smoothed over the measured steps:
 
-        w_k = share_k * G / G_k,    G <- decay * G + (1 - decay) * (measured G)
+        w_k = share_k * G / G_k,    G <- d * G + (1 - d) * (measured G),    d = min(decay, (n - 1) / (n + 9))
 
-    The first measurement is taken as it is. One in which a gradient is zero or not finite (a batch without labels, a
-    student that equals its teacher) is left out, and a term that was never measured has weight 0. A ratio of gradient
-    norms as a weight is that of VQGAN (Esser et al. 2021, equation 7), which takes it at the last layer; that it is
-    taken at the tapped map, smoothed and measured every few steps is our choice.
+    at the n-th measurement, so that the labels' gradient through a new classifier, whose weights are small, is soon
+    forgotten. A measurement in which a gradient is zero or not finite (a batch without labels, a student that equals
+    its teacher) is left out, and a term that was never measured has weight 0. A ratio of gradient norms as a weight is
+    that of VQGAN (Esser et al. 2021, equation 7), which takes it at the last layer; that it is taken at the tapped map,
+    smoothed and measured every few steps is our choice.
 
     Args:
         shares (`Mapping[str, float]`): Share of each term by name, positive.
-        decay (`float`, defaults to 0.9): How much of the smoothed norms a new measurement leaves, in [0, 1).
+        decay (`float`, defaults to 0.9): How much of the smoothed norms a new measurement leaves at most, in [0, 1).
 
     Attributes:
         norms (`Tensor` of shape `(2, K)`): Smoothed norms: the labels' in the first row, the terms' in the second; 0
-            where nothing was measured yet. A buffer, so that it is saved with the adapters and a run resumes exactly.
+            where nothing was measured yet. A buffer, as is `counts`, so that it is saved with the adapters and a run
+            resumes exactly.
+        counts (`Tensor` of shape `(K,)`): Measurements of each term that counted.
 
     Example:
 
@@ -45,6 +48,7 @@ class GradientBalance(nn.Module):
     """
 
     norms: Tensor
+    counts: Tensor
     shares: Tensor
 
     def __init__(self, shares: Mapping[str, float], decay: float = 0.9) -> None:
@@ -53,6 +57,7 @@ class GradientBalance(nn.Module):
         self.decay = decay
         self.register_buffer("shares", torch.tensor(list(shares.values()), dtype=torch.float32), persistent=False)
         self.register_buffer("norms", torch.zeros(2, len(self.names)))
+        self.register_buffer("counts", torch.zeros(len(self.names)))
 
     @torch.no_grad()
     def update(self, labels: Tensor, terms: Tensor) -> None:
@@ -64,9 +69,10 @@ class GradientBalance(nn.Module):
         """
         measured = torch.stack([labels.expand_as(terms), terms]).float()
         ratio = measured[0] / measured[1]
-        counts = torch.isfinite(measured).all(0) & torch.isfinite(ratio) & (ratio > 0)
-        smoothed = torch.where(self.norms == 0, measured, torch.lerp(measured, self.norms, self.decay))
-        self.norms.copy_(torch.where(counts, smoothed, self.norms))
+        says = torch.isfinite(measured).all(0) & torch.isfinite(ratio) & (ratio > 0)
+        decay = (self.counts / (self.counts + 10)).clamp(max=self.decay)
+        self.norms.copy_(torch.where(says, torch.lerp(measured, self.norms, decay), self.norms))
+        self.counts += says
 
     @torch.no_grad()
     def weights(self) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_model, save_model
 from timm.utils import ModelEmaV3
 from torch import nn
 from transformers import TrainerCallback
@@ -46,13 +46,12 @@ class WeightAverageCallback(TrainerCallback):
 
 def save_trained_weights(network: nn.Module, checkpoint: str | Path) -> None:
     """Write the weights that are trained beside the average in a checkpoint."""
-    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    save_file(state, Path(checkpoint) / TRAINED_WEIGHTS_NAME)
+    save_model(network, str(Path(checkpoint) / TRAINED_WEIGHTS_NAME))
 
 
 def load_trained_weights(network: nn.Module, checkpoint: str | Path) -> None:
     """Read what [`save_trained_weights`] has written."""
-    network.load_state_dict(load_file(Path(checkpoint) / TRAINED_WEIGHTS_NAME))
+    load_model(network, Path(checkpoint) / TRAINED_WEIGHTS_NAME)
 
 
 def check_same_averaging(averages: bool, checkpoint: str | Path) -> None:

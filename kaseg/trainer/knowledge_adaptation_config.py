@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from kaseg.configuration_kaseg import OUTPUT_STRIDES
 from kaseg.distillation.terms import (
     ADAPTATION_FORMS,
     AUTO,
@@ -47,7 +48,8 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
         step, which measures.
     balanced_every (`int`, *optional*, defaults to 20): Steps between two measurements. One costs a backward pass
         through head and adapters for each term; the encoder has no part.
-    balanced_decay (`float`, *optional*, defaults to 0.9): How much of the smoothed norms a new measurement leaves.
+    balanced_decay (`float`, *optional*, defaults to 0.9): How much of the smoothed norms a new measurement leaves at
+        most.
     distillation_schedule (`str`, *optional*, defaults to `"constant"`): How the weights of all distillation terms
         change over training: stay as they are (paper), or fall to 0 at the last step, `"linear"`ly or along half
         a `"cosine"`.
@@ -216,6 +218,10 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
             self._refuse_unused("teacher_maps_", "teacher_view is 'crop'")
         elif self.mix is not None:
             raise ValueError("A mixed image has no whole one for the teacher to see: leave mix out, or teacher_view.")
+        if self.teacher_output_stride not in (None, *OUTPUT_STRIDES):
+            raise ValueError(
+                f"teacher_output_stride must be one of {OUTPUT_STRIDES}, got {self.teacher_output_stride}."
+            )
         if self.latent_channels < 1:
             raise ValueError(f"latent_channels must be at least 1, got {self.latent_channels}.")
         for name in ("distillation_class_weights", "autoencoder_class_weights"):

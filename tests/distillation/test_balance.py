@@ -11,12 +11,13 @@ from kaseg.distillation.balance import GradientBalance, squared_norms
 
 
 def test_weights_are_shares_of_the_ratio_of_smoothed_norms() -> None:
-    balance = GradientBalance({"adaptation": 0.5, "dist": 2.0}, decay=0.75)
+    balance = GradientBalance({"adaptation": 0.5, "dist": 2.0}, decay=0.2)
     measured = np.random.default_rng(0).uniform(0.1, 3.0, (6, 3))
-    smoothed = measured[0]
-    for step, (labels, *terms) in enumerate(measured):
+    smoothed = np.zeros(3)
+    for number, (labels, *terms) in enumerate(measured, 1):
         balance.update(torch.tensor(labels), torch.tensor(terms))
-        smoothed = measured[0] if step == 0 else 0.75 * smoothed + 0.25 * measured[step]
+        decay = min(0.2, (number - 1) / (number + 9))
+        smoothed = decay * smoothed + (1 - decay) * measured[number - 1]
         found = [float(weight) for weight in balance.weights().values()]
         assert list(balance.weights()) == ["adaptation", "dist"]
         assert found == pytest.approx([0.5 * smoothed[0] / smoothed[1], 2.0 * smoothed[0] / smoothed[2]], rel=1e-5)
@@ -74,4 +75,5 @@ def test_it_is_saved_and_read_as_buffers() -> None:
     balance, other = GradientBalance({"a": 1.0}), GradientBalance({"a": 1.0})
     balance.update(torch.tensor(0.3), torch.tensor([0.7]))
     other.load_state_dict(balance.state_dict())
-    assert list(balance.state_dict()) == ["norms"] and torch.equal(other.weights()["a"], balance.weights()["a"])
+    assert list(balance.state_dict()) == ["norms", "counts"]
+    assert torch.equal(other.weights()["a"], balance.weights()["a"])

@@ -38,6 +38,7 @@ def _config(tmp_path, **fields) -> KnowledgeAdaptationConfig:
             },
             "adapter_warmup_steps fits adapters, but no term has one",
         ),
+        ({"teacher_output_stride": 12}, r"teacher_output_stride must be one of \(4, 8, 16, 32\), got 12"),
         *(({"ema_decay": decay}, "ema_decay must be above 0 and below 1") for decay in (0.0, 1.0, -0.5, 2.0, math.nan)),
     ],
 )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from kaseg.configuration_kaseg import OUTPUT_STRIDES
 from kaseg.modeling_kaseg import KASegModel
-
-OUTPUT_STRIDES = (4, 8, 16, 32)
 
 
 def at_output_stride(model: nn.Module, output_stride: int) -> nn.Module:
@@ -49,9 +49,17 @@ def at_output_stride(model: nn.Module, output_stride: int) -> nn.Module:
         built.load_state_dict(model.state_dict())
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{asked}: the weights of {type(model).__name__} do not fit another stride: {error}") from None
-    if isinstance(built, KASegModel) and built.encoder.reductions[-1] != output_stride:
+    found = _stride_of_encoder(built.eval())
+    if found != output_stride:
         raise ValueError(
-            f"{asked}: the encoder {config.backbone} cannot be dilated; its last map stays at stride "
-            f"{built.encoder.reductions[-1]}."
+            f"{asked}: the encoder of {type(model).__name__} cannot have it, its last map is at stride {found}."
         )
     return built.to(next(model.parameters()).device)
+
+
+@torch.no_grad()
+def _stride_of_encoder(model: PreTrainedModel, side: int = 128) -> int:
+    if isinstance(model, KASegModel):
+        return model.encoder.reductions[-1]
+    states = model(torch.zeros(1, model.config.num_channels, side, side), output_hidden_states=True).hidden_states
+    return side // states[-1].shape[-1]

@@ -23,6 +23,13 @@ def _deeplab() -> nn.Module:
     return transformers.MobileNetV2ForSemanticSegmentation(config)
 
 
+def _mobilevit() -> nn.Module:
+    config = transformers.MobileViTConfig(
+        hidden_sizes=[8, 8, 8], neck_hidden_sizes=[4, 4, 8, 8, 8, 8, 16], num_attention_heads=2, num_labels=2
+    )
+    return transformers.MobileViTForSemanticSegmentation(config)
+
+
 @pytest.mark.parametrize("make", [_kaseg, _deeplab])
 def test_the_same_weights_at_stride_8(make) -> None:
     model = make().eval()
@@ -62,6 +69,7 @@ def test_rates_that_are_listed_are_scaled_with_the_grid() -> None:
         (lambda: nn.Conv2d(3, 2, 1), 8, "Conv2d has no output_stride"),
         (_kaseg, 12, r"must be one of \(4, 8, 16, 32\)"),
         (lambda: _kaseg(backbone="edgenext_xx_small", output_stride=32), 8, "edgenext_xx_small cannot|do not fit"),
+        (_mobilevit, 4, "MobileViTForSemanticSegmentation cannot have it, its last map is at stride 32"),
         (lambda: TeacherAdapter(_kaseg()), 8, "is a TeacherAdapter already"),
     ],
 )
