@@ -4,7 +4,8 @@
 
 Times `training_step` and the optimizer of both trainers, as a user runs them, and the teacher's forward pass on the
 same batch, taking turns in one process; medians over `--repeats`. Weights are random: they cost what trained ones do.
-The ratio is adapted / (plain + teacher). `--profile` also lists the operations of the adapted step.
+The ratio is adapted / (plain + teacher). The last column is a step that measures gradients for weights of `auto`, which
+one step in `balanced_every` does, over one that does not. `--profile` also lists the operations of the adapted step.
 """
 
 from __future__ import annotations
@@ -48,14 +49,15 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON file with every figure")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print("| size | plain ms | teacher ms | adapted ms | adapted / (plain + teacher) |\n|---|---|---|---|---|")
+    print("| size | plain ms | teacher ms | adapted ms | adapted / (plain + teacher) | measuring / adapted |")
+    print("|---|---|---|---|---|---|")
     results = []
     for size in options.sizes:
         with tempfile.TemporaryDirectory() as scratch:
             result = {"size": size, "threads": options.threads, "bf16": options.bf16, **measure(size, options, scratch)}
         results.append(result)
         cells = (f"{result[name]:.0f}" for name in ("plain", "teacher", "adapted"))
-        print(f"| {size} | {' | '.join(cells)} | {result['ratio']:.3f} |", flush=True)
+        print(f"| {size} | {' | '.join(cells)} | {result['ratio']:.3f} | {result['measuring_ratio']:.3f} |", flush=True)
     if options.output:
         options.output.write_text(json.dumps(results, indent=2) + "\n")
 
@@ -73,11 +75,16 @@ def measure(size: str, options: argparse.Namespace, scratch: str) -> dict[str, f
     teacher = KASegModel(KASegConfig(output_stride=options.teacher_stride, head="deeplabv3plus", num_labels=NUM_LABELS))
     strides = encoder_strides(4, options.student_stride)
     plain = SegmentationTrainer(model=KASegModel(student), args=SegmentationConfig(**common))
-    adapted = KnowledgeAdaptationTrainer(
-        model=KASegModel(student),
-        teacher=teacher,
-        autoencoder=FeatureAutoencoder(FeatureAutoencoderConfig(in_channels=256, strides=strides)),
-        args=KnowledgeAdaptationConfig(**common),
+    autoencoder = FeatureAutoencoder(FeatureAutoencoderConfig(in_channels=256, strides=strides))
+    balanced = {"adaptation_weight": "auto", "affinity_weight": "auto", "balanced_every": 1}
+    adapted, measuring = (
+        KnowledgeAdaptationTrainer(
+            model=KASegModel(student),
+            teacher=teacher,
+            autoencoder=autoencoder,
+            args=KnowledgeAdaptationConfig(**common, **fields),
+        )
+        for fields in ({}, balanced)
     )
 
     def teach() -> None:
@@ -85,6 +92,7 @@ def measure(size: str, options: argparse.Namespace, scratch: str) -> dict[str, f
             adapted.teacher(batch["pixel_values"])
 
     actions = {"plain": step_of(plain, batch), "teacher": teach, "adapted": step_of(adapted, batch)}
+    actions["measuring"] = step_of(measuring, batch)
     for action in actions.values():
         action()
     times: dict[str, list[float]] = defaultdict(list)
@@ -98,7 +106,8 @@ def measure(size: str, options: argparse.Namespace, scratch: str) -> dict[str, f
             actions["adapted"]()
         print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=15, max_name_column_width=48))
     medians = {name: statistics.median(values) for name, values in times.items()}
-    return {**medians, "ratio": medians["adapted"] / (medians["plain"] + medians["teacher"])}
+    ratio = medians["adapted"] / (medians["plain"] + medians["teacher"])
+    return {**medians, "ratio": ratio, "measuring_ratio": medians["measuring"] / medians["adapted"]}
 
 
 def step_of(trainer: SegmentationTrainer, batch: dict[str, torch.Tensor]) -> Callable[[], None]:
