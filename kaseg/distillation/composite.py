@@ -76,12 +76,15 @@ class StudentWithAdapters(nn.Module):
     @property
     def sources(self) -> set[str]:
         """What the terms read of the teacher."""
-        return {term.source for term in self.terms.values()}
+        return {term.source for term in self._named_terms().values()}
 
     @property
     def adapted_terms(self) -> dict[str, DistillationTerm]:
         """The terms that have an adapter."""
-        return {name: term for name, term in self.terms.items() if term.adapter is not None}
+        return {name: term for name, term in self._named_terms().items() if term.adapter is not None}
+
+    def _named_terms(self) -> dict[str, DistillationTerm]:
+        return dict(self.terms.items())  # type: ignore[arg-type]
 
     @contextmanager
     def recorded_map(self) -> Iterator[list[torch.Tensor]]:
@@ -117,8 +120,7 @@ class StudentWithAdapters(nn.Module):
         outputs = self.student(pixel_values, output_hidden_states=True)
         features = outputs.hidden_states[self.tap]
         terms = {}
-        for name, term in self.terms.items():
-            assert isinstance(term, DistillationTerm)
+        for name, term in self._named_terms().items():
             student = features
             if term.source == "logits":
                 known = self.known_classes

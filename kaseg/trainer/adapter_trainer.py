@@ -82,7 +82,7 @@ class AdapterTrainer(TermTrainer):
     ) -> None:
         model = StudentWithAdapters(
             copy.deepcopy(composite.student).requires_grad_(False),
-            {name: term for name, term in composite.adapted_terms.items()},
+            composite.adapted_terms,
             composite.tap,
             composite.known_classes,
         )

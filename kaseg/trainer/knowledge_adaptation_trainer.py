@@ -394,7 +394,7 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         needs_labels = any(term.needs_labels for term in self.model.terms.values())
         labels = inputs["labels"] if needs_labels else None
         measures = self._measures(model)
-        with self.model.recorded_map() if measures else nullcontext() as tapped:
+        with self.model.recorded_map() if measures else nullcontext([]) as tapped:
             # A compiled network hides its maps from autograd.
             network = getattr(model, "_orig_mod", model) if measures else model
             outputs = network(pixel_values=images, teacher=maps, labels=labels)

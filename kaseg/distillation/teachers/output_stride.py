@@ -31,15 +31,15 @@ def at_output_stride(model: nn.Module, output_stride: int) -> nn.Module:
     asked = f"teacher_output_stride={output_stride}"
     if output_stride not in OUTPUT_STRIDES:
         raise ValueError(f"{asked}: it must be one of {OUTPUT_STRIDES}.")
-    config = getattr(model, "config", None)
-    own = getattr(config, "output_stride", None)
-    if own is None or not isinstance(model, PreTrainedModel):
+    own = getattr(model.config, "output_stride", None) if isinstance(model, PreTrainedModel) else None
+    if own is None:
         raise ValueError(
             f"{asked}: {type(model).__name__} has no output_stride in its config. KASegModels have one, and so has "
             "transformers' MobileNetV2 DeepLab; leave it out for other teachers."
         )
     if own == output_stride:
         return model
+    config = model.config
     changed = copy.deepcopy(config)
     changed.output_stride = output_stride
     if getattr(config, "atrous_rates", None):
