@@ -70,8 +70,8 @@ class TeacherAdapter(nn.Module):
         image_scale (`float`, *optional*, defaults to 1.0): Factor by which images are resized (bilinearly) for the
             teacher; its maps are brought back to the size that they have at 1, by their mean where they shrink. It
             costs `image_scale**2` times as much; `docs/camvid.md` has a teacher that gains by it (our choice).
-        output_stride (`int`, *optional*): The same weights at another stride, see
-            [`~kaseg.distillation.teachers.output_stride.at_output_stride`].
+        output_stride (`int`, *optional*): Another output stride for the same weights, see
+            [`~kaseg.distillation.teachers.output_stride.at_output_stride`]; `model` itself stays as it is.
 
     Raises:
         OSError: as from_pretrained, of a name.
@@ -119,6 +119,7 @@ class TeacherAdapter(nn.Module):
                 f"{type(model).__name__}."
             )
         _check_usable(model)
+        self.output_stride = output_stride
         model = model if output_stride is None else at_output_stride(model, output_stride)
         self.model = model
         self.requires_grad_(False)
@@ -174,8 +175,7 @@ class TeacherAdapter(nn.Module):
 
         Any semantic or universal segmentation model of transformers will do, and models saved by
         segmentation_models.pytorch, if their weights are safetensors. Code that comes with a repository is not run:
-        load such a model yourself and wrap it. `output_stride` has the same weights at another stride, see
-        [`~kaseg.distillation.teachers.output_stride.at_output_stride`].
+        load such a model yourself and wrap it.
 
         Raises:
             OSError: no such model, no right to read it, no network, or damaged or no safetensors weights.

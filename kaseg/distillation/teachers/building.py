@@ -53,10 +53,10 @@ def build_teacher(
                 f"teacher_scale={image_scale} is given, but the teacher is a TeacherAdapter with an image_scale "
                 f"of {teacher.image_scale}: set it there, TeacherAdapter(model, image_scale=...)."
             )
-        if output_stride is not None:
+        if output_stride not in (None, teacher.output_stride):
             raise ValueError(
-                f"teacher_output_stride={output_stride} is given, but the teacher is a TeacherAdapter already: wrap a "
-                "network that has it, TeacherAdapter(at_output_stride(model, ...))."
+                f"teacher_output_stride={output_stride} is given, but the teacher is a TeacherAdapter already: set it "
+                "there, TeacherAdapter(model, output_stride=...)."
             )
         if not teacher.knows_images:
             teacher.expect_images(normalization.mean, normalization.std)

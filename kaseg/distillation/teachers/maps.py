@@ -149,6 +149,8 @@ def _fingerprint(teacher: TeacherAdapter) -> str:
     """A name for what decides on a teacher's maps: weights, tap, sizes, normalization, classes."""
     digest = hashlib.blake2b(digest_size=8)
     settings = (teacher.tap, teacher.input_size, teacher.image_scale, teacher.label_match, teacher.normalization)
+    if teacher.output_stride is not None:  # with the same weights
+        settings = (*settings, teacher.output_stride)
     digest.update(repr(settings).encode())
     for name, tensor in sorted(teacher.state_dict().items()):
         digest.update(name.encode())

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from kaseg import KASegImageProcessor
+from kaseg import KASegConfig, KASegImageProcessor, KASegModel
 from kaseg.data import SegmentationDataset, TrainTransform
 from kaseg.distillation import TeacherAdapter
 from kaseg.distillation.teachers.maps import TeacherMaps
@@ -131,3 +131,10 @@ def test_a_dataset_gives_the_maps_of_its_crops(tmp_path) -> None:
     taught = SegmentationDataset(samples, transform, seed=3, maps=maps.crop)[0]
     assert taught.keys() == {"pixel_values", "labels", "teacher_features", "teacher_logits"}
     assert torch.equal(taught["pixel_values"], plain["pixel_values"]) and torch.equal(taught["labels"], plain["labels"])
+
+
+def test_the_same_weights_at_another_stride_have_maps_of_their_own(tmp_path) -> None:
+    model = KASegModel(KASegConfig(backbone="mobilenetv2_035", head_channels=16, num_labels=2)).eval()
+    teachers = (TeacherAdapter(model), TeacherAdapter(model), TeacherAdapter(model, output_stride=8))
+    first, same, other = (_maps(tmp_path, teacher, sources=("features",)).folder for teacher in teachers)
+    assert first == same != other
