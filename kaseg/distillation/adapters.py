@@ -71,4 +71,6 @@ class OrthogonalAdapter(nn.Module):
         self.projection = orthogonal(nn.Linear(in_channels, out_channels, bias=False), orthogonal_map="cayley")
 
     def forward(self, features: Tensor) -> Tensor:
-        return F.conv2d(features, self.projection.weight[:, :, None, None])
+        weight = self.projection.weight
+        assert isinstance(weight, Tensor)
+        return F.conv2d(features, weight[:, :, None, None])
