@@ -1,20 +1,23 @@
-"""kaseg: knowledge adaptation for efficient semantic segmentation, the Hugging Face way."""
+"""kaseg: knowledge adaptation for efficient semantic segmentation, the Hugging Face way.
+
+Importing it is quick: its names import torch and transformers when they are first used.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation
-from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
-
+from .auto_classes import register_auto_classes
 from .checkpoints import checkpoint_path, list_models
-from .configuration_kaseg import KASegConfig
-from .image_processing_kaseg import KASegImageProcessor
-from .modeling_kaseg import KASegModel
+from .lazy import import_on_use
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from .configuration_kaseg import KASegConfig
     from .export import KASegOnnxModel, KASegOpenVINOModel
+    from .image_processing_kaseg import KASegImageProcessor
+    from .modeling_kaseg import KASegModel
+    from .modeling_kaseg import KASegModel as KASegForSemanticSegmentation
     from .trainer import (
         KnowledgeAdaptationConfig,
         KnowledgeAdaptationTrainer,
@@ -22,35 +25,23 @@ if TYPE_CHECKING:
         SegmentationTrainer,
     )
 
-KASegForSemanticSegmentation = KASegModel
-
-AutoConfig.register(KASegConfig.model_type, KASegConfig, exist_ok=True)
-AutoModelForSemanticSegmentation.register(KASegConfig, KASegModel, exist_ok=True)
-AutoImageProcessor.register(KASegConfig, image_processor_classes={"torchvision": KASegImageProcessor}, exist_ok=True)
-# pipeline("image-segmentation") asks this table, not the registrations, whether it knows a model.
-MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES[KASegConfig.model_type] = KASegModel.__name__
-
-_TRAINER_NAMES = (
-    "KnowledgeAdaptationConfig",
-    "KnowledgeAdaptationTrainer",
-    "SegmentationConfig",
-    "SegmentationTrainer",
+__getattr__, __dir__ = import_on_use(
+    __name__,
+    {
+        "KASegConfig": "configuration_kaseg",
+        "KASegImageProcessor": "image_processing_kaseg",
+        "KASegModel": "modeling_kaseg",
+        "KASegOnnxModel": "export",
+        "KASegOpenVINOModel": "export",
+        "KnowledgeAdaptationConfig": "trainer",
+        "KnowledgeAdaptationTrainer": "trainer",
+        "SegmentationConfig": "trainer",
+        "SegmentationTrainer": "trainer",
+    },
+    aliases={"KASegForSemanticSegmentation": "KASegModel"},
 )
-_RUNTIME_NAMES = ("KASegOnnxModel", "KASegOpenVINOModel")
 
-
-def __getattr__(name: str) -> Any:
-    # Inference needs neither datasets nor accelerate, so the trainers are imported on first use.
-    if name in _TRAINER_NAMES:
-        from . import trainer
-
-        return getattr(trainer, name)
-    if name in _RUNTIME_NAMES:
-        from . import export
-
-        return getattr(export, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
+register_auto_classes()
 
 __all__ = [
     "KASegConfig",

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import typer
-from rich.console import Console
-from rich.text import Text
 from typer.core import TyperGroup
 
 
@@ -19,6 +17,9 @@ class ErrorReportingGroup(TyperGroup):
         except (ValueError, OSError, ImportError) as error:
             if ctx.params["debug"]:
                 raise
+            from rich.console import Console
+            from rich.text import Text
+
             console = Console(stderr=True)
             # No wrapping: paths and commands in messages are there to be copied.
             console.print(Text.assemble(("Error: ", "bold red"), (_message(error), "red")), soft_wrap=True)

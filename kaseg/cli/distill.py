@@ -11,9 +11,8 @@ student learns from its code and from the labels."""
 def distill(ctx: typer.Context) -> None:
     """Train a student by knowledge adaptation from a recipe, flags, or both."""
     from ..experiments.recipe import DataArguments, ModelArguments, TeacherArguments
-    from ..experiments.run import distill as run
     from ..trainer import KnowledgeAdaptationConfig
     from .runs import call_run_command
 
     parts = (ModelArguments, DataArguments, TeacherArguments, KnowledgeAdaptationConfig)
-    call_run_command(ctx, SUMMARY, parts, run, elsewhere={})
+    call_run_command(ctx, SUMMARY, parts, "distill", elsewhere={})

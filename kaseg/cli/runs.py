@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import typer
 
-from ..experiments.run import RESULTS_NAME
 from .options import build_app, normalize_flags
 from .output import console, print_run
 
@@ -25,25 +24,28 @@ def call_run_command(
     ctx: typer.Context,
     summary: str,
     parts: Sequence[type],
-    run: Callable[..., dict[str, Any]],
+    name: Literal["train", "distill"],
     elsewhere: Mapping[str, Sequence[type]],
 ) -> None:
-    """Parses the arguments of `ctx` as fields of `parts`, calls `run` with an instance of each, reports the results.
+    """Parses the arguments of `ctx` as fields of `parts`, does a run with an instance of each, reports the results.
 
     Args:
         ctx: Context of a command that takes everything.
         summary: First sentence of the help.
         parts: Argument dataclasses; the last one holds the training arguments.
-        run: Takes the instances and `resume=`, returns what `results.json` holds.
+        name: Function of `experiments.run` that takes the instances and `resume=`; it returns the results.
         elsewhere: Dataclasses of other commands, see [`build_app`].
     """
 
     def run_and_report(*arguments: Any, resume: bool) -> None:
+        # Here, since help needs none of what a run imports.
+        from ..experiments import run
+
         args = arguments[-1]
-        was_finished = resume and (Path(args.output_dir) / RESULTS_NAME).is_file()
+        was_finished = resume and (Path(args.output_dir) / run.RESULTS_NAME).is_file()
         if args.process_index == 0:
             console.print(f"Run in {args.output_dir}", soft_wrap=True, highlight=False)
-        results = run(*arguments, resume=resume)
+        results = getattr(run, name)(*arguments, resume=resume)
         if args.process_index == 0:
             print_run(results, Path(args.output_dir))
             if was_finished:

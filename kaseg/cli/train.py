@@ -8,7 +8,6 @@ import typer
 def train(ctx: typer.Context) -> None:
     """Train a teacher or a plain student from a recipe, flags, or both."""
     from ..experiments.recipe import DataArguments, ModelArguments, TeacherArguments
-    from ..experiments.run import train as run
     from ..trainer import KnowledgeAdaptationConfig, SegmentationConfig
     from .runs import call_run_command
 
@@ -16,6 +15,6 @@ def train(ctx: typer.Context) -> None:
         ctx,
         summary="Train a teacher or a plain student.",
         parts=(ModelArguments, DataArguments, SegmentationConfig),
-        run=run,
+        name="train",
         elsewhere={"kaseg distill": (TeacherArguments, KnowledgeAdaptationConfig)},
     )

@@ -5,8 +5,9 @@ The packages of a format are imported when it is used.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from kaseg.lazy import import_on_use
 
 if TYPE_CHECKING:
     from kaseg.export.exporter import Int8Data, QuantizationLossError, export_model
@@ -15,24 +16,20 @@ if TYPE_CHECKING:
     from kaseg.export.parity import ParityError
     from kaseg.export.runtimes import KASegOnnxModel, KASegOpenVINOModel
 
-_FILES = {
-    "ExportOptions": "options",
-    "Int8Data": "exporter",
-    "KASegOnnxModel": "runtimes",
-    "KASegOpenVINOModel": "runtimes",
-    "MissingPackageError": "packages",
-    "ParityError": "parity",
-    "QuantizationLossError": "exporter",
-    "export_model": "exporter",
-}
-
-
-def __getattr__(name: str) -> Any:
-    # A runtime is loaded without what exporting needs (evaluation, datasets).
-    if name in _FILES:
-        return getattr(importlib.import_module(f"{__name__}.{_FILES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
+# A runtime is loaded without what exporting needs (evaluation, datasets).
+__getattr__, __dir__ = import_on_use(
+    __name__,
+    {
+        "ExportOptions": "options",
+        "Int8Data": "exporter",
+        "KASegOnnxModel": "runtimes",
+        "KASegOpenVINOModel": "runtimes",
+        "MissingPackageError": "packages",
+        "ParityError": "parity",
+        "QuantizationLossError": "exporter",
+        "export_model": "exporter",
+    },
+)
 
 __all__ = [
     "ExportOptions",

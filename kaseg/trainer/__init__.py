@@ -1,12 +1,28 @@
-"""Trainers and their arguments."""
+"""Trainers and their arguments; imported on first use, since the arguments alone need much less than the trainers."""
 
 from __future__ import annotations
 
-from kaseg.trainer.autoencoder_trainer import AutoencoderTrainer
-from kaseg.trainer.knowledge_adaptation_config import KnowledgeAdaptationConfig
-from kaseg.trainer.knowledge_adaptation_trainer import KnowledgeAdaptationTrainer
-from kaseg.trainer.segmentation_config import SegmentationConfig
-from kaseg.trainer.segmentation_trainer import SegmentationTrainer
+from typing import TYPE_CHECKING
+
+from kaseg.lazy import import_on_use
+
+if TYPE_CHECKING:
+    from kaseg.trainer.autoencoder_trainer import AutoencoderTrainer
+    from kaseg.trainer.knowledge_adaptation_config import KnowledgeAdaptationConfig
+    from kaseg.trainer.knowledge_adaptation_trainer import KnowledgeAdaptationTrainer
+    from kaseg.trainer.segmentation_config import SegmentationConfig
+    from kaseg.trainer.segmentation_trainer import SegmentationTrainer
+
+__getattr__, __dir__ = import_on_use(
+    __name__,
+    {
+        "AutoencoderTrainer": "autoencoder_trainer",
+        "KnowledgeAdaptationConfig": "knowledge_adaptation_config",
+        "KnowledgeAdaptationTrainer": "knowledge_adaptation_trainer",
+        "SegmentationConfig": "segmentation_config",
+        "SegmentationTrainer": "segmentation_trainer",
+    },
+)
 
 __all__ = [
     "AutoencoderTrainer",
