@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -18,10 +19,6 @@ from .protocol_options import (
     WorkersOption,
     protocol_from,
 )
-
-if TYPE_CHECKING:
-    from ..data import LabelSpace
-    from ..modeling_kaseg import KASegModel
 
 
 def evaluate(
@@ -49,6 +46,10 @@ def evaluate(
     confusion_matrix: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Draw the confusion matrix here.")
     ] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.html", help="Write a page with the scores and the worst images here."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images of one size that share a batch.")] = 1,
     num_workers: WorkersOption = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; a GPU if there is one.")] = None,
@@ -62,8 +63,10 @@ def evaluate(
     from ..data import get_label_space
     from ..evaluation.evaluator import evaluate_model, protocol_of
     from ..evaluation.processes import Processes, local_device
+    from ..progress import progress_bar
     from .models import load_model
-    from .output import console, print_scores, progress_bar
+    from .output import console, print_scores
+    from .splits import check_classes, load_split
 
     how = protocol_from(protocol, crop_size, overlap, scales, flip)
     space = get_label_space(dataset, data_dir, label_space)
@@ -73,14 +76,14 @@ def evaluate(
     network, processor = load_model(model, device or local_device())
     check_classes(network, space)
     processes = Processes.join(use_cpu=network.device.type == "cpu")
-    with progress_bar(disable=not processes.is_main) as progress:
-        task = progress.add_task("Scoring", total=len(processes.share(len(data))))
+    share = len(processes.share(len(data)))
+    with progress_bar("Scoring", share, "images", disable=not processes.is_main) as bar:
         scores = evaluate_model(
             network,
             data,
             processor,
             batch_size,
-            progress=lambda count: progress.advance(task, count),
+            progress=bar.update,
             protocol=how,
             num_workers=num_workers,
         )
@@ -89,8 +92,14 @@ def evaluate(
     rows = scores.pop("per_image")
     results = {"model": model, "dataset": dataset, "split": split, "protocol": protocol_of(processor, how), **scores}
     results.update(_cost(network))
+
+    def write_page(path: Path) -> None:
+        from ..experiments.evaluation_page import write_evaluation_page
+
+        write_evaluation_page(path, network, data, processor, results, rows, space, how)
+
     # Before anything is shown: what took long must not be lost.
-    written, failed = _write(results, rows, json_file, per_image, confusion_matrix)
+    written, failed = _write(results, rows, json_file, per_image, confusion_matrix, (page, "Page", write_page))
     print_scores(results)
     for path, what in written:
         console.print(f"{what}: {path}", soft_wrap=True, highlight=False)
@@ -99,7 +108,12 @@ def evaluate(
 
 
 def _write(
-    results: dict[str, Any], rows: list[dict[str, Any]], json_file: Path | None, table: Path | None, plot: Path | None
+    results: dict[str, Any],
+    rows: list[dict[str, Any]],
+    json_file: Path | None,
+    table: Path | None,
+    plot: Path | None,
+    page: tuple[Path | None, str, Callable[[Path], None]],
 ) -> tuple[list[tuple[Path, str]], list[str]]:
     """Writes the files that were asked for; returns those with what they hold, and what is wrong with the others."""
     from ..evaluation.per_image import write_table
@@ -108,13 +122,16 @@ def _write(
     def draw(path: Path) -> None:
         from ..evaluation.plots import plot_confusion_matrix
 
-        plot_confusion_matrix(results["confusion_matrix"], list(results["per_category_iou"]), path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure = plot_confusion_matrix(results["confusion_matrix"], list(results["per_category_iou"]))
+        figure.savefig(path, format="png", dpi=120)
 
     written, failed = [], []
     for path, what, write in (
         (json_file, "Scores", lambda path: write_json(path, results)),
         (table, "Images, the worst first", lambda path: write_table(path, rows)),
         (plot, "Confusion matrix", draw),
+        page,
     ):
         if path is None:
             continue
@@ -135,24 +152,3 @@ def _cost(network: Any) -> dict[str, Any]:
     if isinstance(network, ExportedModel):  # an engine cannot be counted, but it is the same network
         network = KASegModel(network.config)
     return {**describe_cost(network), "kaseg_version": __version__}
-
-
-def check_classes(model: KASegModel, label_space: LabelSpace) -> None:
-    """Raises a ValueError that lists both if the model's classes are not the dataset's, in its order."""
-    names = tuple(name for _, name in sorted(model.config.id2label.items()))
-    if names != label_space.names:
-        raise ValueError(
-            f"The model's classes are not those of the dataset {label_space.name!r}.\n"
-            f"Model ({len(names)}): {', '.join(names)}\n"
-            f"Dataset ({label_space.num_labels}): {', '.join(label_space.names)}"
-        )
-
-
-def load_split(
-    dataset: str, split: str, data_dir: Path | None, space: LabelSpace, max_samples: int | None, **options: Any
-) -> Any:
-    """A split of a dataset, or its first `max_samples` samples; options as `load_segmentation_dataset` has them."""
-    from ..data import load_segmentation_dataset
-
-    data = load_segmentation_dataset(dataset, split=split, data_dir=data_dir, label_space=space, **options)
-    return data if max_samples is None else data.select(range(min(max_samples, len(data))))

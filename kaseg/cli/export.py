@@ -157,7 +157,7 @@ def _int8_data(network: Any, where: Any, samples: int, calibration: Calibration,
     from ..data import get_label_space
     from ..export import Int8Data
     from ..export.quantize_onnx import METHODS
-    from .evaluate import check_classes, load_split
+    from .splits import check_classes, load_split
 
     dataset, data_dir, label_space, calibration_split, validation_split, max_samples = where
     space = get_label_space(dataset, data_dir, label_space)

@@ -1,4 +1,4 @@
-"""Tables and progress bars of the commands."""
+"""Tables of the commands."""
 
 from __future__ import annotations
 
@@ -8,18 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
-from rich.text import Text
 
 
 def plain_console(stderr: bool = False) -> Console:
@@ -72,33 +61,3 @@ def print_scores(results: Mapping[str, Any]) -> None:
 def percent(fraction: float | None) -> str:
     """A fraction as percent, a dash where there is none."""
     return "–" if fraction is None or fraction != fraction else f"{100 * fraction:.2f}"
-
-
-def progress_bar(disable: bool = False, rate: str | None = None) -> Progress:
-    """A bar that counts images, on standard error, so that output can be piped; `disable` shows none.
-
-    Args:
-        disable: Show nothing.
-        rate: Also show how many of these are done per second, such as `"frames"`.
-    """
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        *([] if rate is None else [_RateColumn(rate)]),
-        console=plain_console(stderr=True),
-        disable=disable,
-    )
-
-
-class _RateColumn(ProgressColumn):
-    def __init__(self, what: str) -> None:
-        super().__init__()
-        self.what = what
-
-    def render(self, task: Task) -> Text:
-        # Not rich's speed, which counts from the first step: what comes in one go would have taken no time at all.
-        elapsed = task.finished_time or task.elapsed
-        return Text(f"{task.completed / elapsed:.1f} {self.what}/s" if task.completed and elapsed else "")

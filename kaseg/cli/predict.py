@@ -65,16 +65,16 @@ def predict(
 
 def _predict_pictures(predictor: Predictor, sources: list[str], output: Path, overlay: bool, on_error: OnError) -> None:
     from ..inference import iter_images
-    from .output import console, progress_bar
+    from ..progress import progress_bar
+    from .output import console
 
     count = sum(1 for _ in iter_images(sources, skip=output))
     skipped = 0
     start = time.perf_counter()
-    with progress_bar(rate="pictures") as progress:
-        task = progress.add_task("Segmenting", total=count)
+    with progress_bar("Segmenting", count, "pictures") as bar:
         for prediction in predictor.predict_files(sources, output, overlay=overlay, on_error=on_error.value):
             skipped += prediction.error is not None
-            progress.advance(task)
+            bar.update()
     rate = f"{(count - skipped) / (time.perf_counter() - start):.1f} per second"
     console.print(
         f"{count - skipped} of {count} pictures segmented: {output} ({rate})", soft_wrap=True, highlight=False
@@ -85,15 +85,15 @@ def _predict_pictures(predictor: Predictor, sources: list[str], output: Path, ov
 
 def _predict_video(predictor: Predictor, source: str, output: Path, overlay: bool, max_frames: int | None) -> None:
     from ..inference.video import frame_count, predict_video
-    from .output import console, progress_bar
+    from ..progress import progress_bar
+    from .output import console
 
     known = [number for number in (frame_count(source), max_frames) if number is not None]
     done = 0
     start = time.perf_counter()
-    with progress_bar(rate="frames") as progress:
-        task = progress.add_task(f"Segmenting {source}", total=min(known, default=None))
+    with progress_bar(f"Segmenting {source}", min(known, default=None), "frames") as bar:
         for _ in predict_video(predictor, source, output, overlay=overlay, max_frames=max_frames):
             done += 1
-            progress.advance(task)
+            bar.update()
     rate = f"{done / (time.perf_counter() - start):.1f} per second"
     console.print(f"{done} frames of {source} segmented: {output} ({rate})", soft_wrap=True, highlight=False)

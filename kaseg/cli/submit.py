@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from .evaluate import check_classes, load_split
 from .protocol_options import (
     CropSizeOption,
     FlipOption,
@@ -47,8 +46,10 @@ def submit(
     from ..data import get_label_space
     from ..evaluation.processes import Processes, local_device
     from ..evaluation.submission import write_submission
+    from ..progress import progress_bar
     from .models import load_model
-    from .output import console, progress_bar
+    from .output import console
+    from .splits import check_classes, load_split
 
     how = protocol_from(protocol, crop_size, overlap, scales, flip)
     space = get_label_space(dataset, data_dir, label_space)
@@ -56,8 +57,8 @@ def submit(
     network, processor = load_model(model, device or local_device())
     check_classes(network, space)
     processes = Processes.join(use_cpu=network.device.type == "cpu")
-    with progress_bar(disable=not processes.is_main) as progress:
-        task = progress.add_task("Predicting", total=len(processes.share(len(data))))
+    share = len(processes.share(len(data)))
+    with progress_bar("Predicting", share, "images", disable=not processes.is_main) as bar:
         count = write_submission(
             network,
             data,
@@ -65,7 +66,7 @@ def submit(
             output,
             space,
             batch_size,
-            progress=lambda done: progress.advance(task, done),
+            progress=bar.update,
             protocol=how,
             num_workers=num_workers,
         )

@@ -60,7 +60,8 @@ def evaluate_model(
         The scores of [`iou_scores`] and [`~kaseg.evaluation.boundary.boundary_scores`], the `per_category_*` ones as
         dictionaries from class name to value (NaN for absent classes); `num_images`; `confusion_matrix`, C rows
         (reference) of C counts; `caution`, a sentence, where labels or predictions are of one class alone; and
-        `per_image`, a table by [`~kaseg.evaluation.per_image.image_row`], worst first.
+        `per_image`, a table by [`~kaseg.evaluation.per_image.image_row`], worst first,
+        each row with its image's `index` in the dataset.
 
     Raises:
         ValueError: the model's classes cannot be scored ([`~kaseg.configuration_kaseg.require_classes`]), there are no
@@ -134,7 +135,8 @@ class _Counts:
             self.image.update(mask, labels, sample=sample.name)
             self.confusion.merge(self.image)
             self.boundary.update(mask, labels)
-            self.rows.append((sample.index, image_row(sample.name, self.image.matrix)))
+            row = image_row(sample.name, self.image.matrix) | {"index": sample.index}
+            self.rows.append((sample.index, row))
 
     def scores(self, model: Any, processes: Processes) -> dict[str, Any]:
         own = (self.confusion.matrix.cpu(), self.boundary.counts.cpu(), self.rows)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +19,7 @@ def literal(text: str) -> str:
     return f" {text}" if text.startswith("_") else text
 
 
-def plot_confusion_matrix(matrix: Any, names: Sequence[str], path: Path) -> None:
+def plot_confusion_matrix(matrix: Any, names: Sequence[str]) -> Figure:
     """Draws a confusion matrix: rows are the reference, and each adds up to 100 %.
 
     The cell of row r and column p says how much of class r was predicted as p, so the diagonal holds the accuracy per
@@ -30,11 +29,9 @@ def plot_confusion_matrix(matrix: Any, names: Sequence[str], path: Path) -> None
     Args:
         matrix: Counts, (C, C), rows = reference, columns = prediction.
         names: C class names.
-        path: The PNG file; its folder is made if missing.
 
     Raises:
         ValueError: if `matrix` is not (C, C) for the C names.
-        OSError: if the file cannot be written.
     """
     counts = np.asarray(matrix, dtype=np.float64)
     if counts.shape != (len(names), len(names)):
@@ -59,8 +56,7 @@ def plot_confusion_matrix(matrix: Any, names: Sequence[str], path: Path) -> None
             share = shares[row, column]
             color = "white" if share > 50 else "black"
             axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=8, color=color)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=120)
+    return figure
 
 
 class CostPoint(NamedTuple):

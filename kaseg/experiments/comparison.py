@@ -22,6 +22,7 @@ from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArgum
 from kaseg.experiments.run import RECIPE_NAME, check_model, check_same_recipe, distill, train
 from kaseg.model_card.results import RESULTS_NAME
 from kaseg.model_card.settings import recipe_of
+from kaseg.progress import progress_bar
 from kaseg.trainer import KnowledgeAdaptationConfig, SegmentationConfig
 from kaseg.trainer.segmentation_config import check_mixed_images
 
@@ -228,14 +229,16 @@ def run_comparison(
     if not chosen:
         raise ValueError(f"No run is called {only!r}. There are: {', '.join(run.name for run in runs)}.")
     _check_values(chosen, output_dir, places)
-    if jobs > 1:
-        work = functools.partial(_do_in_worker, output_dir=output_dir, places=places, jobs=jobs)
-        is_ready = functools.partial(_is_ready, chosen=chosen, output_dir=Path(output_dir))
-        do_in_parallel(chosen, work, is_ready, jobs, announce, lambda run: run.name)
-    else:
-        for number, run in enumerate(chosen, 1):
-            announce(f"{number}/{len(chosen)} {run.name}")
-            _do(run, output_dir, places)
+    with progress_bar("Runs", len(chosen), "runs") as bar:
+        if jobs > 1:
+            work = functools.partial(_do_in_worker, output_dir=output_dir, places=places, jobs=jobs)
+            is_ready = functools.partial(_is_ready, chosen=chosen, output_dir=Path(output_dir))
+            do_in_parallel(chosen, work, is_ready, jobs, announce, lambda run: run.name, bar.update)
+        else:
+            for number, run in enumerate(chosen, 1):
+                announce(f"{number}/{len(chosen)} {run.name}")
+                _do(run, output_dir, places)
+                bar.update()
     return finished_runs(comparison, output_dir, places)
 
 

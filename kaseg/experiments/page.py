@@ -71,7 +71,8 @@ def write_page(
         title (`str`): Its heading.
         header, rows: A table as text, its first column left-aligned.
         figures: Caption and matplotlib figure.
-        pictures (`Sequence[dict]`): `image` (PIL) and `masks` (caption -> (H, W) train ids).
+        pictures (`Sequence[dict]`): `image` (PIL), `masks` (caption -> (H, W) train ids), and perhaps the image's
+            `caption`.
         names, palette: Classes and their RGB colours, for the masks.
         lead: Paragraphs above the table.
         commands: What to type to do the same with one's own data, at the end.
@@ -79,7 +80,7 @@ def write_page(
     colors = np.full((256, 3), 255, dtype=np.uint8)
     colors[: len(palette)] = np.asarray(palette, dtype=np.uint8).reshape(-1, 3)
     shown = [
-        [("image", _png(picture["image"]))]
+        [(picture.get("caption", "image"), _png(picture["image"]))]
         + [(caption, _png(Image.fromarray(colors[np.asarray(mask)]))) for caption, mask in picture["masks"].items()]
         for picture in pictures
     ]
@@ -87,7 +88,7 @@ def write_page(
     plots = [(caption, _png(figure)) for caption, figure in figures]
     tables = {"title": title, "lead": lead, "header": header, "rows": rows, "commands": commands}
     text = _TEMPLATE.render(**tables, figures=plots, pictures=shown, legend=legend)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return path
 
 

@@ -25,6 +25,7 @@ def do_in_parallel(
     jobs: int,
     announce: Callable[[str], None],
     name_of: Callable[[T], str] = str,
+    progress: Callable[[], object] = lambda: None,
 ) -> None:
     """Do all tasks, `jobs` at a time and in their order as far as they are ready.
 
@@ -37,6 +38,7 @@ def do_in_parallel(
         jobs: Processes.
         announce: Called with a line when a task begins, ends or fails.
         name_of: Name of a task in those lines.
+        progress: Called after each task, failed ones too.
 
     Raises:
         ChildProcessError: tasks failed, which the message names with their errors, or a process was killed.
@@ -63,6 +65,7 @@ def do_in_parallel(
                         "with what is not done."
                     ) from None
                 announce(f"{name_of(task)}: {'done' if error is None else 'failed'}")
+                progress()
                 if error is not None:
                     failed[name_of(task)] = str(error)
     if failed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from kaseg.export.parity import graph_inputs
 from kaseg.export.runtimes.base import ExportedModel
 from kaseg.modeling_kaseg import KASegModel
 from kaseg.pixels import to_rgb
+from kaseg.progress import progress_bar
 
 
 class CalibrationInputs(Sequence[np.ndarray]):
@@ -82,7 +83,10 @@ def mean_iou(
     if isinstance(model, ExportedModel) and options.output == "mask":
         how |= {"do_rescale": False, "do_normalize": False}
         scored = _MaskAsLogits(model, options.image_dtype)
-    return evaluate_model(scored, dataset, partial(image_processor, **how))["mean_iou"]
+    what = "the export" if isinstance(model, ExportedModel) else "the model"
+    total = len(dataset) if isinstance(dataset, Sized) else None
+    with progress_bar(f"Scoring {what}", total, "images") as bar:
+        return evaluate_model(scored, dataset, partial(image_processor, **how), progress=bar.update)["mean_iou"]
 
 
 class _MaskAsLogits(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from kaseg.export.packages import require
 from kaseg.export.runtimes.onnx import open_session
+from kaseg.progress import progress_bar
 
 CalibrationMethod = Literal["minmax", "percentile", "entropy"]
 METHODS: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
@@ -46,16 +47,17 @@ def quantize_onnx(float_file: Path, file: Path, calibration: Sequence[np.ndarray
         "entropy": quantization.CalibrationMethod.Entropy,
     }
     graph = onnx.load(str(float_file)).graph
+    name = graph.input[0].name
     types = sorted({node.op_type for node in graph.node} - _NEVER)
     prepared = file.with_name("prepared.onnx")
-    with _quiet():
+    with progress_bar(f"Calibrating by {method}", len(calibration), "images") as bar, _quiet():
         preprocess = require("onnxruntime.quantization.shape_inference", "to quantise ONNX models").quant_pre_process
         # Folding and fusing is done already, and symbolic shapes make sympy wait.
         preprocess(str(float_file), str(prepared), skip_optimization=True, skip_symbolic_shape=True)
         quantization.quantize_static(
             str(prepared),
             str(file),
-            _reader(quantization.CalibrationDataReader, graph.input[0].name, calibration),
+            _reader(quantization.CalibrationDataReader, name, calibration, bar.update),
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=types,
             per_channel=True,
@@ -138,7 +140,7 @@ def _classes(file: Path, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     return [output.argmax(1) if output.dtype == np.float32 else output for output in outputs]
 
 
-def _reader(base: type, input_name: str, inputs: Sequence[np.ndarray]) -> Any:
+def _reader(base: type, input_name: str, inputs: Sequence[np.ndarray], progress: Callable[[], object]) -> Any:
     """A `CalibrationDataReader`, whose base class exists only where ONNX Runtime is installed."""
 
     class Reader(base):  # type: ignore[misc]
@@ -153,7 +155,10 @@ def _reader(base: type, input_name: str, inputs: Sequence[np.ndarray]) -> Any:
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             batch = next(self.rest, None)
-            return None if batch is None else {input_name: batch}
+            if batch is None:
+                return None
+            progress()
+            return {input_name: batch}
 
     return Reader()
 

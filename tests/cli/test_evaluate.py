@@ -83,7 +83,7 @@ def test_without_an_image_processor(kaseg: Any, trained: tuple[Path, str], one_i
 
 
 def test_protocols_tables_and_pictures(kaseg: Any, trained: tuple[Path, str], tmp_path: Path) -> None:
-    files = {name: tmp_path / "new" / name for name in ("scores.json", "images.csv", "matrix.png")}
+    files = {name: tmp_path / "new" / name for name in ("scores.json", "images.csv", "matrix.png", "page.html")}
     windows = ("--protocol", "slide", "--crop-size", "64,96", "--overlap", "21", "--scales", "0.5,1", "--flip")
     where = ("--dataset", "scenes", "--max-samples", 2, "--batch-size", 4, "--num-workers", 1)
     outputs = (
@@ -93,6 +93,8 @@ def test_protocols_tables_and_pictures(kaseg: Any, trained: tuple[Path, str], tm
         files["images.csv"],
         "--confusion-matrix",
         files["matrix.png"],
+        "--page",
+        files["page.html"],
     )
     output = kaseg.succeed("evaluate", trained[0], *where, *windows, *outputs).output
     scores = json.loads(files["scores.json"].read_text())
@@ -111,6 +113,11 @@ def test_protocols_tables_and_pictures(kaseg: Any, trained: tuple[Path, str], tm
     assert sorted(row["id"] for row in rows) == ["validation-000000", "validation-000001"]
     assert float(rows[0]["mean_iou"]) <= float(rows[1]["mean_iou"])
     assert Image.open(files["matrix.png"]).format == "PNG"
+    page = files["page.html"].read_text()
+    # The confusion matrix, and image, label, prediction and errors of both images, the worst first.
+    assert page.count("data:image/png;base64,") == 1 + 2 * 4 and 'src="http' not in page
+    assert page.index(f"{rows[0]['id']}: mean IoU") < page.index(f"{rows[1]['id']}: mean IoU")
+    assert f"{100 * scores['mean_boundary_iou']:.1f}" in page
     assert all(str(file) in output for file in files.values())
 
 

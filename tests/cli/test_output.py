@@ -1,20 +1,7 @@
 from __future__ import annotations
 
-from kaseg.cli.output import progress_bar
+from kaseg.cli.output import percent
 
 
-def test_the_rate_counts_from_the_start() -> None:
-    progress = progress_bar(rate="frames")
-    now = 0.0
-    progress.get_time = lambda: now
-    task = progress.add_task("Segmenting", total=4)
-    assert progress.columns[-1](progress.tasks[0]).plain == ""
-    now = 2.0
-    progress.advance(task)
-    now = 2.001
-    progress.advance(task)
-    assert progress.columns[-1](progress.tasks[0]).plain == "1.0 frames/s"
-    now = 4.0
-    progress.advance(task, 2)
-    now = 50.0
-    assert progress.columns[-1](progress.tasks[0]).plain == "1.0 frames/s"
+def test_percent_and_a_dash_for_what_is_not_there() -> None:
+    assert [percent(value) for value in (0.12345, 0.0, None, float("nan"))] == ["12.35", "0.00", "–", "–"]

@@ -13,11 +13,17 @@ from kaseg.experiments.parallel import do_in_parallel
 
 
 def _make(folders: list[Path]) -> list[str]:
-    """Make folders, each once its parent is there."""
+    """Make folders, each once its parent is there; the progress is told after the line that says so."""
     lines: list[str] = []
+    told: list[int] = []
+
+    def progress() -> None:
+        told.append(sum(line.endswith((": done", ": failed")) for line in lines))
+
     do_in_parallel(
-        folders, os.mkdir, lambda folder: folder.parent.is_dir(), 2, lines.append, lambda folder: folder.name
+        folders, os.mkdir, lambda folder: folder.parent.is_dir(), 2, lines.append, lambda folder: folder.name, progress
     )
+    assert told == list(range(1, len(folders) + 1))
     return lines
 
 
