@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .hub_options import CreatePr, DryRun, Message, Revision
+from .hub_options import CreatePr, DryRun, Message, Revision, send_files
 
 dataset = typer.Typer(help="Data sets on the Hub.", no_args_is_help=True)
 
@@ -33,17 +33,11 @@ def push(
 ) -> None:
     """Send a data set to the Hub as Parquet files that hold pictures, masks of class ids and ids, with a card."""
     from ..hub.datasets import dataset_files
-    from ..uploading import Destination, upload
-    from .hub_options import show_plan
-    from .output import console
+    from ..uploading import Destination
 
     destination = Destination(repo, "dataset", private, revision, create_pr)
     with dataset_files(name, repo, data_dir=data_dir, split=split, label_space=label_space, licence=licence) as files:
-        if dry_run:
-            show_plan(files, destination)
-            return
-        commit = upload(files, destination, commit_message or "Upload data set")
-    console.print(commit.pr_url or commit.commit_url, soft_wrap=True, highlight=False)
+        send_files(files, destination, commit_message, dry_run, "Upload data set")
 
 
 @dataset.command()

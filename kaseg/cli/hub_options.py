@@ -1,4 +1,4 @@
-"""What the commands that send something to the Hub share: their flags, and the list of what would be sent."""
+"""What the commands that send something to the Hub share: their flags, and how it is sent or listed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,25 @@ WithCode = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be sent; nothing is.")]
 
 
-def show_plan(files: Mapping[str, Path | bytes], destination: Destination) -> None:
+def send_files(
+    files: Mapping[str, Path | bytes],
+    destination: Destination,
+    message: str | None,
+    dry_run: bool,
+    default_message: str = "Upload model",
+) -> None:
+    """Send files, or show what would be sent, and say where they lie."""
+    from ..uploading import upload
+    from .output import console
+
+    if dry_run:
+        _show_plan(files, destination)
+        return
+    commit = upload(files, destination, message or default_message)
+    console.print(commit.pr_url or commit.commit_url, soft_wrap=True, highlight=False)
+
+
+def _show_plan(files: Mapping[str, Path | bytes], destination: Destination) -> None:
     """List the files that would be sent, with their sizes, and where they would go."""
     from rich.filesize import decimal
     from rich.table import Table

@@ -1,4 +1,12 @@
-"""Flags and recipe keys out of the fields of argument dataclasses. Nothing about a single field is written here."""
+"""Flags and recipe keys out of the fields of argument dataclasses. Nothing about a single field is written here.
+
+This is our own because a recipe and its flags are read alike, which no library that we tried on our arguments does:
+
+- `HfArgumentParser` (transformers 5.24): YAML is not converted (`1e-3` stays text), no `336,448`, no `null`,
+  dictionaries as JSON only, and flags that are unknown or misspelt are refused without a close match.
+- tyro 1.0: fields such as `dict[str, Any] | str | None` make subcommands or no parser at all, no `336,448`, no `null`.
+- jsonargparse 4.53: no `--learning-rate`, no `336,448`, no `crop_size: 100`, and help without our texts and groups.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +30,6 @@ OUR_DEFAULTS_PANEL = "Training (transformers.TrainingArguments with our defaults
 TRAINER_PANEL = "Trainer (transformers.TrainingArguments)"
 # The commands have --resume instead.
 _LEFT_OUT = {"resume_from_checkpoint"}
-_SECTION = re.compile(r"> Parameters that control (?:the )?([^`(\n]+)")
-_DOCUMENTED = re.compile(r"((?:\w+, )*\w+) \(`")
 _USELESS = re.compile(r"^Deprecated|\(Deprecated\)|Not directly used by Trainer")
 _SENTENCE_END = re.compile(r"(?<!e\.g)(?<!i\.e)(?<=\.)\s")
 
@@ -37,16 +43,16 @@ class Option:
         kind: What it takes.
         default: Its default.
         help: One or two sentences.
-        panel: The group it is listed in.
         hidden: Whether the help leaves it out.
+        panel: The group it is listed in.
     """
 
     name: str
     kind: ValueType
     default: Any
     help: str
-    panel: str
     hidden: bool
+    panel: str
 
     @property
     def flag(self) -> str:
@@ -79,8 +85,7 @@ def options_of(parts: Sequence[type]) -> dict[str, Option]:
             if not item.init or item.name.startswith("_") or item.name in _LEFT_OUT or not kind.has_text_form:
                 continue
             panel = part_panels.get(item.name, TRAINER_PANEL)
-            text, hidden = _help(part, item.name)
-            options.append(Option(item.name, kind, _default(item), text, panel, hidden))
+            options.append(Option(item.name, kind, _default(item), *_help(item), panel))
     order = [*panels, TRAINER_PANEL]
     return {option.name: option for option in sorted(options, key=lambda option: order.index(option.panel))}
 
@@ -190,34 +195,24 @@ def convert_field(value: Any, option: Option, where: str) -> Any:
 
 
 def _panels(part: type) -> dict[str, str]:
-    """The group of each of a dataclass's own fields; those that it merely inherits from transformers are missing."""
+    """The group of each of a dataclass's own fields; those that it merely inherits from transformers are missing.
+
+    A class's `help_groups` names the first field of each group; those declared after it belong to it, too.
+    """
+    fields = part.__dataclass_fields__  # type: ignore[attr-defined]
     if not issubclass(part, TrainingArguments):
-        title = part.__name__.removesuffix("Arguments")
-        return {item.name: title for item in dataclasses.fields(part)}
-    inherited = TrainingArguments.__dataclass_fields__
+        return dict.fromkeys(fields, part.__name__.removesuffix("Arguments"))
     panels: dict[str, str] = {}
+    anew: list[str] = []
     for owner in part.__mro__[: part.__mro__.index(TrainingArguments)]:
-        documented = _documented_sections(owner)
+        title = owner.__name__
         for name in inspect.get_annotations(owner):
-            if name not in inherited:
-                panels.setdefault(name, documented.get(name, owner.__name__))
-    for owner in part.__mro__[: part.__mro__.index(TrainingArguments)]:
-        for name in inspect.get_annotations(owner):
-            panels.setdefault(name, OUR_DEFAULTS_PANEL)
-    return panels
-
-
-def _documented_sections(owner: type) -> dict[str, str]:
-    """Field -> section of the docstring ("> Parameters that control ...") under which it is described."""
-    sections: dict[str, str] = {}
-    title = None
-    for line in inspect.cleandoc(owner.__doc__ or "").splitlines():
-        if line.startswith(">"):
-            heading = _SECTION.match(line)
-            title = heading[1].strip().capitalize() if heading else None
-        elif title and (fields := _DOCUMENTED.match(line)):
-            sections |= dict.fromkeys(fields[1].split(", "), title)
-    return sections
+            if name in TrainingArguments.__dataclass_fields__:
+                anew.append(name)
+            elif name in fields:
+                title = vars(owner).get("help_groups", {}).get(name, title)
+                panels.setdefault(name, title)
+    return panels | dict.fromkeys(anew, OUR_DEFAULTS_PANEL)
 
 
 def _default(item: dataclasses.Field) -> Any:
@@ -226,17 +221,13 @@ def _default(item: dataclasses.Field) -> Any:
     return None if item.default is dataclasses.MISSING else item.default
 
 
-def _help(part: type, name: str) -> tuple[str, bool]:
+def _help(item: dataclasses.Field) -> tuple[str, bool]:
     """The field's help, and whether it is to be hidden. A field declared anew without help keeps transformers'."""
-    theirs = _metadata_help(TrainingArguments, name)
-    ours = _metadata_help(part, name)
-    if ours and ours != theirs:
+    theirs = TrainingArguments.__dataclass_fields__.get(item.name)
+    their_help = "" if theirs is None else theirs.metadata.get("help", "")
+    ours = item.metadata.get("help", "")
+    if ours and ours != their_help:
         return ours, False
     # transformers explains at length.
-    text = " ".join(theirs.replace("%%", "%").split())
+    text = " ".join(their_help.replace("%%", "%").split())
     return _SENTENCE_END.split(text, maxsplit=1)[0], bool(_USELESS.search(text))
-
-
-def _metadata_help(part: type, name: str) -> str:
-    item = part.__dataclass_fields__.get(name)  # type: ignore[attr-defined]
-    return item.metadata.get("help", "") if item is not None else ""

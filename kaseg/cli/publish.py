@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .hub_options import CreatePr, DryRun, Message, Private, Revision, WithCode
-from .push import send
+from .hub_options import CreatePr, DryRun, Message, Private, Revision, WithCode, send_files
 
 
 def publish(
@@ -21,10 +20,11 @@ def publish(
     dry_run: DryRun = False,
 ) -> None:
     """Send a checkpoint of hub_configs/ to the repository of its name."""
-    from ..hub import checkpoint_to_publish
+    from ..hub import checkpoint_to_publish, files_to_push
     from ..uploading import Destination
 
     folder, repo = checkpoint_to_publish(checkpoint)
     if namespace is not None:
         repo = f"{namespace}/{folder.resolve().name}"
-    send(str(folder), Destination(repo, "model", private, revision, create_pr), commit_message, with_code, dry_run)
+    destination = Destination(repo, "model", private, revision, create_pr)
+    send_files(files_to_push(folder, with_code), destination, commit_message, dry_run)

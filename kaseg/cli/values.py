@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
 
-_NULL = ("null", "~")
-_TRUE = ("true", "yes", "on")
-_FALSE = ("false", "no", "off")
 _LONGEST_CHOICE = 14
 
 
@@ -89,88 +88,61 @@ def type_of(annotation: Any) -> ValueType:
 def convert(value: Any, kind: ValueType) -> Any:
     """A value from YAML, or text, as a field of type `kind` takes it.
 
-    Text is read as the narrowest type that the field takes (bool, number, list or dictionary in YAML, then text), so
-    that `1e-3`, which YAML takes for text, is a number where one is wanted. `null` is `None` where the field allows it.
+    Text is taken as the first of its readings that the field takes: a number (`1e-3` is text for YAML), YAML's, the
+    text as it is, a list with commas.
 
     Raises:
         ValueError: the field does not take such a value.
     """
-    if isinstance(value, str):
-        return _from_text(value, kind)
-    if isinstance(value, list | tuple):
-        if kind.item is not None:
-            return [convert(element, kind.item) for element in value]
-    elif isinstance(value, dict):
-        if kind.mapping:
-            return value
-    elif isinstance(value, bool):
-        if bool in kind.scalars or any(value is literal for literal in kind.literals):
-            return value
-        if value is False and "no" in kind.choices:
-            return "no"  # YAML reads a bare `no` as false
-    elif value is None:
-        if kind.nullable:
-            return None
-    elif isinstance(value, int | float):
-        return _from_number(value, kind)
-    raise ValueError(_expected(kind, value))
-
-
-def _from_number(value: int | float, kind: ValueType) -> Any:
-    if float in kind.scalars or (int in kind.scalars and isinstance(value, int)):
-        return value
-    if int in kind.scalars and value == int(value):
-        return int(value)
-    if str in kind.scalars:
-        return str(value)
-    if kind.item is not None:
-        return [_from_number(value, kind.item)]
-    raise ValueError(_expected(kind, value))
-
-
-def _from_text(text: str, kind: ValueType) -> Any:
-    word = text.strip().lower()
-    if kind.nullable and (word in _NULL or (word == "none" and str not in kind.scalars)):
-        return None
-    for literal in kind.literals:
-        if word == str(literal).lower():
-            return literal
-    if bool in kind.scalars and word in _TRUE + _FALSE:
-        return word in _TRUE
-    number = _number(word)
-    if number is not None and kind.scalars & {int, float}:
-        return _from_number(number, kind)
-    if kind.item is not None or kind.mapping:
-        return _container_from_text(text, kind)
-    if str in kind.scalars or kind.choices:
-        return text
-    raise ValueError(_expected(kind, text))
-
-
-def _container_from_text(text: str, kind: ValueType) -> Any:
-    takes_text = str in kind.scalars
-    try:
-        loaded = yaml.safe_load(text)
-    except yaml.YAMLError:
-        loaded = text
-    if (isinstance(loaded, dict) and kind.mapping) or (isinstance(loaded, list) and kind.item is not None):
-        return convert(loaded, kind)
-    if takes_text:
-        return text
-    if kind.item is not None and not isinstance(loaded, dict | list):
-        return [convert(part.strip(), kind.item) for part in text.split(",")]
-    raise ValueError(_expected(kind, text))
-
-
-def _number(word: str) -> int | float | None:
-    for read in (int, float):
+    for reading in _readings(value) if isinstance(value, str) else [value]:
         try:
-            return read(word)
+            return _take(reading, kind)
         except ValueError:
             continue
-    return None
+    if isinstance(value, int | float) and not isinstance(value, bool) and str in kind.scalars:
+        return str(value)
+    if isinstance(value, str) and kind.item is not None:
+        return [convert(part.strip(), kind.item) for part in value.split(",")]
+    raise ValueError(f"expected {kind.label}{' or null' if kind.nullable else ''}, got {value!r}")
 
 
-def _expected(kind: ValueType, value: Any) -> str:
-    null = " or null" if kind.nullable else ""
-    return f"expected {kind.label}{null}, got {value!r}"
+def _readings(text: str) -> Iterator[Any]:
+    for read in (int, float):
+        with suppress(ValueError):
+            yield read(text)
+    with suppress(yaml.YAMLError):
+        loaded = yaml.safe_load(text)
+        # Not YAML's numbers, among which are 010 (8) and 1:30 (90), nor its null that is no text at all.
+        if text.strip() and type(loaded) not in (int, float, str):
+            yield loaded
+    yield text
+    if text.strip().lower() == "none":
+        yield None
+
+
+def _take(value: Any, kind: ValueType) -> Any:
+    """The value itself, up to a change of form that loses nothing; a ValueError if the field does not take it."""
+    if any(value is literal or (isinstance(value, str) and value == literal) for literal in kind.literals):
+        return value
+    match value:
+        case None if kind.nullable:
+            return None
+        case bool() if bool in kind.scalars:
+            return value
+        case False if "no" in kind.choices:
+            return "no"  # YAML reads a bare `no` as false
+        case bool():
+            pass
+        case int() | float() if float in kind.scalars or (int in kind.scalars and isinstance(value, int)):
+            return value
+        case float() if int in kind.scalars and value.is_integer():
+            return int(value)
+        case int() | float() if kind.item is not None:
+            return [_take(value, kind.item)]
+        case str() if str in kind.scalars or kind.choices:
+            return value
+        case list() | tuple() if kind.item is not None:
+            return [convert(element, kind.item) for element in value]
+        case dict() if kind.mapping:
+            return value
+    raise ValueError(f"{value!r} is not taken")

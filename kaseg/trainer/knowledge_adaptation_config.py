@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from kaseg.configuration_kaseg import OUTPUT_STRIDES
 from kaseg.distillation.terms import (
@@ -115,6 +115,13 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
 
     > Defaults that differ from `TrainingArguments`: those of [`SegmentationConfig`].
     """
+
+    help_groups: ClassVar[dict[str, str]] = {
+        "adaptation_weight": "Objective",
+        "adapter_warmup_steps": "Warm-up of the adapters",
+        "teacher_tap": "What is tapped",
+        "use_autoencoder": "Autoencoder",
+    }
 
     adaptation_weight: float | str = field(
         default=50.0, metadata={"help": "beta, weight of the adaptation loss (paper), or auto."}

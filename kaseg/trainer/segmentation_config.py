@@ -6,12 +6,11 @@ import dataclasses
 import math
 from collections.abc import Collection
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import TrainingArguments
 
-from kaseg.data.mixing import check_mix
 from kaseg.losses import LOSSES
 
 DEFAULT_MAX_STEPS = 30_000
@@ -113,6 +112,17 @@ class SegmentationConfig(TrainingArguments):
     - `logging_steps=50`, `save_total_limit=2`: our choice.
     - Weight decay spares biases and BatchNorm (one-dimensional parameters), as in DeepLab's own recipe.
     """
+
+    # Groups of the command line's help by their first field; no metadata, which HfArgumentParser hands to argparse.
+    help_groups: ClassVar[dict[str, str]] = {
+        "loss": "Loss",
+        "backbone_learning_rate_scale": "Learning rate of parts",
+        "ema_decay": "Average of the weights",
+        "sync_batch_norm": "Several GPUs",
+        "crop_size": "Augmentation",
+        "mix": "Mixing",
+        "eval_size": "Evaluation",
+    }
 
     per_device_train_batch_size: int = field(
         default=16, metadata={"help": "Images per device and micro-batch (paper: 16 in all)."}
@@ -248,6 +258,9 @@ class SegmentationConfig(TrainingArguments):
 
     def _check_mix(self) -> None:
         if self.mix is not None:
+            # Here, since it imports datasets, which help does without.
+            from kaseg.data.mixing import check_mix
+
             check_mix(self.mix, self.mix_probability, self.mix_of)
             if self.per_device_train_batch_size < 2:
                 raise ValueError("mix takes the images of a batch, so per_device_train_batch_size must be at least 2.")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from transformers import TrainingArguments
+from transformers import HfArgumentParser, TrainingArguments
 from typer.testing import CliRunner
 
 from kaseg.cli.options import TRAINER_PANEL, build_app, build_arguments, normalize_flags, options_of
@@ -31,11 +31,17 @@ def test_own_fields_come_first_in_documented_groups() -> None:
     assert panels[-1] == TRAINER_PANEL
     assert {options[name].panel for name in ("latent_channels", "sparsity_weight")} == {"Autoencoder"}
     assert {options[name].panel for name in ("crop_size", "max_scale", "hue")} == {"Augmentation"}
-    # A class name as a title means that the docstring does not describe the field.
+    # A class name as a title means that no group begins before the field.
     assert not {"SegmentationConfig", "KnowledgeAdaptationConfig"} & set(panels)
     inherited = set(TrainingArguments.__dataclass_fields__)
     assert all(name in inherited for name, option in options.items() if option.panel == TRAINER_PANEL)
     assert all(option.help for name, option in options.items() if not option.hidden)
+
+
+def test_transformers_own_parser_takes_our_fields(tmp_path: Path) -> None:
+    # It hands a field's metadata to argparse, which refuses what it does not know.
+    args = HfArgumentParser((KnowledgeAdaptationConfig,)).parse_args(["--output_dir", str(tmp_path)])
+    assert args.crop_size == [513, 513]
 
 
 def collect(*flags: str) -> tuple[list[Any], bool]:
