@@ -11,6 +11,7 @@ from .app import ErrorReportingGroup, show_version
 from .benchmark import benchmark
 from .compare import compare
 from .dataset import dataset
+from .demo import demo
 from .distill import distill
 from .evaluate import evaluate
 from .export import export
@@ -54,6 +55,7 @@ app.command()(evaluate)
 app.command()(submit)
 app.command()(predict)
 app.command()(export)
+app.command()(demo)
 app.command("list")(list_models)
 app.command()(push)
 app.command()(publish)

@@ -1,6 +1,6 @@
-"""Exports to ONNX, OpenVINO, torch.export and ExecuTorch, each checked against the model, and their runtimes.
+"""Exports to ONNX, OpenVINO, torch.export, ExecuTorch, transformers and transformers.js, and their runtimes.
 
-The packages of a format are imported when it is used.
+Each is checked against the model. The packages of a format are imported when it is used.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def write_card(folder: Path, facts: dict[str, Any], source: str | Path | None) -
     card_data = ModelCardData(
         library_name=_LIBRARIES.get(facts["format"], "kaseg"),
         pipeline_tag="image-segmentation",
-        license=_licence(source),
+        license=licence_of(source),
         base_model=name if name and "/" in name else None,
         tags=["kaseg", facts["format"], facts["dtype"]],
     )
@@ -56,7 +56,8 @@ def write_card(folder: Path, facts: dict[str, Any], source: str | Path | None) -
     ModelCard(f"---\n{card_data.to_yaml()}\n---\n\n{text}").save(folder / "README.md")
 
 
-def _licence(source: str | Path | None) -> str | None:
+def licence_of(source: str | Path | None) -> str | None:
+    """The licence that the card of a model's folder names; `None` if there is none."""
     card = None if source is None else Path(resolve(source)) / "README.md"
     return ModelCard.load(card).data.license if card is not None and card.is_file() else None
 

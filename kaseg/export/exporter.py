@@ -49,7 +49,11 @@ _NEEDS = {
     "transformers": (),
     "transformers-js": ("onnx", "onnxscript", "onnxruntime"),
 }
-_RUNTIMES: dict[str, type[ExportedModel]] = {"onnx": KASegOnnxModel, "openvino": KASegOpenVINOModel}
+_QUANTIZERS = {"openvino": ("nncf",)}
+_RUNTIMES: dict[str, type[ExportedModel]] = {
+    "onnx": KASegOnnxModel,
+    "openvino": KASegOpenVINOModel,
+}
 
 
 class QuantizationLossError(ValueError):
@@ -149,13 +153,7 @@ def export_model(
         calibration = CalibrationInputs(int8_data.calibration, image_processor, options, int8_data.samples)
         pictures = pictures or [calibration.picture(0), calibration.picture(len(calibration) - 1)]
     with whole_folder(Path(output_dir), last=RECORD_NAME) as folder:
-        if options.format == "transformers":
-            files, how = write_transformers(model, image_processor, folder, options), {}
-        else:
-            graph = build_graph(model, image_processor, options)
-            program = export_program(graph, channels, options)
-            files, how = _write_model(program, folder, options, calibration, int8_data)
-            _write_configs(model, image_processor, folder, options)
+        files, how = _write(model, image_processor, folder, options, calibration, int8_data)
         write_record(folder, files, facts)
         written = _load(folder, options, model, facts)
         reference = _reference(model, image_processor, options)
@@ -198,7 +196,7 @@ def _reference(
 
 
 def _needs(options: ExportOptions) -> tuple[str, ...]:
-    quantizer = ("nncf",) if (options.format, options.dtype) == ("openvino", "int8") else ()
+    quantizer = _QUANTIZERS.get(options.format, ()) if options.dtype == "int8" else ()
     return (*_NEEDS[options.format], *quantizer)
 
 
@@ -221,6 +219,28 @@ def _facts(model: KASegModel, options: ExportOptions, source: str | Path | None)
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "versions": {"kaseg": __version__, "torch": torch.__version__, **versions},
     }
+
+
+def _write(
+    model: KASegModel,
+    image_processor: Any,
+    folder: Path,
+    options: ExportOptions,
+    calibration: CalibrationInputs | None,
+    data: Int8Data | None,
+) -> tuple[list[str], dict[str, Any]]:
+    """Write model, config and image processor; returns the names of the model's files and how it was quantised."""
+    if options.format == "transformers":
+        return write_transformers(model, image_processor, folder, options), {}
+    graph = build_graph(model, image_processor, options)
+    program = export_program(graph, model.config.num_channels, options)
+    written = _write_model(program, folder, options, calibration, data)
+    if options.format == "transformers-js":
+        write_js_configs(model.config, image_processor, folder, has_int8=options.dtype == "int8")
+    else:
+        model.config.save_pretrained(folder)
+        image_processor.save_pretrained(folder)
+    return written
 
 
 def _write_model(
@@ -273,14 +293,6 @@ def _quantize_onnx(float_file: Path, file: Path, calibration: CalibrationInputs,
     """Write the int8 file; returns how it was made."""
     method, agreement = choose_method(float_file, file, calibration, data.methods)
     return {"calibration_method": method, "class_agreement_of_methods": agreement}
-
-
-def _write_configs(model: KASegModel, image_processor: Any, folder: Path, options: ExportOptions) -> None:
-    if options.format == "transformers-js":
-        write_js_configs(model.config, image_processor, folder, has_int8=options.dtype == "int8")
-    else:
-        model.config.save_pretrained(folder)
-        image_processor.save_pretrained(folder)
 
 
 def _load(

@@ -92,24 +92,30 @@ def build_graph(model: KASegModel, image_processor: Any, options: ExportOptions,
     return graph.eval().requires_grad_(False)
 
 
+def example_input(num_channels: int, options: ExportOptions) -> torch.Tensor:
+    """An input of the graph, zeros: of the fixed size, or a batch of two of any."""
+    height, width = options.size or (128, 160)
+    batch = 1 if options.size else 2
+    if options.output == "logits":
+        return torch.zeros(batch, num_channels, height, width)
+    return torch.zeros(batch, height, width, num_channels, dtype=getattr(torch, options.image_dtype))
+
+
 def export_program(graph: nn.Module, num_channels: int, options: ExportOptions) -> torch.export.ExportedProgram:
     """The graph traced by `torch.export`, with free batch, height and width unless `options.size` fixes them.
 
     Raises:
         ValueError: the model cannot be traced.
     """
-    height, width = options.size or (128, 160)
-    batch = 1 if options.size else 2
-    if options.output == "logits":
-        shape, free, dtype = (batch, num_channels, height, width), (0, 2, 3), torch.float32
-    else:
-        shape, free, dtype = (batch, height, width, num_channels), (0, 1, 2), getattr(torch, options.image_dtype)
+    free = (0, 2, 3) if options.output == "logits" else (0, 1, 2)
     dynamic = None
     if options.size is None:
         dynamic = {options.input_name: {axis: torch.export.Dim.DYNAMIC for axis in free}}
     try:
         with torch.no_grad():
-            return torch.export.export(graph, (torch.zeros(shape, dtype=dtype),), dynamic_shapes=dynamic, strict=False)
+            return torch.export.export(
+                graph, (example_input(num_channels, options),), dynamic_shapes=dynamic, strict=False
+            )
     except Exception as error:
         raise ValueError(
             f"The model cannot be traced by torch.export with {'a fixed' if options.size else 'any'} input size: "

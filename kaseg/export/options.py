@@ -19,6 +19,7 @@ _DTYPES: dict[str, tuple[Dtype, ...]] = {
     "transformers": ("float32",),
     "transformers-js": ("float32", "int8"),
 }
+_FIXED = {"executorch": "ExecuTorch"}
 _ELSEWHERE = {
     "bf16": "bf16 is exported with --format openvino or torch-export",
     "int8": "int8 is exported with --format onnx, openvino or transformers-js",
@@ -31,10 +32,11 @@ class ExportOptions:
 
     Args:
         format: `"onnx"`, `"openvino"`, `"torch-export"` (a `.pt2` of `torch.export`), `"executorch"` (a `.pte` for
-            XNNPACK), `"transformers"` (a `MobileNetV2ForSemanticSegmentation` for transformers alone) or
-            `"transformers-js"` (ONNX files and configs for transformers.js; float16 beside what `dtype` says).
-        dtype: `"float32"`, `"bf16"` (OpenVINO, torch-export) or `"int8"` (ONNX, OpenVINO, transformers.js): static
-            post-training quantisation.
+            XNNPACK), `"transformers"` (a `MobileNetV2ForSemanticSegmentation` for
+            transformers alone) or `"transformers-js"` (ONNX files and configs for transformers.js; float16 beside what
+            `dtype` says).
+        dtype: `"float32"`, `"bf16"` (OpenVINO, torch-export) or `"int8"` (ONNX, OpenVINO, transformers.js):
+            static post-training quantisation.
         output: `"logits"`: the model itself, normalised `pixel_values` (B, C, H, W) in, `logits` at the model's stride
             out. `"mask"`: `image` (B, H, W, C) as it was decoded in, `mask` (B, H, W) of class ids out; normalising,
             resizing and argmax are part of the graph.
@@ -68,9 +70,10 @@ class ExportOptions:
             raise ValueError(f"{self.format} takes logits; its own image processor makes masks of them: leave output.")
         if self.format == "transformers-js" and self.size is not None:
             raise ValueError("transformers.js gives the model images of any size: leave size.")
-        if self.format == "executorch" and self.size is None:
+        if self.format in _FIXED and self.size is None:
             raise ValueError(
-                "ExecuTorch plans its memory beforehand and needs a fixed input: give size (--size 512,512)."
+                f"{_FIXED[self.format]} plans its memory beforehand and needs a fixed input: give size "
+                "(--size 512,512)."
             )
 
     @property

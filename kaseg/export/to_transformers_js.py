@@ -12,8 +12,8 @@ from kaseg.export.to_transformers import plain_processor
 
 # transformers.js looks for these names by its `dtype`: fp32, fp16 and q8.
 JS_FILES = {"float32": "onnx/model.onnx", "float16": "onnx/model_fp16.onnx", "int8": "onnx/model_quantized.onnx"}
-# Its class for logits of any network: it knows none of the name kaseg, and takes a class in place of a model type.
-_MODEL_CLASS = "SegformerForSemanticSegmentation"
+# A type that it knows, since it refuses others; it runs the ONNX file whatever the type.
+_MODEL_TYPE, _MODEL_CLASS = "segformer", "SegformerForSemanticSegmentation"
 
 
 def write_js_configs(config: KASegConfig, image_processor: Any, folder: Path, has_int8: bool) -> None:
@@ -30,7 +30,7 @@ def write_js_configs(config: KASegConfig, image_processor: Any, folder: Path, ha
             "not be the same: save it with do_resize=False."
         )
     described = {
-        "model_type": _MODEL_CLASS,
+        "model_type": _MODEL_TYPE,
         "architectures": [_MODEL_CLASS],
         "id2label": {str(index): label for index, label in config.id2label.items()},
         "label2id": config.label2id,

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from kaseg import KASegConfig, KASegImageProcessor, KASegModel
+from kaseg.cli import app
+from kaseg.data import SCENES
+from kaseg.data.scenes import render_scene
+from kaseg.export import ExportOptions, export_model
+from kaseg.export.static_demo import write_static_demo
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # importlib mode leaves it off the path
+from javascript_tools import MODULES, browse, chromium, serving
+
+PACKAGE = MODULES / "onnxruntime-web"
+FILES = ["README.md", "app.js", "index.html", "model.onnx", "ort-wasm-simd-threaded.wasm", "ort.wasm.bundle.min.mjs"]
+READY = "/Ready|could not/.test(document.getElementById('status').textContent)"
+# Drops a photo on the page and gives the size, the colours and the opacity of the mask; then the webcam's status line.
+DROP = """(async () => {
+  const status = document.getElementById('status'), stage = document.getElementById('stage');
+  const until = async (pattern) => {
+    while (!pattern.test(status.textContent)) await new Promise((resolve) => setTimeout(resolve, 20));
+    return status.textContent;
+  };
+  if (status.textContent !== 'Ready.') throw new Error(status.textContent);
+  const files = new DataTransfer();
+  files.items.add(new File([await (await fetch('/images/photo.png')).blob()], 'photo.png', { type: 'image/png' }));
+  stage.dispatchEvent(new DragEvent('drop', { dataTransfer: files, cancelable: true }));
+  const photo = await until(/ ms$|could not/);
+  const mask = document.getElementById('mask'), { width, height } = mask;
+  const colors = [...mask.getContext('2d').getImageData(0, 0, width, height).data];
+  const legend = document.getElementById('legend').textContent;
+  document.getElementById('webcam').click();
+  const webcam = await until(/frames per second|cannot be used/);
+  return { photo, width, height, colors, legend, webcam, threads: crossOriginIsolated };
+})()"""
+
+
+@pytest.fixture(scope="module")
+def model() -> KASegModel:
+    torch.manual_seed(0)
+    names = {"id2label": SCENES.id2label, "label2id": SCENES.label2id}
+    model = KASegModel(KASegConfig("test_resnet.r160_in1k", output_stride=32, head_channels=32, **names)).eval()
+    torch.nn.init.normal_(model.classifier.weight)
+    picture = KASegImageProcessor()(render_scene(0, 0)[0], return_tensors="pt")
+    with torch.no_grad():  # so that no class has it all
+        model.classifier.bias -= model(**picture).logits.mean(dim=(0, 2, 3))
+    return model
+
+
+@pytest.fixture(scope="module")
+def export(model: KASegModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export") / "mask"
+    export_model(model, KASegImageProcessor(), folder, ExportOptions(output="mask"), parity_sizes=((64, 96), (65, 97)))
+    return folder
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A folder that has the files of onnxruntime-web by name alone."""
+    folder = tmp_path / "onnxruntime-web"
+    (folder / "dist").mkdir(parents=True)
+    for name in FILES[-2:]:
+        (folder / "dist" / name).write_bytes(name.encode())
+    return folder
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_a_dropped_photo_and_the_webcam_in_chromium(
+    isolated: bool, export: Path, model: KASegModel, tmp_path: Path
+) -> None:
+    chromium()
+    write_static_demo(export, tmp_path / "page", PACKAGE)
+    (tmp_path / "images").mkdir()
+    photo = Image.fromarray(render_scene(0, 1)[0]).resize((97, 65))
+    photo.save(tmp_path / "images" / "photo.png")
+    with serving({"/": tmp_path / "page", "/images/": tmp_path / "images"}, isolated) as url:
+        found = browse(f"{url}/index.html", READY, DROP)["result"]
+    processor = KASegImageProcessor()
+    with torch.inference_mode():
+        outputs = model(**processor(photo, return_tensors="pt"))
+    expected = processor.post_process_semantic_segmentation(outputs, [(65, 97)])[0].numpy()
+    assert found["photo"].startswith("97x65: ") and (found["height"], found["width"]) == (65, 97)
+    settings = json.loads((tmp_path / "page" / "settings.json").read_text())
+    colors = np.array([[*color, 255] for color in settings["palette"]])[expected]
+    same = (np.array(found["colors"]).reshape(65, 97, 4) == colors).all(axis=-1)
+    assert same.mean() >= 0.995 and len(np.unique(expected)) > 2
+    assert found["legend"] == "".join(SCENES.id2label[int(id_)] for id_ in np.unique(expected))
+    assert "frames per second" in found["webcam"] and found["threads"] is isolated
+
+
+def test_the_command_writes_all_that_the_page_asks_for(export: Path, package: Path, tmp_path: Path) -> None:
+    arguments = ["demo", str(export), "--static", str(tmp_path / "page"), "--onnxruntime-web", str(package)]
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert sorted(file.name for file in (tmp_path / "page").iterdir()) == sorted([*FILES, "settings.json"])
+    text = "".join((tmp_path / "page" / name).read_text() for name in ("index.html", "app.js"))
+    assert "http://" not in text and "https://" not in text
+    assert "sdk: static" in (tmp_path / "page" / "README.md").read_text()
+    again = CliRunner(env={"COLUMNS": "200"}).invoke(app, arguments)
+    assert again.exit_code == 1 and "not empty" in again.output
+
+
+def test_what_is_missing_is_an_error(export: Path, package: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="holds no export"):
+        write_static_demo(tmp_path, tmp_path / "page", package)
+    with pytest.raises(FileNotFoundError, match=r"ort.wasm.bundle.min.mjs.*npm package onnxruntime-web"):
+        write_static_demo(export, tmp_path / "page", tmp_path)
+    assert not (tmp_path / "page").exists()
+
+
+def test_another_export_is_refused(export: Path, package: Path, tmp_path: Path) -> None:
+    record = json.loads((export / "export.json").read_text())
+    for change in ({"output": "logits"}, {"size": [64, 96]}, {"image_dtype": "float32"}, {"format": "openvino"}):
+        (tmp_path / "export.json").write_text(json.dumps({**record, **change}))
+        with pytest.raises(ValueError, match=next(iter(change))):
+            write_static_demo(tmp_path, tmp_path / "page", package)
+
+
+def test_without_npm_it_says_what_to_do(export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="--onnxruntime-web"):
+        write_static_demo(export, tmp_path / "page")
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_the_engine_is_taken_from_npm(
+    works: bool, export: Path, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "bin" / "npm"
+    program.parent.mkdir()
+    archive = f"tar -czf x.tgz -C {tmp_path} --transform s/onnxruntime-web/package/ onnxruntime-web"
+    program.write_text(f"#!/bin/sh\n{archive if works else 'echo no network >&2; exit 1'}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    if not works:
+        with pytest.raises(OSError, match="no network.*--onnxruntime-web"):
+            write_static_demo(export, tmp_path / "page")
+        assert not (tmp_path / "page").exists()
+        return
+    write_static_demo(export, tmp_path / "page")
+    for name in FILES[-2:]:
+        assert (tmp_path / "page" / name).read_bytes() == name.encode()

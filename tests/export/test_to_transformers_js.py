@@ -1,0 +1,137 @@
+"""What `kaseg export --format transformers-js` writes, run by transformers.js on Node and in Chromium."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, MobileNetV2ForSemanticSegmentation
+
+from kaseg import KASegImageProcessor, KASegModel
+from kaseg.data import load_segmentation_dataset
+from kaseg.data.scenes import render_scene
+from kaseg.export import ExportOptions, Int8Data, export_model
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # importlib mode leaves it off the path
+from javascript_tools import JAVASCRIPT, browse, needs_node, node, serving
+
+SIZES = ((64, 96), (65, 97), (48, 48), (33, 127), (100, 75))
+SAME = 0.995
+READY = "'segment' in window"
+
+
+@pytest.fixture(scope="module")
+def folder(model: KASegModel, processor: KASegImageProcessor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`model/`, an export of the tiny model in all types, and `images/`, five PNG files of five sizes."""
+    root = tmp_path_factory.mktemp("javascript")
+    scenes = load_segmentation_dataset("scenes", split="train", num_scenes=4, height=48, width=64)
+    int8 = Int8Data(scenes, scenes, samples=2, methods=("minmax",), max_loss=100)
+    options = ExportOptions("transformers-js", "int8")
+    export_model(model, processor, root / "model", options, int8, parity_sizes=SIZES[:2])
+    (root / "images").mkdir()
+    for index, (height, width) in enumerate(SIZES):
+        Image.fromarray(render_scene(0, index)[0]).resize((width, height)).save(root / "images" / f"{index}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def masks(folder: Path, model: KASegModel, processor: KASegImageProcessor) -> list[np.ndarray]:
+    return python_masks(model, processor, sorted((folder / "images").iterdir()))
+
+
+def python_masks(model: Any, processor: KASegImageProcessor, files: list[Path]) -> list[np.ndarray]:
+    found = []
+    for file in files:
+        image = Image.open(file)
+        with torch.inference_mode():
+            outputs = model(**processor(image, return_tensors="pt"))
+        found.append(processor.post_process_semantic_segmentation(outputs, [(image.height, image.width)])[0].numpy())
+    return found
+
+
+def javascript_masks(results: list[dict[str, Any]]) -> list[np.ndarray]:
+    decoded = [np.frombuffer(base64.b64decode(result["ids"]), np.uint8) for result in results]
+    return [ids.reshape(r["height"], r["width"]) for ids, r in zip(decoded, results, strict=True)]
+
+
+def on_node(root: Path, dtype: str | None) -> list[np.ndarray]:
+    needs_node()
+    images = [str(file) for file in sorted((root / "images").iterdir())]
+    request = {"models": str(root), "name": "model", "dtype": dtype, "images": images}
+    return javascript_masks(node("node.mjs", json.dumps(request)))
+
+
+def in_chromium(root: Path, dtype: str | None) -> list[np.ndarray]:
+    images = [f"/images/{file.name}" for file in sorted((root / "images").iterdir())]
+    request = json.dumps({"models": "/models/", "name": "model", "dtype": dtype, "images": images})
+    with serving({"/": JAVASCRIPT, "/models/": root, "/images/": root / "images"}) as url:
+        return javascript_masks(browse(f"{url}/browser.html", READY, f"segment({request})")["result"])
+
+
+def agreement(found: list[np.ndarray], expected: list[np.ndarray]) -> float:
+    assert [mask.shape for mask in found] == [mask.shape for mask in expected]
+    return min(float((a == b).mean()) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("run", [on_node, in_chromium])
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_javascript_gives_the_masks_of_python(run, dtype: str, folder: Path, masks: list[np.ndarray]) -> None:
+    assert agreement(run(folder, dtype), masks) >= SAME
+    assert all(len(np.unique(mask)) > 2 for mask in masks)
+
+
+@pytest.mark.parametrize("run", [on_node, in_chromium])
+def test_int8_is_taken_by_default(run, folder: Path, masks: list[np.ndarray]) -> None:
+    quantized, by_default = run(folder, "q8"), run(folder, None)
+    assert all((a == b).all() for a, b in zip(quantized, by_default, strict=True))
+    assert agreement(quantized, masks) >= 0.8 and any((a != b).any() for a, b in zip(quantized, masks, strict=True))
+
+
+def test_without_int8_float32_is_the_default(model: KASegModel, processor: KASegImageProcessor, tmp_path: Path) -> None:
+    facts = export_model(model, processor, tmp_path / "out", ExportOptions("transformers-js"), parity_sizes=SIZES[:2])
+    assert [parity["dtype"] for parity in facts["parity"]] == ["float32", "float32", "float16", "float16"]
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["transformers.js_config"] == {"dtype": "fp32"} and config["id2label"]["0"] == model.config.id2label[0]
+    record = json.loads((tmp_path / "out" / "export.json").read_text())
+    sizes = {name: entry["bytes"] for name, entry in record["files"].items()}
+    assert sorted(sizes) == ["onnx/model.onnx", "onnx/model_fp16.onnx"]
+    assert sizes["onnx/model_fp16.onnx"] < 0.75 * sizes["onnx/model.onnx"]
+
+
+@pytest.mark.parametrize("option", [{"output": "mask"}, {"dtype": "bf16"}, {"size": (64, 96)}])
+def test_what_transformers_js_has_not_is_refused(option: dict) -> None:
+    with pytest.raises(ValueError, match=r"transformers.js"):
+        ExportOptions("transformers-js", **option)
+
+
+def test_a_processor_that_resizes_is_refused(model: KASegModel, tmp_path: Path) -> None:
+    processor = KASegImageProcessor(do_resize=True, size={"height": 64, "width": 96})
+    with pytest.raises(ValueError, match="Browsers resize with other filters"):
+        export_model(model, processor, tmp_path / "out", ExportOptions("transformers-js"), parity_sizes=SIZES[:2])
+
+
+@pytest.mark.slow
+def test_a_real_network_on_five_photos(shared_dir: Path, tmp_path: Path) -> None:
+    weights = shared_dir / "weights/deeplabv3_mobilenet_v2_1.0_513-voc"
+    voc = shared_dir / "data/voc2012_mini/VOC2012"
+    if not weights.is_dir() or not voc.is_dir():
+        pytest.skip("the VOC weights or images are absent")
+    needs_node()
+    theirs = AutoImageProcessor.from_pretrained(weights)
+    processor = KASegImageProcessor(image_mean=theirs.image_mean, image_std=theirs.image_std)
+    network = KASegModel.from_transformers(MobileNetV2ForSemanticSegmentation.from_pretrained(weights))
+    export_model(network, processor, tmp_path / "model", ExportOptions("transformers-js"))
+    (tmp_path / "images").mkdir()
+    for name in (voc / "ImageSets/Segmentation/val.txt").read_text().split()[:5]:
+        Image.open(voc / "JPEGImages" / f"{name}.jpg").save(tmp_path / "images" / f"{name}.png")
+    expected = python_masks(network, processor, sorted((tmp_path / "images").iterdir()))
+    for run in (on_node, in_chromium):
+        for dtype in ("fp32", "fp16"):
+            assert agreement(run(tmp_path, dtype), expected) >= SAME, (run.__name__, dtype)
