@@ -30,4 +30,4 @@ def test_help_groups_the_method(kaseg: Any) -> None:
     output = kaseg.succeed("distill", "--help").output
     titles = [output.index(f"─ {title} ─") for title in ("Model", "Data", "Teacher", "Objective", "Autoencoder")]
     assert titles == sorted(titles)
-    assert "(paper). [default: 50.0]" in output
+    assert "(paper), or auto. [default: 50.0]" in output
