@@ -6,7 +6,7 @@ run from there with `trust_remote_code=True`.
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -404,7 +404,7 @@ def pixel_values_of(processor: Any, image: Image.Image) -> torch.Tensor:
     return processor(image, do_pad=False, do_center_crop=False, return_tensors="pt")["pixel_values"]
 
 
-def _refuse_without_effect(options: dict[str, Any]) -> None:
+def _refuse_without_effect(options: Mapping[str, Any]) -> None:
     if options.get("do_center_crop"):
         raise ValueError("KASegImageProcessor does not crop: crop before, or use do_resize or do_pad")
     for name in _WITHOUT_EFFECT:
@@ -492,8 +492,8 @@ def _check_maps_fit(pictures: list[torch.Tensor], maps: list[torch.Tensor]) -> N
     if len(maps) != len(pictures):
         raise ValueError(f"{len(maps)} segmentation maps were given for {len(pictures)} images: give one for each")
     for index, (picture, labels) in enumerate(zip(pictures, maps, strict=True)):
-        sizes = [(tensor.shape[-1], tensor.shape[-2]) for tensor in (picture, labels)]
-        check_same_size(*sizes, where=f"segmentation map {index}: ")
+        image_size, label_size = ((tensor.shape[-1], tensor.shape[-2]) for tensor in (picture, labels))
+        check_same_size(image_size, label_size, where=f"segmentation map {index}: ")
 
 
 def _padded_size(pictures: list[torch.Tensor], pad_size: SizeDict | None, size_divisor: int | None) -> SizeDict:

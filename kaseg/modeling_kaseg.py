@@ -212,6 +212,7 @@ class KASegModel(PreTrainedModel):
             old = self.classifier
             self.classifier = nn.Conv2d(old.in_channels, wanted.num_labels, 1).to(old.weight)
             nn.init.normal_(self.classifier.weight, std=0.01)
+            assert self.classifier.bias is not None and old.bias is not None
             nn.init.zeros_(self.classifier.bias)
             for index, row in enumerate(rows):
                 if row is not None:
@@ -372,7 +373,9 @@ def _build_head(config: KASegConfig, encoder: Encoder) -> tuple[StrideMerge | No
 
 def _take_labels(name: str, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Take what asks for classes out of the keyword arguments of `from_pretrained`."""
-    labels = {key: kwargs.pop(key) for key in ("id2label", "label2id", "num_labels", "palette") if key in kwargs}
+    labels: dict[str, Any] = {
+        key: kwargs.pop(key) for key in ("id2label", "label2id", "num_labels", "palette") if key in kwargs
+    }
     config = kwargs.get("config")
     if isinstance(config, KASegConfig):  # from the Auto classes, or built by hand
         hub = ("revision", "cache_dir", "token", "local_files_only", "subfolder", "force_download")

@@ -147,10 +147,9 @@ class Normalization:
             ValueError: On an example image, where it is told not to resize, crop or pad, it makes other pixel values
                 than these options say.
         """
-        options = [
-            getattr(processor, name, None) for name in ("rescale_factor", "do_normalize", "image_mean", "image_std")
-        ]
-        found = cls.of_options(getattr(processor, "do_rescale", True), *options)
+        names = ("rescale_factor", "do_normalize", "image_mean", "image_std")
+        options: dict[str, Any] = {name: getattr(processor, name, None) for name in names}
+        found = cls.of_options(getattr(processor, "do_rescale", True), **options)
         if getattr(processor, "do_flip_channel_order", False):
             found = replace(found, flip_channels=True)
         _check_processor(found, processor)

@@ -7,21 +7,54 @@ from typing import Annotated
 
 import typer
 
+from ..checkpoints import DEFAULT_MODEL
+
 
 def demo(
-    model: Annotated[
-        str,
-        typer.Argument(metavar="MODEL", help="Hub id, folder or shipped checkpoint; or an export with --output mask."),
-    ],
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[MODEL]...", help="Hub ids, folders or shipped checkpoints; the default model."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; this machine alone by default.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="Port; the first free one from 7860 by default.")] = None,
+    share: Annotated[bool, typer.Option(help="Make a public link through Gradio's servers.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; a GPU if there is one.")] = None,
     static: Annotated[
-        Path, typer.Option(metavar="DIR", help="Write a page here that segments in the visitor's browser.")
-    ],
+        Path | None,
+        typer.Option(metavar="DIR", help="Write a page here that segments in the visitor's browser, without a server."),
+    ] = None,
     onnxruntime_web: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder of this npm package; by default npm fetches it (33 MB)."),
+        typer.Option(metavar="DIR", help="For --static: folder of this npm package; npm fetches it otherwise (33 MB)."),
     ] = None,
 ) -> None:
-    """Write a page that segments photos and the webcam in the visitor's browser."""
+    """Try models in a browser: photos, the webcam, videos, two models side by side."""
+    names = list(dict.fromkeys(models or [DEFAULT_MODEL]))
+    if static is not None:
+        if len(names) > 1:
+            raise ValueError(f"--static writes a page of one model, got {len(names)}: {', '.join(names)}.")
+        if share:
+            raise ValueError("--share makes a link to a server, and --static needs none: leave one of them out.")
+        _write_static(names[0], static, onnxruntime_web)
+        return
+    if onnxruntime_web is not None:
+        raise ValueError("--onnxruntime-web would change nothing without --static.")
+    from ..inference import Predictor, deployed
+    from ..inference.app import build, launch
+    from .models import load_model
+    from .output import console
+
+    predictors = {}
+    for name in names:
+        network, processor = load_model(name, device)
+        predictors[name] = Predictor(deployed(network), processor)
+    page = build(predictors)
+    address = launch(page, host, port, share, block=False)
+    console.print(f"Page: {address}   (Ctrl-C ends it)", soft_wrap=True, highlight=False)
+    page.block_thread()
+
+
+def _write_static(model: str, static: Path, onnxruntime_web: Path | None) -> None:
     import tempfile
 
     from rich.filesize import decimal

@@ -53,6 +53,9 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Images of one size that share a batch.")] = 1,
     num_workers: WorkersOption = 0,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; a GPU if there is one.")] = None,
+    as_teacher: Annotated[
+        bool, typer.Option(help="Score what kaseg distill reads of it: the dataset's classes among its own.")
+    ] = False,
     max_samples: Annotated[int | None, typer.Option(min=1, help="Score only the first so many images.")] = None,
 ) -> None:
     """Score a model on a dataset: IoU, boundary IoU and accuracy per class, mean IoU, pixel accuracy.
@@ -73,7 +76,14 @@ def evaluate(
     columns = {"image_column": image_column, "label_column": label_column}
     where = {"config_name": config_name, "revision": revision}
     data = load_split(dataset, split, data_dir, space, max_samples, **columns, **where, on_error=on_error.value)
-    network, processor = load_model(model, device or local_device())
+    network: Any
+    if as_teacher:
+        from ..distillation.teachers.as_model import TeacherModel
+
+        network = TeacherModel(model, space.id2label).to(device or local_device())
+        processor = network.processor
+    else:
+        network, processor = load_model(model, device or local_device())
     check_classes(network, space)
     processes = Processes.join(use_cpu=network.device.type == "cpu")
     share = len(processes.share(len(data)))

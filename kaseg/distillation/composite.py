@@ -132,10 +132,10 @@ class StudentWithAdapters(nn.Module):
 def teacher_output(teacher: nn.Module, inputs: Mapping[str, torch.Tensor]) -> TeacherOutput:
     """The teacher's maps of a batch: those that the data bring along (`teacher_features`, `teacher_logits`, from
     [`~kaseg.distillation.teachers.maps.TeacherMaps`]), or those of a pass over `pixel_values`."""
-    brought = TeacherOutput(inputs.get("teacher_features"), inputs.get("teacher_logits"))
-    if brought.features is None and brought.logits is None:
+    features, logits = inputs.get("teacher_features"), inputs.get("teacher_logits")
+    if features is None and logits is None:
         return teacher(inputs["pixel_values"])
-    return brought
+    return TeacherOutput(features, logits)  # type: ignore[arg-type]  # what no term reads is not brought along
 
 
 @torch.no_grad()
@@ -153,7 +153,7 @@ def teacher_maps(
     if not sources:
         return {}
     output = teacher_output(teacher, inputs)
-    maps = {"features": output.features, "logits": output.logits}
+    maps: dict[str, Any] = {"features": output.features, "logits": output.logits}
     if "code" in sources:
         assert autoencoder is not None  # train() has seen to it
         maps["code"] = autoencoder.encode(output.features).float()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +97,12 @@ def write_report(
 def _plots(rows: list[dict[str, Any]], shown: Finished, kept: str) -> list[tuple[str, Figure]]:
     """The page's figures with their captions; one that cannot be drawn is left out."""
     drawn: list[tuple[str, Figure]] = []
-    for caption, draw, data in (
+    plots: tuple[tuple[str, Callable[[Any], Figure], Any], ...] = (
         ("Accuracy against cost", accuracy_against_cost, rows),
         ("Learning curves, a line per seed", learning_curves, shown),
         ("IoU per class, mean over seeds", class_bars, rows),
-    ):
+    )
+    for caption, draw, data in plots:
         with best_effort(f"the plot {caption!r}", kept):
             drawn.append((caption, draw(data)))
     return drawn

@@ -118,6 +118,8 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
             raise ValueError(f"autoencoder is a FeatureAutoencoder or its folder, not a {type(fitted).__name__}.")
         self.autoencoder: FeatureAutoencoder | None = None
         processing_class = image_processor_for(model, processing_class)
+        if teacher is None:
+            raise ValueError("KnowledgeAdaptationTrainer needs a teacher: a Hub id, a folder or a network.")
         adapter = build_teacher(
             teacher,
             model,
@@ -254,7 +256,7 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
             return self.args.adapter_learning_rate_scale
         return super().learning_rate_scale(name)
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, **kwargs: Any) -> Any:
         """Fit the autoencoder unless there is one or no term reads its code; warm the adapters up, if asked to; distil.
 
         `resume_from_checkpoint=True` resumes in whichever stage the run in `output_dir` was stopped, and starts from
@@ -264,7 +266,7 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
             FileNotFoundError: There is no finished autoencoder beside the checkpoint that is named.
         """
         try:
-            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, trial=trial, **kwargs)
         finally:
             self._step_counts, self._squared_norms = {}, None
 
@@ -276,7 +278,7 @@ class KnowledgeAdaptationTrainer(SegmentationTrainer):
         parts = [self.train_dataset]
         if isinstance(self.train_dataset, WithUnlabelled):
             parts = [self.train_dataset.dataset, *getattr(self._unlabelled, "datasets", [self._unlabelled])]
-        images = ConcatDataset([getattr(part, "dataset", part) for part in parts])
+        images: ConcatDataset = ConcatDataset([getattr(part, "dataset", part) for part in parts])
         own = range(self.args.process_index, len(images), self.args.world_size)
         for index in tqdm(own, desc="Teacher", unit="image", disable=self.args.disable_tqdm):
             self._maps.add(standard_sample(images[index], with_label=False)["image"], self.teacher, self.args.device)

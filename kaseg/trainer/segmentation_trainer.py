@@ -90,6 +90,9 @@ class SegmentationTrainer(TermTrainer):
 
     _unlabelled: Any = None  # images without masks, which trainers with a teacher may have
 
+    train_dataset: Any
+    data_collator: Any
+
     def __init__(
         self,
         model: Any = None,

@@ -38,6 +38,12 @@ class Kaseg:
         assert result.exit_code == 0, (result.output, result.exception)
         return result
 
+    def fail(self, *args: object) -> str:
+        """What a call that must fail prints."""
+        result = self(*args)
+        assert result.exit_code != 0, result.output
+        return result.output
+
 
 @pytest.fixture(scope="session")
 def kaseg() -> Kaseg:

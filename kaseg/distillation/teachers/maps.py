@@ -148,7 +148,13 @@ def image_key(image: Image.Image) -> str:
 def _fingerprint(teacher: TeacherAdapter) -> str:
     """A name for what decides on a teacher's maps: weights, tap, sizes, normalization, classes."""
     digest = hashlib.blake2b(digest_size=8)
-    settings = (teacher.tap, teacher.input_size, teacher.image_scale, teacher.label_match, teacher.normalization)
+    settings: tuple[object, ...] = (
+        teacher.tap,
+        teacher.input_size,
+        teacher.image_scale,
+        teacher.label_match,
+        teacher.normalization,
+    )
     if teacher.output_stride is not None:  # with the same weights
         settings = (*settings, teacher.output_stride)
     digest.update(repr(settings).encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
@@ -39,7 +40,7 @@ def at_output_stride(model: nn.Module, output_stride: int) -> nn.Module:
         )
     if own == output_stride:
         return model
-    config = model.config
+    config: Any = model.config
     changed = copy.deepcopy(config)
     changed.output_stride = output_stride
     if getattr(config, "atrous_rates", None):
