@@ -458,7 +458,7 @@ PROCESSOR: dict[str, tuple[Any, dict[str, Any]]] = {
     "do_pad": (True, {"size_divisor": 32}),
     "pad_size": ({"height": 64, "width": 64}, PADDED),
     "size_divisor": (64, PADDED),
-    "ignore_index": (7, {**PADDED, "size_divisor": 64}),
+    "ignore_index": (-100, {**PADDED, "size_divisor": 64}),
 }
 
 

@@ -74,7 +74,7 @@ def test_streams_and_wrappers_and_other_samples(tmp_path, caplog):
     for own in ([{"labels": _mask(0, 255)}], datasets.Dataset.from_list([{"label": [[0, 255]]}])):
         with pytest.raises(ValueError, match="nothing to learn"):
             check_training_masks(own, NAMES)
-    check_training_masks([(1, 2)], NAMES)  # whatever that is, it has no masks to look at
+    check_training_masks([{"other": 1}], NAMES)  # whatever that is, it has no masks to look at
     with caplog.at_level(logging.WARNING, "kaseg"):  # the next sample may hold another class
         check_training_masks(load_segmentation_dataset(tmp_path / "own", split="train", streaming=True), NAMES)
     assert "nothing to learn" in caplog.text
