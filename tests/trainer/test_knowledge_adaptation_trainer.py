@@ -386,7 +386,7 @@ class TestRivals:
         torch.testing.assert_close(terms["knowledge_distillation"], expected)
 
     def test_unknown_losses_are_refused(self, tmp_path) -> None:
-        with pytest.raises(ValueError, match="unknown loss 'hints' .*hint"):
+        with pytest.raises(ValueError, match="unknown loss 'hints'.*hint"):
             KnowledgeAdaptationConfig(output_dir=str(tmp_path), distillation_losses={"hints": 1.0})
 
     def test_unevenly_spread_void_counts_alike_in_micro_batches(self, tmp_path) -> None:
