@@ -152,6 +152,14 @@ def test_as_many_are_mixed_as_the_probability_says(probability: float) -> None:
     assert abs(changed / 1200 - probability) < 5 * 0.5 / 1200**0.5 and (probability < 1 or changed == 1200)
 
 
+@pytest.mark.parametrize("count", [2, 3, 7])
+def test_nobody_is_left_over_however_many_there_are(count: int) -> None:
+    batch = make_batch(count)
+    for step in range(10):
+        mixed = BatchMixer("cutmix", 1.0)(batch, step)
+        assert (mixed["pixel_values"] != batch["pixel_values"]).flatten(1).any(1).all()
+
+
 @pytest.mark.parametrize(
     ("unlabelled", "images"), [((2,), "unlabelled"), ((), "unlabelled")], ids=["one alone", "none"]
 )
