@@ -220,7 +220,7 @@ class TestEvaluation:
         with torch.no_grad():
             for batch in trainer.get_eval_dataloader():
                 count = batch["labels"].ne(255).sum().item()
-                total += trainer.model(**batch).loss.item() * count
+                total += trainer.model(batch["pixel_values"], labels=batch["labels"]).loss.item() * count
                 pixels += count
         assert metrics["eval_loss"] == pytest.approx(total / pixels, rel=1e-5)
 
