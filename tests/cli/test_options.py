@@ -40,7 +40,8 @@ def test_own_fields_come_first_in_documented_groups() -> None:
 
 def test_transformers_own_parser_takes_our_fields(tmp_path: Path) -> None:
     # It hands a field's metadata to argparse, which refuses what it does not know.
-    args = HfArgumentParser((KnowledgeAdaptationConfig,)).parse_args(["--output_dir", str(tmp_path)])
+    parser = HfArgumentParser((KnowledgeAdaptationConfig,))
+    (args,) = parser.parse_args_into_dataclasses(["--output_dir", str(tmp_path), "--use_cpu", "true"])
     assert args.crop_size == [513, 513]
 
 

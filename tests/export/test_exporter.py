@@ -97,8 +97,8 @@ def test_what_a_folder_holds(exported: Callable[..., Path]) -> None:
 
 
 def test_a_mask_graph_that_normalises_otherwise_is_not_kept(model, tmp_path: Path, monkeypatch) -> None:
-    right = graph_file.normalisation
-    monkeypatch.setattr(graph_file, "normalisation", lambda *args: [value * 3 for value in right(*args)])
+    right = graph_file.normalize
+    monkeypatch.setattr(graph_file, "normalize", lambda images, scale, shift: right(images, 3 * scale, 3 * shift))
     with pytest.raises(ParityError, match="of the pixels have the model's class"):
         export_model(model, KASegImageProcessor(), tmp_path / "export", ExportOptions(output="mask"))
     assert not (tmp_path / "export").exists()
