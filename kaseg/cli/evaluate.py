@@ -81,9 +81,10 @@ def evaluate(
         from ..distillation.teachers.as_model import TeacherModel
 
         network = TeacherModel(model, space.id2label).to(device or local_device())
-        processor = network.processor
+        processor, counted = network.processor, network.teacher.model
     else:
         network, processor = load_model(model, device or local_device())
+        counted = network
     check_classes(network, space)
     processes = Processes.join(use_cpu=network.device.type == "cpu")
     share = len(processes.share(len(data)))
@@ -101,7 +102,7 @@ def evaluate(
         return
     rows = scores.pop("per_image")
     results = {"model": model, "dataset": dataset, "split": split, "protocol": protocol_of(processor, how), **scores}
-    results.update(_cost(network))
+    results.update(_cost(counted))
 
     def write_page(path: Path) -> None:
         from ..experiments.evaluation_page import write_evaluation_page

@@ -74,6 +74,31 @@ def test_other_classes(kaseg: Any, trained: tuple[Path, str], one_image: Path) -
     assert "Dataset (2): cat, dog" in result.output
 
 
+def test_as_a_teacher_of_some_of_its_classes(
+    kaseg: Any, trained: tuple[Path, str], one_image: Path, tmp_path: Path
+) -> None:
+    (one_image / "classes.txt").write_text("sky\nroad\n")
+    arguments = (
+        "evaluate",
+        trained[0],
+        "--dataset",
+        one_image,
+        "--split",
+        "train",
+        "--device",
+        "cpu",
+        "--json",
+        tmp_path / "scores.json",
+    )
+    assert "The model's classes are not those" in kaseg(*arguments).output
+    kaseg.succeed(*arguments, "--as-teacher")
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["per_category_iou"].keys() == {"sky", "road"} and sum(map(sum, scores["confusion_matrix"])) == 64 * 48
+    assert scores["gflops_513x513"] > 0 and scores["parameters"] > 0
+    (one_image / "classes.txt").write_text("sky\nboat\n")
+    assert "scored on classes that it knows" in kaseg(*arguments, "--as-teacher").output
+
+
 def test_without_an_image_processor(kaseg: Any, trained: tuple[Path, str], one_image: Path, tmp_path: Path) -> None:
     for name in ("config.json", "model.safetensors"):
         (tmp_path / "bare").mkdir(exist_ok=True)

@@ -40,6 +40,10 @@ class TeacherModel(nn.Module):
         self.teacher = teacher
         self.config = PreTrainedConfig(id2label=dict(id2label), label2id={name: i for i, name in id2label.items()})
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
     def forward(self, pixel_values: torch.Tensor) -> SemanticSegmenterOutput:
         """Images (B, 3, H, W) as `processor` prepares them -> logits (B, classes, h, w)."""
         return SemanticSegmenterOutput(logits=self.teacher(pixel_values).logits)
