@@ -207,8 +207,9 @@ class SegmentationConfig(TrainingArguments):
             self.crop_size = [self.crop_size]
         if len(self.crop_size) == 1:
             self.crop_size = [self.crop_size[0], self.crop_size[0]]
-        if vars(self)["include_num_input_tokens_seen"] is False:  # as HfArgumentParser reads the default, "no"
-            vars(self)["include_num_input_tokens_seen"] = "no"
+        counted = "include_num_input_tokens_seen"
+        if getattr(self, counted) is False:  # as HfArgumentParser reads the default, "no"
+            setattr(self, counted, "no")
         self.check()
         if self.max_steps <= 0 and self.num_train_epochs <= 0:
             self.max_steps = DEFAULT_MAX_STEPS
