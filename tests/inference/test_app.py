@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -16,6 +17,11 @@ from kaseg.data.scenes import render_scene
 from kaseg.inference import Predictor
 from kaseg.inference.app import MAX_FRAMES, _Page, build, draw, launch, legend, save_downloads, segment, shares
 
+# A helper, not a test; importlib mode leaves it off the path.
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from javascript_tools import chromium, node
+
 gradio = pytest.importorskip("gradio", reason="gradio is not installed (the demo extra)")
 
 NAMES = {0: "road", 1: "<b>sky</b>", 2: "car"}
@@ -23,7 +29,11 @@ NAMES = {0: "road", 1: "<b>sky</b>", 2: "car"}
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    torch.manual_seed(0)
+    return _predictor(0)
+
+
+def _predictor(seed: int) -> Predictor:
+    torch.manual_seed(seed)
     config = KASegConfig(backbone="mobilenetv2_035", output_stride=32, head_channels=16, id2label=NAMES)
     model = KASegModel(config)
     with torch.no_grad():
@@ -105,7 +115,7 @@ def test_a_page_needs_a_model() -> None:
 
 @pytest.fixture(scope="module")
 def address(predictor) -> Iterator[str]:
-    blocks = build({"small": predictor})
+    blocks = build({"small": predictor, "second": _predictor(1)})
     yield launch(blocks, block=False).rstrip("/")
     blocks.close()
 
@@ -143,3 +153,17 @@ class TestServer:
         body = head + b"0" * 53_000_000 + f"\r\n--{edge}--\r\n".encode()
         content = {"Content-Type": f"multipart/form-data; boundary={edge}"}
         assert _status(urllib.request.Request(f"{address}/gradio_api/upload", body, content, method="POST")) == 413
+
+
+@pytest.mark.slow
+def test_in_chromium(address: str, image, tmp_path) -> None:
+    program = chromium()
+    image.save(tmp_path / "photo.png")
+    seen = node("demo.mjs", program, address, str(tmp_path / "photo.png"))
+    assert "for 96x64 pixels" in seen["speed"] and "small" in seen["speed"]
+    second = _predictor(1)
+    expected = shares(second, segment(second, image))
+    assert seen["classes"] == len(expected) and all(name in seen["legend"] for name in expected)
+    # The masks of both models, and the second's without a class.
+    assert seen["differ"] == 3 and seen["errors"] == []
+    assert seen["width"] <= 390, "wider than a phone"
