@@ -15,9 +15,27 @@ from threading import Thread
 from typing import Any
 
 import pytest
+import torch
+
+from kaseg import KASegConfig, KASegImageProcessor, KASegModel
+from kaseg.data.scenes import render_scene
 
 JAVASCRIPT = Path(__file__).with_name("javascript")
 MODULES = JAVASCRIPT / "node_modules"
+
+
+def varied_model(labels: dict[str, Any]) -> KASegModel:
+    """A tiny network of random weights that finds each of its classes somewhere in the first scenes."""
+    torch.manual_seed(0)
+    model = KASegModel(KASegConfig("test_resnet.r160_in1k", output_stride=8, head_channels=32, **labels)).eval()
+    torch.nn.init.normal_(model.classifier.weight)
+    scenes = [render_scene(0, index)[0] for index in range(5)]
+    with torch.no_grad():
+        logits = model(**KASegImageProcessor()(scenes, return_tensors="pt")).logits
+        mean, std = logits.mean(dim=(0, 2, 3)), logits.std(dim=(0, 2, 3))
+        model.classifier.weight /= std[:, None, None, None]
+        model.classifier.bias.copy_((model.classifier.bias - mean) / std)
+    return model
 
 
 def needs_node() -> None:

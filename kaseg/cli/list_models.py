@@ -25,7 +25,7 @@ def list_models(
     from rich.table import Table
 
     from .. import checkpoints
-    from .output import console
+    from .output import console, plain_console
 
     shipped, families = checkpoints.list_models(), checkpoints.list_families()
     if not shipped and not families:
@@ -46,7 +46,7 @@ def list_models(
         _add_families(table, families)
     # A narrow terminal may break the lines, but columns that are cut off help nobody.
     widest = console.measure(table, options=console.options.update(max_width=_ANY_WIDTH)).maximum
-    console.print(table, width=max(console.width, widest), crop=False)
+    plain_console(width=max(console.width, widest)).print(table)
     if families and everything:
         console.print(
             "Models of a .yaml file are not trained yet: kaseg compare hub_configs/FILE.yaml trains them.",

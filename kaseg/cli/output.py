@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 
-def plain_console(stderr: bool = False) -> Console:
+def plain_console(stderr: bool = False, width: int | None = None) -> Console:
     """A console that prints text as it is: class names, paths and messages are users' own words, never rich's markup,
     emoji codes or numbers to be coloured."""
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
 
 
 console = plain_console()

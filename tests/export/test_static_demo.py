@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from kaseg import KASegConfig, KASegImageProcessor, KASegModel
+from kaseg import KASegImageProcessor, KASegModel
 from kaseg.cli import app
 from kaseg.data import SCENES
 from kaseg.data.scenes import render_scene
@@ -19,7 +19,7 @@ from kaseg.export import ExportOptions, export_model
 from kaseg.export.static_demo import write_static_demo
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # importlib mode leaves it off the path
-from javascript_tools import MODULES, browse, chromium, serving
+from javascript_tools import MODULES, browse, chromium, serving, varied_model
 
 PACKAGE = MODULES / "onnxruntime-web"
 FILES = ["README.md", "app.js", "index.html", "model.onnx", "ort-wasm-simd-threaded.wasm", "ort.wasm.bundle.min.mjs"]
@@ -47,14 +47,7 @@ DROP = """(async () => {
 
 @pytest.fixture(scope="module")
 def model() -> KASegModel:
-    torch.manual_seed(0)
-    names = {"id2label": SCENES.id2label, "label2id": SCENES.label2id}
-    model = KASegModel(KASegConfig("test_resnet.r160_in1k", output_stride=32, head_channels=32, **names)).eval()
-    torch.nn.init.normal_(model.classifier.weight)
-    picture = KASegImageProcessor()(render_scene(0, 0)[0], return_tensors="pt")
-    with torch.no_grad():  # so that no class has it all
-        model.classifier.bias -= model(**picture).logits.mean(dim=(0, 2, 3))
-    return model
+    return varied_model({"id2label": SCENES.id2label, "label2id": SCENES.label2id})
 
 
 @pytest.fixture(scope="module")
