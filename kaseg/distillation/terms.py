@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import math
 import re
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 from kaseg.close_names import did_you_mean
 from kaseg.distillation import losses
 from kaseg.distillation.adapters import AffinityAdapter, FeatureAdapter, OrthogonalAdapter
+from kaseg.distillation.losses.base import MapLoss
 from kaseg.distillation.map_shape import MapShape
 from kaseg.pixels import VOID
 
@@ -46,49 +46,49 @@ class TermKind:
         adapter: Makes the module that carries the student's features to the teacher's channels; `None` where channels
             need not agree.
         always_adapted: Whether there is an adapter even where channels agree.
-        per_image: Whether it is a mean over images, each with its own denominator, and not over positions.
-        takes_labels: Whether it reads labels; it then leaves out void on its own.
-        takes_weights: Whether it can weigh positions.
-        takes_channels: Whether it is made for a number of channels, those of the teacher's map.
     """
 
-    loss: Callable[..., nn.Module]
+    loss: type[MapLoss]
     sources: tuple[str, ...]
     grid: str
     adapter: Callable[[int, int], nn.Module] | None = None
     always_adapted: bool = True
-    per_image: bool = False
-    takes_labels: bool = False
-    takes_weights: bool = False
-    takes_channels: bool = False
+
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        """Arguments of the loss by name."""
+        return inspect.signature(self.loss).parameters
+
+    def options(self) -> dict[str, Any]:
+        """Options of the term and their defaults."""
+        # A loss without an __init__ of its own shows that of nn.Module, whose arguments have no default.
+        # Void is 255 everywhere: terms count positions by it.
+        named = (p for p in self.parameters().values() if p.name != "ignore_index")
+        options = {p.name: p.default for p in named if p.default is not inspect.Parameter.empty}
+        return options | ({"source": self.sources[0]} if len(self.sources) > 1 else {})
 
 
 PAPER_TERMS = {
-    "adaptation": TermKind(losses.AdaptationLoss, ("code", "features"), "student", FeatureAdapter, takes_weights=True),
-    "affinity": TermKind(losses.AffinityLoss, ("code", "features"), "student", AffinityAdapter, per_image=True),
+    "adaptation": TermKind(losses.AdaptationLoss, ("code", "features"), "student", FeatureAdapter),
+    "affinity": TermKind(losses.AffinityLoss, ("code", "features"), "student", AffinityAdapter),
 }
 # What the adaptation term compares the code by; "position" is the paper's.
 ADAPTATION_FORMS = {
     "position": PAPER_TERMS["adaptation"],
-    "channel": dataclasses.replace(PAPER_TERMS["adaptation"], loss=losses.PearsonLoss),
-    "whitened": dataclasses.replace(
-        PAPER_TERMS["adaptation"], loss=losses.WhitenedLoss, adapter=OrthogonalAdapter, takes_channels=True
-    ),
+    "channel": TermKind(losses.PearsonLoss, ("code", "features"), "student", FeatureAdapter),
+    "whitened": TermKind(losses.WhitenedLoss, ("code", "features"), "student", OrthogonalAdapter),
 }
 # Grids: He et al. 2019 upsample the student's logits and features to the teacher's size for KD and FitNets; in CWD,
 # DIST, IFVD and AT maps have one size, and the choice is ours. Pairwise pools both to its nodes.
-RIVAL_TERMS = {
+BASELINE_TERMS = {
     "knowledge_distillation": TermKind(losses.KnowledgeDistillationLoss, ("logits",), "teacher"),
     "hint": TermKind(losses.HintLoss, ("features",), "teacher", regressor),
-    "attention_transfer": TermKind(losses.AttentionTransferLoss, ("features",), "student", per_image=True),
-    "pairwise": TermKind(losses.PairwiseLoss, ("features",), "own", per_image=True),
-    "channel_wise": TermKind(
-        losses.ChannelWiseLoss, ("logits", "features"), "teacher", regressor, always_adapted=False, per_image=True
-    ),
-    "intra_class": TermKind(losses.IntraClassLoss, ("features",), "student", takes_labels=True),
+    "attention_transfer": TermKind(losses.AttentionTransferLoss, ("features",), "student"),
+    "pairwise": TermKind(losses.PairwiseLoss, ("features",), "own"),
+    "channel_wise": TermKind(losses.ChannelWiseLoss, ("logits", "features"), "teacher", regressor, False),
+    "intra_class": TermKind(losses.IntraClassLoss, ("features",), "student"),
     "dist": TermKind(losses.DistLoss, ("logits",), "teacher"),
 }
-TERM_KINDS = PAPER_TERMS | RIVAL_TERMS | {adaptation_loss(form): kind for form, kind in ADAPTATION_FORMS.items()}
+TERM_KINDS = PAPER_TERMS | BASELINE_TERMS | {adaptation_loss(form): kind for form, kind in ADAPTATION_FORMS.items()}
 _NOT_OF_THE_LOSS = ("weight", "share", "source", "loss")
 
 
@@ -100,11 +100,11 @@ class DistillationTerm(nn.Module):
         kind ([`TermKind`]): How the loss is fed.
         weight (`float` or `"auto"`): Its weight in the total loss, or that it is set by its gradient.
         source (`str`): Which of `kind.sources` it reads.
-        loss (`nn.Module`): The loss.
+        loss ([`~kaseg.distillation.losses.base.MapLoss`]): The loss.
         student, teacher ([`MapShape`]): Channels and strides of the two maps that it compares.
         ignore_void (`bool`): Leave out positions whose label is void.
         class_weights (`Sequence[float]`, *optional*): Weigh each position by that of its label's class, and by 1 where
-            the label is void; kinds that do not take weights leave this alone.
+            the label is void; losses that do not take weights leave this alone.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class DistillationTerm(nn.Module):
         kind: TermKind,
         weight: float | str,
         source: str,
-        loss: nn.Module,
+        loss: MapLoss,
         student: MapShape,
         teacher: MapShape,
         ignore_void: bool = False,
@@ -125,7 +125,7 @@ class DistillationTerm(nn.Module):
         self.stride = teacher.stride if kind.grid == "teacher" else student.stride
         self.register_buffer("label_weights", None, persistent=False)
         self.label_weights: Tensor | None
-        if class_weights is not None and kind.takes_weights:
+        if class_weights is not None and loss.takes_weights:
             self.label_weights = weights_of_labels(class_weights, 0.0 if ignore_void else 1.0)
         adapts = kind.adapter is not None and source != "logits"
         self.adapter: nn.Module | None = None
@@ -135,7 +135,7 @@ class DistillationTerm(nn.Module):
 
     @property
     def needs_labels(self) -> bool:
-        return self.kind.takes_labels or self.ignore_void or self.label_weights is not None
+        return self.loss.takes_labels or self.ignore_void or self.label_weights is not None
 
     def grid(self, image_size: Sequence[int]) -> tuple[int, int]:
         """Height and width of the map on which the term is taken, for images of `image_size` (height, width) pixels."""
@@ -164,7 +164,7 @@ class DistillationTerm(nn.Module):
             at_maps = (labels_at(labels, feature_map.shape[-2:]).ne(VOID) for feature_map in (student, teacher))
             return self.loss(student, teacher, *at_maps)
         at_grid = labels_at(labels, size)
-        if self.kind.takes_labels:
+        if self.loss.takes_labels:
             return self.loss(student, teacher, at_grid)
         if self.label_weights is not None:
             return self.loss(student, teacher, self.label_weights[at_grid.long()])
@@ -180,7 +180,7 @@ class DistillationTerm(nn.Module):
             labels (`Tensor` of shape `(B, H, W)`): Labels of the batch, of the images' size.
         """
         size = self.grid(labels.shape[-2:])
-        if self.kind.per_image:
+        if self.loss.per_image:
             return labels.new_full((), len(labels))
         if self.label_weights is not None:
             return self.label_weights[labels_at(labels, size).long()].sum()
@@ -205,12 +205,12 @@ def labels_at(labels: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
 
 
 def parse_losses(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Rival losses by name with their weight and options, checked and in one form.
+    """Baseline losses by name with their weight and options, checked and in one form.
 
     Args:
-        settings (`Mapping`): Name -> weight, or name -> `{"weight": 3.0, option: value}`; the names are those of
-            `RIVAL_TERMS`, the options the arguments of the loss and, where it can read several, `source`. A weight is
-            a number or `"auto"`, beside which `share` may stand (see [`~kaseg.distillation.balance.GradientBalance`]).
+        settings (`Mapping`): Name -> weight, or name -> `{"weight": 3.0, option: value}`. Names are those of
+            `BASELINE_TERMS`, options the arguments of the loss and, where it can read several, `source`. A weight is a
+            number or `"auto"`, beside which `share` may stand (see [`~kaseg.distillation.balance.GradientBalance`]).
             To have one loss twice, with other options, give the second a name of its own and the `loss` it is:
             `{"on_features": {"loss": "channel_wise", "weight": 50.0, "source": "features"}}`.
 
@@ -228,8 +228,8 @@ def parse_losses(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for name, given in settings.items():
         where = f"distillation_losses: {name}"
         options = dict(given) if isinstance(given, Mapping) else {"weight": given}
-        kind = _rival(name, options)
-        known = {"weight": 1.0, "share": 1.0, "loss": kind, **_options(RIVAL_TERMS[kind])}
+        kind = _baseline(name, options)
+        known = {"weight": 1.0, "share": 1.0, "loss": kind, **BASELINE_TERMS[kind].options()}
         for option in options:
             if option not in known:
                 raise ValueError(f"{where}: unknown option {option!r}.{_did_you_mean(option, known)}")
@@ -250,19 +250,19 @@ def parse_losses(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return parsed
 
 
-def _rival(name: Any, options: Mapping[str, Any]) -> str:
-    """Which of `RIVAL_TERMS` an entry is: what its `loss` says, or its name."""
+def _baseline(name: Any, options: Mapping[str, Any]) -> str:
+    """Which of `BASELINE_TERMS` an entry is: what its `loss` says, or its name."""
     kind, own = str(options.get("loss", name)), str(name)
     for given in (own, kind):
         if given in PAPER_TERMS:
             raise ValueError(
                 f"distillation_losses: {name}: {given} is one of the paper's own terms: set {given}_weight instead."
             )
-    if kind not in RIVAL_TERMS:
+    if kind not in BASELINE_TERMS:
         where = "distillation_losses:" if kind == own else f"distillation_losses: {name}:"
-        raise ValueError(f"{where} unknown loss {kind!r}.{_did_you_mean(kind, RIVAL_TERMS)}")
+        raise ValueError(f"{where} unknown loss {kind!r}.{_did_you_mean(kind, BASELINE_TERMS)}")
     # It is the name of a module and of a line in the logs.
-    taken = (own in RIVAL_TERMS and kind != own) or own == "cross_entropy" or hasattr(nn.ModuleDict(), own)
+    taken = (own in BASELINE_TERMS and kind != own) or own == "cross_entropy" or hasattr(nn.ModuleDict(), own)
     if taken or not re.fullmatch(r"[A-Za-z]\w*", own):
         raise ValueError(
             f"distillation_losses: {name!r} cannot be the name of a {kind} loss: take letters, digits and _, and no "
@@ -316,7 +316,7 @@ def build_terms(
     for name, options in settings.items():
         if options["weight"]:
             kind, source = _kind(name, options), _source(name, options)
-            channels = {"channels": teacher[source].channels} if kind.takes_channels else {}
+            channels = {"channels": teacher[source].channels} if "channels" in kind.parameters() else {}
             terms[name] = DistillationTerm(
                 name,
                 kind,
@@ -345,17 +345,7 @@ def _source(name: str, options: Mapping[str, Any]) -> str:
     return options.get("source", _kind(name, options).sources[0])
 
 
-def _options(kind: TermKind) -> dict[str, Any]:
-    """Options of a kind of term and their defaults."""
-    parameters = inspect.signature(kind.loss).parameters.values()
-    # A loss without an __init__ of its own shows that of nn.Module, whose arguments have no default.
-    # Void is 255 everywhere: terms count positions by it.
-    named = (p for p in parameters if p.name != "ignore_index")
-    options = {p.name: p.default for p in named if p.default is not inspect.Parameter.empty}
-    return options | ({"source": kind.sources[0]} if len(kind.sources) > 1 else {})
-
-
-def _build_loss(name: str, options: Mapping[str, Any]) -> nn.Module:
+def _build_loss(name: str, options: Mapping[str, Any]) -> MapLoss:
     kind, source = _kind(name, options), _source(name, options)
     if source not in kind.sources:
         raise ValueError(f"distillation_losses: {name}: source must be one of {kind.sources}, got {source!r}.")

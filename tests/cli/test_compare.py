@@ -6,7 +6,7 @@ import pytest
 import typer
 
 from kaseg.cli.compare import read_comparison
-from kaseg.distillation.terms import RIVAL_TERMS
+from kaseg.distillation.terms import BASELINE_TERMS
 from kaseg.experiments.comparison import _arguments
 from kaseg.model_card.settings import loss_weights
 
@@ -58,7 +58,7 @@ def test_families_that_we_ship_can_be_run(file: Path, tmp_path) -> None:
     if file.stem == "camvid":
         entries = [entry for run in runs for entry in run.fields.get("distillation_losses", {}).items()]
         of = {options.get("loss", name) if isinstance(options, dict) else name for name, options in entries}
-        assert of == set(RIVAL_TERMS)
+        assert of == set(BASELINE_TERMS)
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from kaseg.distillation.losses import AdaptationLoss, AffinityLoss, HintLoss
 from kaseg.distillation.map_shape import MapShape
 from kaseg.distillation.terms import (
     ADAPTATION_FORMS,
+    BASELINE_TERMS,
     PAPER_TERMS,
-    RIVAL_TERMS,
     DistillationTerm,
     adaptation_loss,
     build_terms,
@@ -126,7 +126,7 @@ class TestAdapters:
 
 class TestGrids:
     @pytest.mark.parametrize("ignore_void", [False, True])
-    @pytest.mark.parametrize("name", RIVAL_TERMS)
+    @pytest.mark.parametrize("name", BASELINE_TERMS)
     def test_maps_meet(self, name: str, ignore_void: bool) -> None:
         term = _term(name, 5, 5, ignore_void=ignore_void)
         student = torch.randn(2, 5, 4, 6, requires_grad=True)
@@ -135,7 +135,7 @@ class TestGrids:
         term.loss.register_forward_pre_hook(lambda module, args: seen.extend(tuple(a.shape[-2:]) for a in args[:2]))
         term(student, teacher, (64, 96), torch.randint(0, 3, (2, 64, 96))).backward()
         assert student.grad.any()
-        kind = RIVAL_TERMS[name].grid
+        kind = BASELINE_TERMS[name].grid
         expected = {"student": [(4, 6)] * 2, "teacher": [(16, 24)] * 2, "own": [(4, 6), (16, 24)]}[kind]
         assert seen == expected
         assert kind == "own" or term.grid((64, 96)) == expected[0]
@@ -172,7 +172,7 @@ class TestGrids:
 class TestCounts:
     """Values weighted by counts are the value of the whole, however unevenly void is spread."""
 
-    @pytest.mark.parametrize("name", [name for name in RIVAL_TERMS if name != "dist"])
+    @pytest.mark.parametrize("name", [name for name in BASELINE_TERMS if name != "dist"])
     @pytest.mark.parametrize("ignore_void", [False, True])
     def test_parts_make_the_whole(self, name: str, ignore_void: bool) -> None:
         torch.manual_seed(0)

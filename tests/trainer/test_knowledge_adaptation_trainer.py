@@ -21,7 +21,7 @@ from kaseg import (
 from kaseg.data import load_segmentation_dataset
 from kaseg.distillation import FeatureAutoencoder, FeatureAutoencoderConfig, TeacherAdapter
 from kaseg.distillation.losses import AdaptationLoss, AffinityLoss, KnowledgeDistillationLoss
-from kaseg.distillation.terms import RIVAL_TERMS
+from kaseg.distillation.terms import BASELINE_TERMS
 from kaseg.trainer.autoencoder_trainer import AutoencoderTrainer, autoencoder_arguments
 
 
@@ -299,7 +299,7 @@ ALONE = {"adaptation_weight": 0.0, "affinity_weight": 0.0}
 
 class TestRivals:
     def test_every_loss_at_once_teaches_the_student_and_never_the_teacher(self, tmp_path) -> None:
-        losses = {name: 1.0 + index for index, name in enumerate(RIVAL_TERMS)}
+        losses = {name: 1.0 + index for index, name in enumerate(BASELINE_TERMS)}
         teacher = make_teacher()
         trainer = _trainer(
             tmp_path, teacher=teacher, autoencoder=_autoencoder(), max_steps=2, distillation_losses=losses
@@ -316,7 +316,7 @@ class TestRivals:
             total += entry["distillation/affinity"] + sum(w * entry[f"distillation/{n}"] for n, w in losses.items())
             assert entry["loss"] == pytest.approx(total, rel=1e-3)
 
-    @pytest.mark.parametrize("name", RIVAL_TERMS)
+    @pytest.mark.parametrize("name", BASELINE_TERMS)
     def test_alone_it_needs_no_autoencoder_and_its_gradient_reaches_the_student(self, tmp_path, name: str) -> None:
         trainer = _trainer(tmp_path, **ALONE, distillation_losses={name: 1.0})
         batch = next(iter(trainer.get_train_dataloader()))
@@ -400,7 +400,7 @@ class TestRivals:
                 ignore_void_positions=True,
                 class_weights=[0.3, 2.0],
                 distillation_class_weights=True,
-                distillation_losses={name: 1.0 for name in RIVAL_TERMS if name != "dist"},
+                distillation_losses={name: 1.0 for name in BASELINE_TERMS if name != "dist"},
                 per_device_train_batch_size=batch,
                 gradient_accumulation_steps=accumulation,
                 max_steps=1,

@@ -22,7 +22,7 @@ from kaseg import (
     SegmentationConfig,
     SegmentationTrainer,
 )
-from kaseg.distillation.terms import RIVAL_TERMS
+from kaseg.distillation.terms import BASELINE_TERMS
 
 GLOBAL_BATCH, STEPS = 4, 4
 WEIGHTS = ("model.safetensors", "adapters.safetensors", "autoencoder/model.safetensors")
@@ -83,7 +83,8 @@ def as_one(output_dir: str, stop: int, leader: str | None = None, unlabelled: bo
         distillation_class_weights=True,
         autoencoder_classifier_weight=1.0,
         autoencoder_class_weights=True,
-        distillation_losses={name: 1.0 for name in RIVAL_TERMS if name != "dist"} | {"knowledge_distillation": "auto"},
+        distillation_losses={name: 1.0 for name in BASELINE_TERMS if name != "dist"}
+        | {"knowledge_distillation": "auto"},
         balanced_every=2,
         ema_decay=0.5,
     )
@@ -194,7 +195,7 @@ def test_losses_are_those_of_one_process(runs, stage: str) -> None:
     one, two = (_logs(runs[processes] / stage) for processes in (1, 2))
     assert len(one) == len(two) == (3 if stage == "autoencoder" else STEPS)
     terms = {key for key in one[0] if "/" in key}
-    assert len(terms) == (3 if stage == "autoencoder" else 3 + len(RIVAL_TERMS))  # a weight, too
+    assert len(terms) == (3 if stage == "autoencoder" else 3 + len(BASELINE_TERMS))  # a weight, too
     for first, second in zip(one, two, strict=True):
         for key in ("loss", *terms):
             assert second[key] == pytest.approx(first[key], rel=2e-4, abs=1e-5), key

@@ -1,4 +1,4 @@
-"""Losses of knowledge adaptation and of rival methods, one file each."""
+"""Losses of knowledge adaptation and of the baselines that it is compared with, one file each."""
 
 from __future__ import annotations
 

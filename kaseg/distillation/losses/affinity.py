@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kaseg.distillation.losses.adaptation import check_pair, inverse_norms, working_precision
+from kaseg.distillation.losses.base import MapLoss, inverse_norms, require_positive, without_autocast
 
 # Below this many positions per channel the plain m x m matrix takes less time than the c x c form, and no more memory.
 PLAIN_POSITIONS_PER_CHANNEL = 3
 
 
-class AffinityLoss(nn.Module):
+class AffinityLoss(MapLoss):
     r"""Distance between the affinity matrices of student and teacher (`L_aff` of He et al. 2019).
 
     With `s_i`, `t_i` the vectors of `c` channels at position `i` of one image with `m` positions that count,
@@ -40,7 +40,8 @@ class AffinityLoss(nn.Module):
             vector has affinity 0 with every position, and the gradient stays bounded.
         squared_rows (`bool`, defaults to `False`): sum the squared row lengths instead (our choice, for sweeps).
 
-    Shapes: student and teacher `(B, c, h, w)`, mask `(B, h, w)` of bool, result `()` in float32 (float64 for float64).
+    Shapes: student `C_a(Phi_s)` and teacher `E(Phi_t)` `(B, c, h, w)`, mask `(B, h, w)` of bool: positions that count
+    as rows and as columns, `m` being their number in each image; result `()`.
 
     Example:
         >>> import torch
@@ -50,39 +51,21 @@ class AffinityLoss(nn.Module):
         (torch.Size([]), 0.0)
     """
 
+    per_image = True
+
     def __init__(self, eps: float = 1e-4, squared_rows: bool = False) -> None:
         super().__init__()
-        if eps <= 0:
-            raise ValueError(f"eps must be positive, got {eps}")
+        require_positive(eps=eps)
         self.eps, self.squared_rows = eps, squared_rows
 
-    def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Computes the loss in float32 whatever the input type or autocast (float64 in, float64 out).
-
-        Args:
-            student (`Tensor` of shape `(B, c, h, w)`): `C_a(Phi_s)`, the student's adapted map.
-            teacher (`Tensor` of shape `(B, c, h, w)`): `E(Phi_t)`, the teacher's code.
-            mask (`Tensor` of shape `(B, h, w)` and type bool, *optional*): positions that count, both as rows and as
-                columns; `m` is their number in each image. An image with none contributes 0.
-
-        Raises:
-            ValueError: if the shapes do not fit, naming them, or the mask is not of bool.
-        """
-        check_pair(student, teacher, mask)
-        with torch.amp.autocast(student.device.type, enabled=False):
-            # A masked position becomes a zero vector, whose row and column are zero on both sides.
-            student = working_precision(student, mask).flatten(2)
-            teacher = working_precision(teacher, mask).flatten(2)
-            inverse_student, inverse_teacher = inverse_norms(student, 2, self.eps), inverse_norms(teacher, 2, self.eps)
-            difference = _unit_difference(student, teacher, inverse_student, inverse_teacher)
-            rows = _RowLengths.apply(
-                student * inverse_student, teacher * inverse_teacher, difference, self.squared_rows
-            ).sum(1)
-            positions = student.shape[2] if mask is None else mask.flatten(1).sum(1).clamp(min=1)
-            return (rows / (positions**2 if self.squared_rows else positions)).mean()
-
-    def extra_repr(self) -> str:
-        return f"eps={self.eps}, squared_rows={self.squared_rows}"
+    def compare(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+        # A masked position is a zero vector, whose row and column are zero on both sides.
+        student, teacher = student.flatten(2), teacher.flatten(2)
+        inverse_student, inverse_teacher = inverse_norms(student, 2, self.eps), inverse_norms(teacher, 2, self.eps)
+        difference = _unit_difference(student, teacher, inverse_student, inverse_teacher)
+        rows = _RowLengths.apply(student * inverse_student, teacher * inverse_teacher, difference, self.squared_rows)
+        positions = student.shape[2] if mask is None else mask.flatten(1).sum(1).clamp(min=1)
+        return (rows.sum(1) / (positions**2 if self.squared_rows else positions)).mean()
 
 
 @torch.no_grad()
@@ -148,7 +131,7 @@ class _RowLengths(torch.autograd.Function):
             raise RuntimeError("AffinityLoss has no second derivative: call backward without create_graph=True")
         total, difference, weights, *saved = ctx.saved_tensors
         grads: list[Tensor | None] = [None] * 4
-        with torch.amp.autocast(total.device.type, enabled=False):
+        with without_autocast(total):
             weights = weights * grad_lengths
             for side, sign in enumerate((1, -1)):
                 if not ctx.needs_input_grad[side]:

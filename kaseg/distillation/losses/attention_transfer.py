@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from kaseg.distillation.losses.adaptation import check_pair, working_precision
+from kaseg.distillation.losses.base import MapLoss
 
 
-class AttentionTransferLoss(nn.Module):
-    r"""Distance between normalised activation maps (AT, Zagoruyko and Komodakis, ICLR 2017).
+class AttentionTransferLoss(MapLoss):
+    r"""Distance between normalized activation maps (AT, Zagoruyko and Komodakis, ICLR 2017).
 
     With `x_bi` the vector of channels at position `i` of image `b` with `m` positions that count,
 
@@ -23,8 +22,7 @@ class AttentionTransferLoss(nn.Module):
     Invariances: the scale of either map, image by image, and rotations of its channels change nothing; student and
     teacher may have different numbers of channels.
 
-    Shapes: student `(B, c_s, h, w)`, teacher `(B, c_t, h, w)`, mask `(B, h, w)` of bool, result `()` in float32
-    (float64 for float64).
+    Shapes: student `(B, c_s, h, w)`, teacher `(B, c_t, h, w)`, mask `(B, h, w)` of bool, result `()`.
 
     Example:
         >>> import torch
@@ -35,23 +33,13 @@ class AttentionTransferLoss(nn.Module):
         (True, True)
     """
 
-    def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Computes the loss in float32 whatever the input type or autocast (float64 in, float64 out).
+    same_channels = False
+    per_image = True
 
-        Args:
-            student (`Tensor` of shape `(B, c_s, h, w)`): the student's map.
-            teacher (`Tensor` of shape `(B, c_t, h, w)`): the teacher's map.
-            mask (`Tensor` of shape `(B, h, w)` and type bool, *optional*): positions that count; `m` is their number in
-                each image. An image with none contributes 0.
-
-        Raises:
-            ValueError: if the shapes do not fit, naming them, or the mask is not of bool.
-        """
-        check_pair(student, teacher, mask, same_channels=False)
-        with torch.amp.autocast(student.device.type, enabled=False):
-            difference = _attention(working_precision(student, mask)) - _attention(working_precision(teacher, mask))
-            positions = difference.shape[1] if mask is None else mask.flatten(1).sum(1).clamp(min=1)
-            return (difference.square().sum(1) / positions).mean()
+    def compare(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+        difference = _attention(student) - _attention(teacher)
+        positions = difference.shape[1] if mask is None else mask.flatten(1).sum(1).clamp(min=1)
+        return (difference.square().sum(1) / positions).mean()
 
 
 def _attention(features: Tensor) -> Tensor:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from kaseg.distillation.losses.adaptation import check_pair, working_precision
+from kaseg.distillation.losses.base import MapLoss, require_positive
 
 
-class ChannelWiseLoss(nn.Module):
+class ChannelWiseLoss(MapLoss):
     r"""Kullback-Leibler divergence between the channels' distributions over space (CWD, Shu et al., ICCV 2021).
 
     With `x_bki` channel `k` at position `i` of image `b`,
@@ -21,12 +21,13 @@ class ChannelWiseLoss(nn.Module):
     the mean over images is its code's.
 
     Invariances: adding a number to a whole channel of an image, on either side, changes nothing; neither does permuting
-    positions or channels on both sides. (KD normalises over classes at a position, this over positions in a channel.)
+    positions or channels on both sides. (KD normalizes over classes at a position, this over positions in a channel.)
 
     Args:
         temperature (`float`, defaults to 4.0): T, positive.
 
-    Shapes: student and teacher `(B, C, h, w)`, mask `(B, h, w)` of bool, result `()` in float32 (float64 for float64).
+    Shapes: student and teacher (logits, or maps of the same channels) `(B, C, h, w)`, mask `(B, h, w)` of bool: the
+    positions that distributions run over; result `()`.
 
     Example:
         >>> import torch
@@ -37,35 +38,21 @@ class ChannelWiseLoss(nn.Module):
         (True, True)
     """
 
+    per_image = True
+
     def __init__(self, temperature: float = 4.0) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
+        require_positive(temperature=temperature)
         self.temperature = temperature
 
-    def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Computes the loss in float32 whatever the input type or autocast (float64 in, float64 out).
-
-        Args:
-            student, teacher (`Tensor` of shape `(B, C, h, w)`): logits, or maps of the same channels.
-            mask (`Tensor` of shape `(B, h, w)` and type bool, *optional*): positions over which the distributions run.
-                An image with none contributes 0.
-
-        Raises:
-            ValueError: if the shapes do not fit, naming them, or the mask is not of bool.
-        """
-        check_pair(student, teacher, mask)
-        with torch.amp.autocast(student.device.type, enabled=False):
-            log_student, log_teacher = (self._log_distribution(features, mask) for features in (student, teacher))
-            total = F.kl_div(log_student, log_teacher, reduction="sum", log_target=True)
-            return self.temperature**2 * total / (student.shape[0] * student.shape[1])
+    def compare(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+        log_student, log_teacher = (self._log_distribution(features, mask) for features in (student, teacher))
+        total = F.kl_div(log_student, log_teacher, reduction="sum", log_target=True)
+        return self.temperature**2 * total / (student.shape[0] * student.shape[1])
 
     def _log_distribution(self, features: Tensor, mask: Tensor | None) -> Tensor:
-        features = working_precision(features, mask) / self.temperature
+        features = features / self.temperature
         if mask is not None:
             # The lowest finite number: its probability is exactly 0, and an image of nothing else does not give nan.
             features = features.masked_fill(~mask.unsqueeze(1), torch.finfo(features.dtype).min)
         return features.flatten(2).log_softmax(2)
-
-    def extra_repr(self) -> str:
-        return f"temperature={self.temperature}"

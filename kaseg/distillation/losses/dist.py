@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kaseg.distillation.losses.adaptation import check_pair, working_precision
+from kaseg.distillation.losses.base import MapLoss
 
 
-class DistLoss(nn.Module):
+class DistLoss(MapLoss):
     r"""One minus Pearson's correlation of class probabilities (DIST, Huang et al., NeurIPS 2022).
 
     With `P`, `Q` the softmax of the student's and the teacher's logits as matrices of `N` positions (of the whole
@@ -31,7 +31,7 @@ class DistLoss(nn.Module):
         beta (`float`, defaults to 1.0): weight of `L_inter`.
         gamma (`float`, defaults to 1.0): weight of `L_intra`.
 
-    Shapes: student and teacher `(B, C, h, w)`, mask `(B, h, w)` of bool, result `()` in float32 (float64 for float64).
+    Shapes: logits of student and teacher `(B, C, h, w)`, mask `(B, h, w)` of bool, result `()`.
 
     Example:
         >>> import torch
@@ -48,32 +48,14 @@ class DistLoss(nn.Module):
             raise ValueError(f"beta and gamma must not be negative, got beta={beta} and gamma={gamma}")
         self.beta, self.gamma = beta, gamma
 
-    def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Computes the loss in float32 whatever the input type or autocast (float64 in, float64 out).
-
-        Args:
-            student, teacher (`Tensor` of shape `(B, C, h, w)`): logits.
-            mask (`Tensor` of shape `(B, h, w)` and type bool, *optional*): positions that count; with none at all the
-                loss is 0.
-
-        Raises:
-            ValueError: if the shapes do not fit, naming them, or the mask is not of bool.
-        """
-        check_pair(student, teacher, mask)
-        with torch.amp.autocast(student.device.type, enabled=False):
-            first, second = (
-                working_precision(logits, mask).softmax(1).permute(0, 2, 3, 1).flatten(0, 2)
-                for logits in (student, teacher)
-            )
-            counts = first.new_ones(len(first)) if mask is None else mask.flatten().to(first)
-            number = counts.sum().clamp(min=1)
-            inter = (counts * (1 - _correlation(first, second, torch.ones_like(first), 1))).sum() / number
-            weights = counts.unsqueeze(1).expand_as(first)
-            intra = (1 - _correlation(first, second, weights, 0)).mean() * (counts.sum() > 0)
-            return self.beta * inter + self.gamma * intra
-
-    def extra_repr(self) -> str:
-        return f"beta={self.beta}, gamma={self.gamma}"
+    def compare(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+        first, second = (logits.softmax(1).permute(0, 2, 3, 1).flatten(0, 2) for logits in (student, teacher))
+        counts = first.new_ones(len(first)) if mask is None else mask.flatten().to(first)
+        number = counts.sum().clamp(min=1)
+        inter = (counts * (1 - _correlation(first, second, torch.ones_like(first), 1))).sum() / number
+        weights = counts.unsqueeze(1).expand_as(first)
+        intra = (1 - _correlation(first, second, weights, 0)).mean() * (counts.sum() > 0)
+        return self.beta * inter + self.gamma * intra
 
 
 def _correlation(first: Tensor, second: Tensor, weights: Tensor, dim: int) -> Tensor:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kaseg.distillation.losses.adaptation import check_pair, working_precision
+from kaseg.distillation.losses.base import MapLoss
 
 
-class HintLoss(nn.Module):
+class HintLoss(MapLoss):
     r"""Squared distance between the student's regressed map and the teacher's (FitNets, Romero et al., ICLR 2015).
 
     With `s_bi`, `t_bi` the vectors of `c` channels at position `i` of image `b`,
@@ -22,7 +21,7 @@ class HintLoss(nn.Module):
     Invariances: moving both maps by one vector, or rotating the channels of both alike, changes nothing; scaling both
     by `k` scales the loss by `k^2`, so the weight depends on the scale of the teacher's map.
 
-    Shapes: student and teacher `(B, c, h, w)`, mask `(B, h, w)` of bool, result `()` in float32 (float64 for float64).
+    Shapes: student and teacher `(B, c, h, w)`, mask `(B, h, w)` of bool, result `()`.
 
     Example:
         >>> import torch
@@ -32,21 +31,8 @@ class HintLoss(nn.Module):
         0.25
     """
 
-    def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Computes the loss in float32 whatever the input type or autocast (float64 in, float64 out).
-
-        Args:
-            student (`Tensor` of shape `(B, c, h, w)`): the student's map behind the regressor.
-            teacher (`Tensor` of shape `(B, c, h, w)`): the teacher's map.
-            mask (`Tensor` of shape `(B, h, w)` and type bool, *optional*): positions that count. The mean is then over
-                those of the whole batch; with none at all the loss is 0.
-
-        Raises:
-            ValueError: if the shapes do not fit, naming them, or the mask is not of bool.
-        """
-        check_pair(student, teacher, mask)
-        with torch.amp.autocast(student.device.type, enabled=False):
-            total = (working_precision(student, mask) - working_precision(teacher, mask)).square().sum()
-            if mask is None:
-                return total / student.numel()
-            return total / (student.shape[1] * mask.sum().clamp(min=1))
+    def compare(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+        total = (student - teacher).square().sum()
+        if mask is None:
+            return total / student.numel()
+        return total / (student.shape[1] * mask.sum().clamp(min=1))

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kaseg.distillation.losses.adaptation import check_pair, inverse_norms, working_precision
+from kaseg.distillation.losses.base import (
+    MapLoss,
+    check_pair,
+    inverse_norms,
+    require_positive,
+    without_autocast,
+    working_precision,
+)
 
 
-class IntraClassLoss(nn.Module):
+class IntraClassLoss(MapLoss):
     r"""Squared difference of the pixels' similarities to their class centres (IFVD, Wang et al., ECCV 2020).
 
     With `x_bi` the vector of channels and `y_bi` the label at position `i` of image `b`,
@@ -28,8 +35,7 @@ class IntraClassLoss(nn.Module):
         ignore_index (`int`, defaults to 255): Void. Labels lie in 0 to 255.
         eps (`float`, defaults to 1e-4): length below which a vector counts as zero, in units of the features.
 
-    Shapes: student `(B, c_s, h, w)`, teacher `(B, c_t, h, w)`, labels `(B, h, w)` int64, result `()` in float32
-    (float64 for float64).
+    Shapes: student `(B, c_s, h, w)`, teacher `(B, c_t, h, w)`, labels `(B, h, w)` int64, result `()`.
 
     Example:
         >>> import torch
@@ -41,27 +47,19 @@ class IntraClassLoss(nn.Module):
         (True, True)
     """
 
+    takes_labels = True
+    same_channels = False
+
     def __init__(self, ignore_index: int = 255, eps: float = 1e-4) -> None:
         super().__init__()
-        if eps <= 0:
-            raise ValueError(f"eps must be positive, got {eps}")
+        require_positive(eps=eps)
         self.ignore_index, self.eps = ignore_index, eps
 
-    def forward(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-        """Computes the loss in float32 whatever the input type or autocast (float64 in, float64 out).
-
-        Args:
-            student (`Tensor` of shape `(B, c_s, h, w)`): the student's map.
-            teacher (`Tensor` of shape `(B, c_t, h, w)`): the teacher's map.
-            labels (`Tensor` of shape `(B, h, w)` and type int64): classes and void at the maps' grid. With void alone
-                the loss is 0.
-
-        Raises:
-            ValueError: if the shapes do not fit, naming them.
-        """
+    def forward(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:  # type: ignore[override]
+        """As in [`~kaseg.distillation.losses.base.MapLoss`], with labels at the maps' grid in place of a mask."""
         mask = labels.ne(self.ignore_index)
-        check_pair(student, teacher, mask, same_channels=False)
-        with torch.amp.autocast(student.device.type, enabled=False):
+        check_pair(student, teacher, mask, self.same_channels)
+        with without_autocast(student):
             image = torch.arange(len(labels), device=labels.device).view(-1, 1, 1)
             group = (256 * image + labels).flatten()
             student, teacher = (self._similarities(working_precision(x, mask), group) for x in (student, teacher))
@@ -76,6 +74,3 @@ class IntraClassLoss(nn.Module):
         centres = centres / counts.clamp(min=1).unsqueeze(1)
         centres = centres * inverse_norms(centres, 2, self.eps)
         return (vectors * inverse_norms(vectors, 2, self.eps) * centres[group]).sum(1)
-
-    def extra_repr(self) -> str:
-        return f"ignore_index={self.ignore_index}, eps={self.eps}"

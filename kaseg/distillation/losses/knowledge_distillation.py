@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from kaseg.distillation.losses.adaptation import check_pair, working_precision
+from kaseg.distillation.losses.base import MapLoss, require_positive
 
 
-class KnowledgeDistillationLoss(nn.Module):
+class KnowledgeDistillationLoss(MapLoss):
     r"""Kullback-Leibler divergence between softened class probabilities (Hinton et al., arXiv 1503.02531, 2015).
 
     With `s_bi`, `t_bi` the logits of `C` classes at position `i` of image `b`,
@@ -27,7 +26,7 @@ class KnowledgeDistillationLoss(nn.Module):
     Args:
         temperature (`float`, defaults to 4.0): T, positive.
 
-    Shapes: student and teacher `(B, C, h, w)`, mask `(B, h, w)` of bool, result `()` in float32 (float64 for float64).
+    Shapes: logits of student and teacher `(B, C, h, w)`, mask `(B, h, w)` of bool, result `()`.
 
     Example:
         >>> import torch
@@ -40,30 +39,12 @@ class KnowledgeDistillationLoss(nn.Module):
 
     def __init__(self, temperature: float = 4.0) -> None:
         super().__init__()
-        if temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
+        require_positive(temperature=temperature)
         self.temperature = temperature
 
-    def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Computes the loss in float32 whatever the input type or autocast (float64 in, float64 out).
-
-        Args:
-            student, teacher (`Tensor` of shape `(B, C, h, w)`): logits.
-            mask (`Tensor` of shape `(B, h, w)` and type bool, *optional*): positions that count. The mean is then over
-                those of the whole batch; with none at all the loss is 0.
-
-        Raises:
-            ValueError: if the shapes do not fit, naming them, or the mask is not of bool.
-        """
-        check_pair(student, teacher, mask)
-        with torch.amp.autocast(student.device.type, enabled=False):
-            # Logits of a masked position become zero on both sides, whose divergence is zero.
-            log_student, log_teacher = (
-                (working_precision(logits, mask) / self.temperature).log_softmax(1) for logits in (student, teacher)
-            )
-            total = F.kl_div(log_student, log_teacher, reduction="sum", log_target=True)
-            positions = student.numel() // student.shape[1] if mask is None else mask.sum().clamp(min=1)
-            return self.temperature**2 * total / positions
-
-    def extra_repr(self) -> str:
-        return f"temperature={self.temperature}"
+    def compare(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+        # Logits of a masked position are zero on both sides, whose divergence is zero.
+        log_student, log_teacher = ((logits / self.temperature).log_softmax(1) for logits in (student, teacher))
+        total = F.kl_div(log_student, log_teacher, reduction="sum", log_target=True)
+        positions = student.numel() // student.shape[1] if mask is None else mask.sum().clamp(min=1)
+        return self.temperature**2 * total / positions

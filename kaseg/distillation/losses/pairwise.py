@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from kaseg.distillation.losses.adaptation import check_mask, inverse_norms, working_precision
+from kaseg.distillation.losses.base import (
+    MapLoss,
+    check_mask,
+    inverse_norms,
+    require_positive,
+    without_autocast,
+    working_precision,
+)
 
 
-class PairwiseLoss(nn.Module):
+class PairwiseLoss(MapLoss):
     r"""Squared difference of region similarities (pair-wise part of SKD, Liu et al., CVPR 2019).
 
     Each map is max-pooled to a grid of `nodes x nodes`. With `f_i` the vector of channels of node `i` of an image with
@@ -30,8 +37,7 @@ class PairwiseLoss(nn.Module):
         nodes (`int`, defaults to 2): nodes along each side of the grid; `n^2` similarities are formed.
         eps (`float`, defaults to 1e-4): length below which a vector counts as zero, in units of the features.
 
-    Shapes: student `(B, c_s, h_s, w_s)`, teacher `(B, c_t, h_t, w_t)`, masks `(B, h, w)` of bool for each, result `()`
-    in float32 (float64 for float64).
+    Shapes: student `(B, c_s, h_s, w_s)`, teacher `(B, c_t, h_t, w_t)`, masks `(B, h, w)` of bool for each, result `()`.
 
     Example:
         >>> import torch
@@ -42,30 +48,20 @@ class PairwiseLoss(nn.Module):
         (True, True)
     """
 
+    per_image = True
+
     def __init__(self, nodes: int = 2, eps: float = 1e-4) -> None:
         super().__init__()
         if nodes < 2:
             raise ValueError(f"nodes must be at least 2, got {nodes}")
-        if eps <= 0:
-            raise ValueError(f"eps must be positive, got {eps}")
+        require_positive(eps=eps)
         self.nodes, self.eps = nodes, eps
 
     def forward(
         self, student: Tensor, teacher: Tensor, mask: Tensor | None = None, teacher_mask: Tensor | None = None
     ) -> Tensor:
-        """Computes the loss in float32 whatever the input type or autocast (float64 in, float64 out).
-
-        Args:
-            student (`Tensor` of shape `(B, c_s, h_s, w_s)`): the student's map.
-            teacher (`Tensor` of shape `(B, c_t, h_t, w_t)`): the teacher's map.
-            mask (`Tensor` of shape `(B, h_s, w_s)` and type bool, *optional*): positions of the student's map that
-                count. A node without any does not exist. An image without nodes contributes 0.
-            teacher_mask (`Tensor` of shape `(B, h_t, w_t)` and type bool, *optional*): the same for the teacher's map;
-                `mask` if that fits it. A node must exist on both sides.
-
-        Raises:
-            ValueError: if the shapes do not fit, naming them, or a mask is not of bool.
-        """
+        """As in [`~kaseg.distillation.losses.base.MapLoss`], with a mask for each map; that of the student serves both
+        where it fits. A node exists where positions of both maps count, and an image without nodes contributes 0."""
         if student.ndim != 4 or teacher.ndim != 4 or len(student) != len(teacher):
             raise ValueError(
                 "student and teacher must have shapes (B, c, h, w) with the same B, "
@@ -74,7 +70,7 @@ class PairwiseLoss(nn.Module):
         teacher_mask = mask if teacher_mask is None else teacher_mask
         check_mask(student, mask)
         check_mask(teacher, teacher_mask)
-        with torch.amp.autocast(student.device.type, enabled=False):
+        with without_autocast(student):
             similarities, exists = self._similarities(student, mask)
             teacher_similarities, teacher_exists = self._similarities(teacher, teacher_mask)
             exists = exists & teacher_exists
@@ -93,6 +89,3 @@ class PairwiseLoss(nn.Module):
         pooled = F.adaptive_max_pool2d(features, grid).flatten(2).masked_fill(~exists.unsqueeze(1), 0.0)
         unit = pooled * inverse_norms(pooled, 2, self.eps)
         return torch.bmm(unit.mT, unit), exists
-
-    def extra_repr(self) -> str:
-        return f"nodes={self.nodes}, eps={self.eps}"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kaseg.distillation.losses.adaptation import check_pair, position_weights, working_precision
+from kaseg.distillation.losses.base import MapLoss
 
 
-class PearsonLoss(nn.Module):
+class PearsonLoss(MapLoss):
     r"""One minus Pearson's correlation of the channels over the positions (PKD, Cao et al., NeurIPS 2022).
 
     With `x_ki` channel `k` at position `i` of the batch, `w_i` its weight (1 by default) and `<.>` the mean over all
@@ -33,8 +33,7 @@ class PearsonLoss(nn.Module):
         eps (`float`, defaults to 1e-4): standard deviation below which a channel counts as constant, in units of the
             features.
 
-    Shapes: student and teacher `(B, c, h, w)`, mask `(B, h, w)` of bool or float, result `()` in float32 (float64 for
-    float64).
+    Shapes: student and teacher `(B, c, h, w)`, mask `(B, h, w)` of bool or float, result `()`.
 
     Example:
         >>> import torch
@@ -46,40 +45,23 @@ class PearsonLoss(nn.Module):
         (True, 1.0)
     """
 
+    takes_weights = True
+
     def __init__(self, eps: float = 1e-4) -> None:
         super().__init__()
         if eps <= 0 or eps**2 < torch.finfo(torch.float32).tiny:
             raise ValueError(f"eps must be positive and eps**2 must not vanish in float32, got eps={eps}")
         self.eps = eps
 
-    def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Computes the loss in float32 whatever the input type or autocast (float64 in, float64 out).
-
-        Args:
-            student (`Tensor` of shape `(B, c, h, w)`): the student's adapted map.
-            teacher (`Tensor` of shape `(B, c, h, w)`): the teacher's code.
-            mask (`Tensor` of shape `(B, h, w)` and type bool, or float and not negative, *optional*): positions that
-                count, or by how much each does. With none at all the loss is 0.
-
-        Raises:
-            ValueError: if the shapes do not fit, naming them, or the mask is of integers.
-        """
-        weights, mask = position_weights(mask)
-        check_pair(student, teacher, mask)
-        with torch.amp.autocast(student.device.type, enabled=False):
-            student, teacher = working_precision(student, mask), working_precision(teacher, mask)
-            if weights is None:
-                weights = torch.ones_like(student[:, 0]) if mask is None else mask
-            weights = weights.to(student.dtype).unsqueeze(1)
-            total = weights.sum()
-            weights = weights / total.masked_fill(total == 0, 1)
-            student, teacher = (x - (weights * x).sum((0, 2, 3), keepdim=True) for x in (student, teacher))
-            products = (student.square(), teacher.square(), student * teacher)
-            of_student, of_teacher, common = ((weights * product).sum((0, 2, 3)) for product in products)
-            smooth = of_teacher + self.eps**2
-            # Clamped where the root has no gradient.
-            root = of_teacher.clamp(min=self.eps**4).sqrt()
-            return ((of_teacher - common * root * torch.rsqrt(of_student + self.eps**2)) / smooth).mean()
-
-    def extra_repr(self) -> str:
-        return f"eps={self.eps}"
+    def compare(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+        weights = torch.ones_like(student[:, 0]) if mask is None else mask
+        weights = weights.to(student.dtype).unsqueeze(1)
+        total = weights.sum()
+        weights = weights / total.masked_fill(total == 0, 1)
+        student, teacher = (x - (weights * x).sum((0, 2, 3), keepdim=True) for x in (student, teacher))
+        products = (student.square(), teacher.square(), student * teacher)
+        of_student, of_teacher, common = ((weights * product).sum((0, 2, 3)) for product in products)
+        smooth = of_teacher + self.eps**2
+        # Clamped where the root has no gradient.
+        root = of_teacher.clamp(min=self.eps**4).sqrt()
+        return ((of_teacher - common * root * torch.rsqrt(of_student + self.eps**2)) / smooth).mean()

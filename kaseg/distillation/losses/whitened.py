@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kaseg.distillation.losses.adaptation import check_pair
+from kaseg.distillation.losses.base import check_pair, without_autocast
 from kaseg.distillation.losses.pearson import PearsonLoss
 
 
-class WhitenedLoss(nn.Module):
+class WhitenedLoss(PearsonLoss):
     r"""[`PearsonLoss`] of the student's map and the whitened code of the teacher (after VkD, Miles et al., CVPR 2024).
 
     With `m` and `C` the mean and the covariance `(c, c)` of the teacher's code over positions,
@@ -18,9 +18,9 @@ class WhitenedLoss(nn.Module):
         L = PearsonLoss(s, W (t - m))
 
     VkD projects the student by a matrix with orthonormal rows, so that the projection cannot learn in the student's
-    place, and normalises the teacher's side: whitens it, or standardises its channels, as its released code for
+    place, and normalizes the teacher's side: whitens it, or standardizes its channels, as its released code for
     recognition does. From it are the projection ([`~kaseg.distillation.adapters.OrthogonalAdapter`]), the whitening and
-    the standardised student. Ours are what is compared in the end (the correlation, where that code has a smooth L1),
+    the standardized student. Ours are what is compared in the end (the correlation, where that code has a smooth L1),
     symmetric whitening, the shrinkage, and that `m` and `C` are measured once: over the first `measured_batches`
     batches in training, which they are refined with and saved with; after that, the target of an image is fixed.
     Without shrinkage, directions in which a code hardly varies, which are mostly noise, would count as much as any.
@@ -32,8 +32,8 @@ class WhitenedLoss(nn.Module):
         eps (`float`, defaults to 1e-4): standard deviation below which a channel counts as constant, in units of the
             features.
 
-    Shapes: student and teacher `(B, c, h, w)`, mask `(B, h, w)` of bool or float, result `()` in float32 (float64 for
-    float64).
+    Shapes: student and teacher `(B, c, h, w)`, mask `(B, h, w)` of bool or float, result `()`. In training, the
+    first batches are measured before they are whitened, all positions of them.
 
     Example:
         >>> import torch
@@ -51,13 +51,12 @@ class WhitenedLoss(nn.Module):
     whitener: Tensor
 
     def __init__(self, channels: int, measured_batches: int = 100, shrinkage: float = 0.01, eps: float = 1e-4) -> None:
-        super().__init__()
+        super().__init__(eps)
         if channels < 1 or measured_batches < 1:
             raise ValueError(f"channels and measured_batches must be at least 1, got {channels} and {measured_batches}")
         if shrinkage <= 0:
             raise ValueError(f"shrinkage must be positive, or rounding errors of dead channels count, got {shrinkage}")
-        self.correlation = PearsonLoss(eps)
-        self.measured_batches, self.shrinkage, self.eps = measured_batches, shrinkage, eps
+        self.measured_batches, self.shrinkage = measured_batches, shrinkage
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("scatter", torch.zeros(channels, channels))
         self.register_buffer("positions", torch.zeros(()))
@@ -65,25 +64,13 @@ class WhitenedLoss(nn.Module):
         self.register_buffer("whitener", torch.eye(channels))
 
     def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Computes the loss in float32 whatever the input type or autocast (float64 in, float64 out). In training, the
-        first batches are measured before they are whitened, all positions of them.
-
-        Args:
-            student (`Tensor` of shape `(B, c, h, w)`): the student's projected map.
-            teacher (`Tensor` of shape `(B, c, h, w)`): the teacher's code.
-            mask (`Tensor` of shape `(B, h, w)` and type bool, or float and not negative, *optional*): positions that
-                count, or by how much each does. With none at all the loss is 0.
-
-        Raises:
-            ValueError: if the shapes do not fit, naming them, or the mask is of integers.
-        """
         check_pair(student, teacher, None)
         if teacher.shape[1] != len(self.mean):
             raise ValueError(f"the teacher's code has {teacher.shape[1]} channels, not {len(self.mean)}")
-        with torch.amp.autocast(student.device.type, enabled=False):
+        with without_autocast(student):
             if self.training and self.batches < self.measured_batches:
                 self._measure(teacher)
-            return self.correlation(student, self.whiten(teacher), mask)
+            return super().forward(student, self.whiten(teacher), mask)
 
     def whiten(self, teacher: Tensor) -> Tensor:
         """`W (t - m)` of a code `(B, c, h, w)`."""
@@ -108,6 +95,3 @@ class WhitenedLoss(nn.Module):
         floor = self.shrinkage * variances.mean() + self.eps**2
         scales = torch.rsqrt(variances.clamp(min=0) + floor)
         self.whitener.copy_(directions * scales @ directions.T)
-
-    def extra_repr(self) -> str:
-        return f"{len(self.mean)}, measured_batches={self.measured_batches}, shrinkage={self.shrinkage}, eps={self.eps}"
