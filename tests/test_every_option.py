@@ -383,7 +383,7 @@ class TestTrainers:
             trainer(KnowledgeAdaptationConfig, networks, data, tmp_path, {name: REFUSED[name]})
 
     def test_adams_numbers_are_not_for_sgd(self, tmp_path) -> None:
-        with pytest.raises(ValueError, match="adam_beta1 would change nothing: the optimizer is SGD"):
+        with pytest.raises(ValueError, match="adam_beta1 would change nothing, as the optimizer is SGD"):
             arguments(SegmentationConfig, tmp_path, adam_beta1=0.5)
 
     def test_every_field_is_here(self) -> None:

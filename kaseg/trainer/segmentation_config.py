@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Collection
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Collection, Iterable
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar
 
 import torch
 from transformers import TrainingArguments
 
 from kaseg.losses import LOSSES
+from kaseg.trainer.options import option, with_fields_in_doc
 
 DEFAULT_MAX_STEPS = 30_000
 # Fields of TrainingArguments that would change nothing, by the reason.
 WITHOUT_EFFECT = {
-    "The trainer has a loss and scores of its own": (
+    "the trainer has a loss and scores of its own": (
         "average_tokens_across_devices",
         "batch_eval_metrics",
         "eval_accumulation_steps",
@@ -26,8 +26,8 @@ WITHOUT_EFFECT = {
         "label_names",
         "prediction_loss_only",
     ),
-    "Images and masks are transformed lazily, and have no length": ("remove_unused_columns", "length_column_name"),
-    "It is for language models": (
+    "images and masks are transformed lazily, and have no length": ("remove_unused_columns", "length_column_name"),
+    "it is for language models": (
         "include_num_input_tokens_seen",
         "liger_kernel_config",
         "neftune_noise_alpha",
@@ -41,60 +41,10 @@ _OF_ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon")
 POLY = {"power": 0.9, "lr_end": 0.0}
 
 
+@with_fields_in_doc
 @dataclass
 class SegmentationConfig(TrainingArguments):
-    r"""Arguments of [`SegmentationTrainer`]: those of `transformers.TrainingArguments` and the ones below.
-
-    > Parameters that control the loss
-
-    loss (`str`, *optional*, defaults to `"cross_entropy"`): `"cross_entropy"`, `"ohem"` or `"dice"`.
-    class_weights (`list[float]`, *optional*): One weight per class for cross-entropy and OHEM.
-
-    > Parameters that control the learning rate of parts
-
-    backbone_learning_rate_scale (`float`, *optional*, defaults to 1.0): Factor on `learning_rate` for the encoder.
-
-    > Parameters that control the average of the weights
-
-    ema_decay (`float`, *optional*): Evaluate and save the exponential moving average of weights and BatchNorm
-        statistics with this decay, such as 0.999, in place of the weights that are trained. Off by default; see
-        [`~kaseg.trainer.ema.WeightAverage`].
-
-    > Parameters that control training on several GPUs
-
-    sync_batch_norm (`bool`, *optional*, defaults to `False`): Take the statistics of BatchNorm over the images of all
-        processes instead of each process's own. Changes nothing with one process; an error with several on the CPU.
-
-    > Parameters that control augmentation (applied jointly to image and mask; see [`~kaseg.data.TrainTransform`])
-
-    crop_size (`list[int]`, *optional*, defaults to `[513, 513]`): Height and width of the training crop in pixels.
-    min_scale, max_scale (`float`, *optional*, default to 0.5 and 2.0): Range of the random scale (DeepLab's recipe).
-    scale_step (`float`, *optional*): Draw scales in steps, e.g. DeepLab's 0.25, instead of uniformly.
-    horizontal_flip (`float`, *optional*, defaults to 0.5): Probability of mirroring.
-    brightness, contrast, saturation, hue (`float`, *optional*, default to 0.0): Strength of the colour jitter.
-    photometric_distortion (`bool`, *optional*, defaults to `False`): Distort brightness, contrast, saturation and hue
-        as SSD does (see [`~kaseg.data.photometric.PhotometricDistortion`]).
-    cat_max_ratio (`float`, *optional*, defaults to 1.0): Draw the crop again, up to 10 times, while one class has this
-        share or more of its labelled pixels (mmsegmentation's recipes: 0.75). 1 turns it off.
-    short_edge (`int`, *optional*): Length of the short edge that scale 1 stands for. The images' own by default.
-    max_long_edge (`int`, *optional*): Limit of the long edge at scale 1, which goes before `short_edge`.
-
-    > Parameters that control the mixing of a batch's images (see [`~kaseg.data.BatchMixer`])
-
-    mix (`str`, *optional*): Paste a part of one training image into another, labels alike: `"cutmix"` (a box) or
-        `"classmix"` (half of the classes that an image shows). A teacher sees the mixed image, too. The stages of
-        knowledge adaptation before distillation do not mix.
-    mix_probability (`float`, *optional*, defaults to 0.5): Of each image to have something pasted into it.
-    mix_of (`str`, *optional*, defaults to `"all"`): Mix all images of a batch, or the `"unlabelled"` alone, with one
-        another.
-
-    > Parameters that control evaluation
-
-    eval_size (`int`, *optional*): Short edge to which images are resized before the network; labels keep their size
-        and scores are taken at it. The images' own size by default.
-    eval_max_long_edge (`int`, *optional*): Limit of the long edge in evaluation, which goes before `eval_size`.
-    eval_size_divisor (`int`, *optional*): Pad images to multiples of it for evaluation, at the bottom and at the right
-        with the mean colour. Scores never count padding.
+    r"""Arguments of [`SegmentationTrainer`]: those of `transformers.TrainingArguments` and the fields of its own.
 
     > Defaults that differ from `TrainingArguments`, with where they come from
 
@@ -124,82 +74,66 @@ class SegmentationConfig(TrainingArguments):
         "eval_size": "Evaluation",
     }
 
-    per_device_train_batch_size: int = field(
-        default=16, metadata={"help": "Images per device and micro-batch (paper: 16 in all)."}
+    per_device_train_batch_size: int = option(16, "Images per device and micro-batch (paper: 16 in all).")
+    per_device_eval_batch_size: int = option(1, "Images per device in evaluation.")
+    learning_rate: float = option(0.007, "Initial learning rate (paper).")
+    weight_decay: float = option(4e-5, "Weight decay (paper); biases and BatchNorm are spared.")
+    optim: str = option("sgd", "Optimizer (paper: SGD).")
+    optim_args: str | None = option(None, "For sgd momentum=0.9 by default (paper).")
+    lr_scheduler_type: str = option("polynomial", "Schedule (paper: poly).")
+    lr_scheduler_kwargs: dict[str, Any] | str | None = option(
+        None, "For polynomial by default power 0.9 (paper), down to 0."
     )
-    per_device_eval_batch_size: int = field(default=1, metadata={"help": "Images per device in evaluation."})
-    learning_rate: float = field(default=0.007, metadata={"help": "Initial learning rate (paper)."})
-    weight_decay: float = field(
-        default=4e-5, metadata={"help": "Weight decay (paper); biases and BatchNorm are spared."}
+    max_steps: int = option(-1, "Steps; 30000 (paper: VOC, Context) unless num_train_epochs is given.")
+    num_train_epochs: float = option(0.0, "Epochs, instead of max_steps.")
+    max_grad_norm: float = option(0.0, "Clip gradients to this norm; 0: never, as it would strangle distillation.")
+    dataloader_drop_last: bool = option(True, "Drop a last short batch: pooled BatchNorm cannot take one image.")
+    remove_unused_columns: bool = option(False, "Must stay off: images and masks are transformed lazily.")
+    logging_nan_inf_filter: bool = option(
+        False, "Training stops at losses that are not finite, so none needs to be left out."
     )
-    optim: str = field(default="sgd", metadata={"help": "Optimizer (paper: SGD)."})
-    optim_args: str | None = field(default=None, metadata={"help": "For sgd momentum=0.9 by default (paper)."})
-    lr_scheduler_type: str = field(default="polynomial", metadata={"help": "Schedule (paper: poly)."})
-    lr_scheduler_kwargs: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "For polynomial by default power 0.9 (paper), down to 0."}
-    )
-    max_steps: int = field(
-        default=-1, metadata={"help": "Steps; 30000 (paper: VOC, Context) unless num_train_epochs is given."}
-    )
-    num_train_epochs: float = field(default=0.0, metadata={"help": "Epochs, instead of max_steps."})
-    max_grad_norm: float = field(
-        default=0.0, metadata={"help": "Clip gradients to this norm; 0: never, as it would strangle distillation."}
-    )
-    dataloader_drop_last: bool = field(
-        default=True, metadata={"help": "Drop a last short training batch: pooled BatchNorm cannot take one image."}
-    )
-    remove_unused_columns: bool = field(
-        default=False, metadata={"help": "Must stay off: images and masks are transformed lazily."}
-    )
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Training stops at losses that are not finite, so none needs to be left out."}
-    )
-    logging_steps: float = field(default=50, metadata={"help": "Steps between two lines of the log."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep."})
+    logging_steps: float = option(50, "Steps between two lines of the log.")
+    save_total_limit: int | None = option(2, "Checkpoints to keep.")
 
-    loss: str = field(default="cross_entropy", metadata={"help": f"Training loss on the labels: {', '.join(LOSSES)}."})
-    class_weights: list[float] | None = field(default=None, metadata={"help": "One weight per class."})
-    backbone_learning_rate_scale: float = field(
-        default=1.0, metadata={"help": "Factor on learning_rate for the encoder."}
+    loss: str = option("cross_entropy", f"Training loss on the labels: {', '.join(LOSSES)}.")
+    class_weights: list[float] | None = option(None, "One weight per class, for cross_entropy and ohem.")
+    backbone_learning_rate_scale: float = option(1.0, "Factor on learning_rate for the encoder.")
+    ema_decay: float | None = option(
+        None,
+        "Evaluate and save the exponential moving average of weights and BatchNorm statistics with this decay, such as "
+        "0.999, in place of the weights that are trained.",
     )
-    ema_decay: float | None = field(
-        default=None, metadata={"help": "Evaluate and save a moving average of the weights with this decay."}
+    sync_batch_norm: bool = option(False, "Statistics of BatchNorm over all processes (GPUs only).")
+    crop_size: list[int] = option([513, 513], "Height and width of the training crop in pixels.")
+    min_scale: float = option(0.5, "Smallest random scale (DeepLab's recipe).")
+    max_scale: float = option(2.0, "Largest random scale (DeepLab's recipe).")
+    scale_step: float | None = option(None, "Step between random scales, such as DeepLab's 0.25; uniform by default.")
+    horizontal_flip: float = option(0.5, "Probability of mirroring.")
+    brightness: float = option(0.0, "Strength of the brightness jitter.")
+    contrast: float = option(0.0, "Strength of the contrast jitter.")
+    saturation: float = option(0.0, "Strength of the saturation jitter.")
+    hue: float = option(0.0, "Strength of the hue jitter.")
+    photometric_distortion: bool = option(False, "Distort brightness, contrast, saturation and hue as SSD does.")
+    cat_max_ratio: float = option(
+        1.0,
+        "Draw a crop again, up to 10 times, while one class has this share of its labelled pixels (mmsegmentation: "
+        "0.75); 1: never.",
     )
-    sync_batch_norm: bool = field(
-        default=False, metadata={"help": "Statistics of BatchNorm over all processes (GPUs only)."}
+    short_edge: int | None = option(None, "Short edge that scale 1 stands for in training; own size by default.")
+    max_long_edge: int | None = option(None, "Limit of the long edge at scale 1, which goes before short_edge.")
+    mix: str | None = option(
+        None,
+        "Paste a part of one training image into another, labels alike: cutmix (a box) or classmix (half of its "
+        "classes). A teacher sees the mixed image, too; the stages before distillation do not mix.",
     )
-    crop_size: list[int] = field(
-        default_factory=lambda: [513, 513], metadata={"help": "Height and width of the training crop in pixels."}
+    mix_probability: float = option(0.5, "Probability of an image to be mixed.")
+    mix_of: str = option("all", "Which images of a batch are mixed with one another: all or unlabelled.")
+    eval_size: int | None = option(
+        None, "Short edge that images, not labels, are resized to for evaluation; own size by default."
     )
-    min_scale: float = field(default=0.5, metadata={"help": "Smallest random scale (DeepLab's recipe)."})
-    max_scale: float = field(default=2.0, metadata={"help": "Largest random scale (DeepLab's recipe)."})
-    scale_step: float | None = field(default=None, metadata={"help": "Step between random scales; uniform by default."})
-    horizontal_flip: float = field(default=0.5, metadata={"help": "Probability of mirroring."})
-    brightness: float = field(default=0.0, metadata={"help": "Strength of the brightness jitter."})
-    contrast: float = field(default=0.0, metadata={"help": "Strength of the contrast jitter."})
-    saturation: float = field(default=0.0, metadata={"help": "Strength of the saturation jitter."})
-    hue: float = field(default=0.0, metadata={"help": "Strength of the hue jitter."})
-    photometric_distortion: bool = field(
-        default=False, metadata={"help": "Distort brightness, contrast, saturation and hue as SSD does."}
-    )
-    cat_max_ratio: float = field(
-        default=1.0, metadata={"help": "Redraw crops of which one class has this share of the labels; 1: never."}
-    )
-    short_edge: int | None = field(
-        default=None, metadata={"help": "Short edge that scale 1 stands for in training; own size by default."}
-    )
-    max_long_edge: int | None = field(default=None, metadata={"help": "Limit of the long edge beside short_edge."})
-    mix: str | None = field(
-        default=None, metadata={"help": "Mix the images of a batch: cutmix or classmix; not at all by default."}
-    )
-    mix_probability: float = field(default=0.5, metadata={"help": "Probability of an image to be mixed."})
-    mix_of: str = field(default="all", metadata={"help": "Which images are mixed: all or unlabelled."})
-    eval_size: int | None = field(
-        default=None, metadata={"help": "Short edge that images are resized to for evaluation; own size by default."}
-    )
-    eval_max_long_edge: int | None = field(default=None, metadata={"help": "Limit of the long edge beside eval_size."})
-    eval_size_divisor: int | None = field(
-        default=None, metadata={"help": "Pad images to multiples of it for evaluation; padding is never scored."}
+    eval_max_long_edge: int | None = option(None, "Limit of the long edge, which goes before eval_size.")
+    eval_size_divisor: int | None = option(
+        None, "Pad images to multiples of it for evaluation; padding is never scored."
     )
 
     def __post_init__(self) -> None:
@@ -225,21 +159,19 @@ class SegmentationConfig(TrainingArguments):
     def check(self) -> None:
         """Raises a ValueError that names a field which has a value that it cannot have, or one that changes nothing."""
         for reason, names in WITHOUT_EFFECT.items():
-            if given := self._given(names):
-                raise ValueError(f"{reason}, so {', '.join(given)} would change nothing: leave it out.")
+            self._refuse_given(names, reason)
         if self.train_sampling_strategy not in ("random", "sequential"):
             raise ValueError(
                 f"train_sampling_strategy must be 'random' or 'sequential', got {self.train_sampling_strategy!r}: "
                 "images have no length to group them by."
             )
-        if self.optim == "sgd" and (given := self._given(_OF_ADAM)):
-            raise ValueError(f"{', '.join(given)} would change nothing: the optimizer is SGD (optim='sgd').")
+        if self.optim == "sgd":
+            self._refuse_given(_OF_ADAM, "the optimizer is SGD (optim='sgd')")
         if len(self.crop_size) != 2 or min(self.crop_size) < 1:
             raise ValueError(f"crop_size must be one or two positive numbers (height, width), got {self.crop_size}.")
         if not 0 < self.min_scale <= self.max_scale:
             raise ValueError(f"0 < min_scale <= max_scale is needed, got {self.min_scale} and {self.max_scale}.")
-        if self.loss not in LOSSES:
-            raise ValueError(f"loss must be one of {LOSSES}, got {self.loss!r}.")
+        self._require_one_of("loss", LOSSES)
         self._check_mix()
         if self.class_weights is not None and not all(0 <= weight < math.inf for weight in self.class_weights):
             raise ValueError(f"class_weights must be numbers from 0 on, got {self.class_weights}.")
@@ -252,12 +184,18 @@ class SegmentationConfig(TrainingArguments):
 
     def _given(self, names: Collection[str]) -> list[str]:
         """Those of the fields that do not have their default."""
-        given = []
-        for item in fields(self):
-            default = item.default if item.default_factory is MISSING else item.default_factory()
-            if item.name in names and getattr(self, item.name) != default:
-                given.append(item.name)
-        return given
+        defaults = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(self)}
+        return [name for name in defaults if name in names and getattr(self, name) != defaults[name]]
+
+    def _require_one_of(self, name: str, choices: Collection[Any]) -> None:
+        if getattr(self, name) not in choices:
+            known = tuple(choice for choice in choices if choice is not None)
+            raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}.")
+
+    def _refuse_given(self, names: Iterable[str], reason: str) -> None:
+        """Raise a ValueError if one of these fields is set, as it would change nothing."""
+        if given := self._given(tuple(names)):
+            raise ValueError(f"{', '.join(given)} would change nothing, as {reason}: leave it out.")
 
     def _check_mix(self) -> None:
         if self.mix is not None:
@@ -268,9 +206,7 @@ class SegmentationConfig(TrainingArguments):
             if self.per_device_train_batch_size < 2:
                 raise ValueError("mix takes the images of a batch, so per_device_train_batch_size must be at least 2.")
             return
-        for item in dataclasses.fields(self):
-            if item.name in ("mix_probability", "mix_of") and getattr(self, item.name) != item.default:
-                raise ValueError(f"{item.name} changes nothing without mix: set mix, too, or leave it out.")
+        self._refuse_given(("mix_probability", "mix_of"), "mix is not set")
 
     @property
     def augmentation_seed(self) -> int:

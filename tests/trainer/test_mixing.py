@@ -141,8 +141,8 @@ class TestRefusals:
             ({"mix": "cutmix", "mix_probability": 2.0}, "mix_probability must be over 0"),
             ({"mix": "cutmix", "mix_of": "some"}, "mix_of must be one of"),
             ({"mix": "cutmix", "per_device_train_batch_size": 1}, "per_device_train_batch_size must be at least 2"),
-            ({"mix_probability": 1.0}, "mix_probability changes nothing without mix"),
-            ({"mix_of": "unlabelled"}, "mix_of changes nothing without mix"),
+            ({"mix_probability": 1.0}, "mix_probability would change nothing, as mix is not set"),
+            ({"mix_of": "unlabelled"}, "mix_of would change nothing, as mix is not set"),
         ],
     )
     @pytest.mark.parametrize("config", [SegmentationConfig, KnowledgeAdaptationConfig])

@@ -34,12 +34,11 @@ class MapLoss(nn.Module):
         Raises:
             ValueError: the shapes do not fit, or the mask is of another type; the message names them.
         """
+        counted = mask
         if self.takes_weights and mask is not None and mask.dtype != torch.bool:
             if not mask.is_floating_point():
                 raise ValueError(f"mask must be of bool, or of float and hold weights, got {mask.dtype}")
             counted = mask != 0
-        else:
-            counted = mask
         check_pair(student, teacher, counted, self.same_channels)
         with without_autocast(student):
             return self.compare(working_precision(student, counted), working_precision(teacher, counted), mask)
