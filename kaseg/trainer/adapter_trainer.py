@@ -13,23 +13,16 @@ from torch import nn
 
 from kaseg.distillation.autoencoder import FeatureAutoencoder
 from kaseg.distillation.composite import StudentWithAdapters, teacher_maps
-from kaseg.trainer.base import TermTrainer
 from kaseg.trainer.knowledge_adaptation_config import KnowledgeAdaptationConfig
-from kaseg.trainer.stages import stage_arguments
+from kaseg.trainer.stages import StageTrainer, stage_arguments
 
 ADAPTERS_NAME = "adapters.safetensors"
 
 
 def adapter_arguments(args: KnowledgeAdaptationConfig) -> KnowledgeAdaptationConfig:
     """Arguments of the warm-up, in `output_dir/adapters`."""
-    return stage_arguments(
-        args,
-        "adapters",
-        args.adapter_warmup_steps,
-        args.adapter_warmup_optim,
-        args.adapter_warmup_learning_rate,
-        args.weight_decay,
-    )
+    optim, learning_rate = args.adapter_warmup_optim, args.adapter_warmup_learning_rate
+    return stage_arguments(args, "adapters", args.adapter_warmup_steps, optim, learning_rate, args.weight_decay)
 
 
 def save_adapters(composite: StudentWithAdapters, folder: str | Path) -> None:
@@ -52,7 +45,7 @@ def load_adapters(composite: StudentWithAdapters, folder: str | Path) -> None:
         )
 
 
-class AdapterTrainer(TermTrainer):
+class AdapterTrainer(StageTrainer):
     """Fits the adapters of the terms to a student that does not learn: `L = sum over terms of L_k`, not weighted.
 
     Heo et al. 2019 ("A Comprehensive Overhaul of Feature Distillation") train the connectors alone for the first epoch
@@ -86,11 +79,8 @@ class AdapterTrainer(TermTrainer):
             composite.tap,
             composite.known_classes,
         )
-        super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=data_collator)
-        self.teacher = teacher
+        super().__init__(model, teacher, args, train_dataset, data_collator)
         self.autoencoder = autoencoder
-        self.model_accepts_loss_kwargs = False
-        self.loss_is_scaled_for_ga = False
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any

@@ -10,57 +10,38 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import TrainingArguments
 
-from kaseg.distillation.autoencoder import FeatureAutoencoder
 from kaseg.distillation.composite import teacher_output
-from kaseg.distillation.teachers import TeacherAdapter
 from kaseg.distillation.terms import labels_at, weights_of_labels
-from kaseg.trainer.base import TermTrainer, last_complete_checkpoint
+from kaseg.trainer.base import last_complete_checkpoint
 from kaseg.trainer.knowledge_adaptation_config import KnowledgeAdaptationConfig
-from kaseg.trainer.stages import stage_arguments
+from kaseg.trainer.stages import StageTrainer, stage_arguments
 
 
 def autoencoder_arguments(args: KnowledgeAdaptationConfig, steps_per_epoch: int) -> KnowledgeAdaptationConfig:
     """Arguments of the first stage, in `output_dir/autoencoder`."""
     steps = max(math.ceil(args.autoencoder_epochs * steps_per_epoch), args.autoencoder_max_steps)
-    return stage_arguments(
-        args,
-        "autoencoder",
-        steps,
-        args.autoencoder_optim,
-        args.autoencoder_learning_rate,
-        args.autoencoder_weight_decay,
-    )
+    optim, decay = args.autoencoder_optim, args.autoencoder_weight_decay
+    return stage_arguments(args, "autoencoder", steps, optim, args.autoencoder_learning_rate, decay)
 
 
 # Samples on whose maps the statistics are measured: each has thousands of positions (our choice).
 _MEASURED = 16
 
 
-class AutoencoderTrainer(TermTrainer):
+class AutoencoderTrainer(StageTrainer):
     """Fits a [`FeatureAutoencoder`] to the tapped maps of a frozen teacher (one epoch in the paper)."""
 
     stage = "autoencoder"
 
-    def __init__(
-        self,
-        model: FeatureAutoencoder,
-        teacher: TeacherAdapter,
-        args: TrainingArguments,
-        train_dataset: Any = None,
-        data_collator: Any = None,
-    ) -> None:
-        super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=data_collator)
-        self.teacher = teacher
-        self.model_accepts_loss_kwargs = False
-        self.loss_is_scaled_for_ga = False
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         self._label_weights: torch.Tensor | None = None
         if self.args.autoencoder_class_weights:
             self._label_weights = weights_of_labels(self.args.class_weights).to(self.args.device)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """As in [`TermTrainer`]; the statistics of the teacher's maps are measured before the first step."""
+        """As in `TermTrainer`; the statistics of the teacher's maps are measured before the first step."""
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_complete_checkpoint(self.args.output_dir)
         if not resume_from_checkpoint:  # a checkpoint holds them

@@ -20,29 +20,8 @@ _FIXED = {"output_dir", "bf16", "fp16", "sync_batch_norm"}
 # What all trials are scored and kept by.
 _WATCHING = ("eval_", "save_", "hub_", "push_")
 
-
-# Of KnowledgeAdaptationConfig: what belongs to the teacher and the stages before the student is trained.
-FIRST_STAGES = frozenset(
-    {
-        "teacher_tap",
-        "teacher_scale",
-        "teacher_output_stride",
-        "teacher_label_map",
-        "teacher_maps_dir",
-        "teacher_view",
-        "student_tap",
-        "use_autoencoder",
-        "latent_channels",
-        "sparsity_weight",
-        "autoencoder_epochs",
-        "autoencoder_max_steps",
-        "autoencoder_optim",
-        "autoencoder_learning_rate",
-        "autoencoder_weight_decay",
-        "autoencoder_classifier_weight",
-        "autoencoder_class_weights",
-    }
-)
+# Prefixes of fields of KnowledgeAdaptationConfig that belong to the teacher and the stages before the student's.
+FIRST_STAGES = ("teacher_", "student_tap", "use_autoencoder", "latent_channels", "sparsity_weight", "autoencoder_")
 
 
 def initial_model(model: nn.Module | None, model_init: Any, args: Any) -> nn.Module:
@@ -62,8 +41,8 @@ def initial_model(model: nn.Module | None, model_init: Any, args: Any) -> nn.Mod
 class SearchingTrainer(PublishingTrainer):
     """A trainer whose `hyperparameter_search` (with optuna) goes by the mean IoU and refuses what it cannot vary."""
 
-    # Fields that belong to what all trials share.
-    shared_by_trials: frozenset[str] = frozenset()
+    # Prefixes of fields that belong to what all trials share.
+    shared_by_trials: tuple[str, ...] = ()
 
     def hyperparameter_search(
         self,
@@ -122,7 +101,7 @@ class SearchingTrainer(PublishingTrainer):
             raise ValueError("hp_space: num_train_epochs changes nothing beside max_steps; vary max_steps.")
 
     def _is_fixed(self, name: str) -> bool:
-        return name in _TOGETHER | _FIXED | self.shared_by_trials or name.startswith(_WATCHING)
+        return name in _TOGETHER | _FIXED or name.startswith(_WATCHING + self.shared_by_trials)
 
 
 def _mean_iou(metrics: Mapping[str, float]) -> float:

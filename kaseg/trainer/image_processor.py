@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import AutoImageProcessor
 
+from kaseg.configuration_kaseg import VOID
 from kaseg.image_processing_kaseg import KASegImageProcessor
 from kaseg.modeling_kaseg import KASegModel
 
@@ -19,18 +20,30 @@ def image_processor_for(model: Any, given: Any = None) -> KASegImageProcessor:
     Args:
         model: The model.
         given: The one that the user passed as `processing_class`; one that is no [`KASegImageProcessor`] is replaced by
-            one that gives the same pixel values, without resizing and cropping. Default: the one that lies beside the
+            one that gives the same pixel values, without resizing and cropping. By default the one that lies beside the
             checkpoint that the model was loaded from, or, for a new model, one with ImageNet's mean and standard
             deviation.
 
     Raises:
-        ValueError: The image processor gives pixel values or labels that training would not see.
+        ValueError: The image processor gives pixel values or labels that training would not see, or has another void
+            label than 255.
     """
-    if given is not None:
-        return _converted(given)
     name = getattr(model.config, "name_or_path", None)
-    if not name:
-        return _of_new_model(model)
+    if given is not None:
+        processor = _converted(given)
+    elif name:
+        processor = _of_checkpoint(name)
+    else:
+        processor = _of_new_model(model)
+    if getattr(processor, "ignore_index", VOID) != VOID:
+        raise ValueError(
+            f"The image processor's ignore_index is {processor.ignore_index}; the trainer, its losses and scores take "
+            f"{VOID} for void: leave ignore_index out."
+        )
+    return processor
+
+
+def _of_checkpoint(name: str) -> KASegImageProcessor:
     try:
         # False, as transformers would otherwise ask on the terminal whether to run the code of a repository.
         found = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)

@@ -46,21 +46,14 @@ POLY = {"power": 0.9, "lr_end": 0.0}
 class SegmentationConfig(TrainingArguments):
     r"""Arguments of [`SegmentationTrainer`]: those of `transformers.TrainingArguments` and the fields of its own.
 
-    > Defaults that differ from `TrainingArguments`, with where they come from
+    Defaults that differ from `TrainingArguments` and are not explained with their field:
 
-    - `per_device_train_batch_size=16`, `learning_rate=0.007`, `weight_decay=4e-5`, `optim="sgd"` with momentum 0.9,
-      `lr_scheduler_type="polynomial"` with power 0.9 down to 0: the paper's. The batch of 16 is meant globally: divide
-      it by the number of processes and accumulation steps.
     - `max_steps=30000` unless `max_steps` or `num_train_epochs` is given (the paper's for VOC and Context; 90k for
       Cityscapes), hence `num_train_epochs=0`, which means "not given".
-    - `max_grad_norm=0`: no clipping, as clipping at 1 would strangle the distillation terms.
-    - `dataloader_drop_last=True`: a last batch of one image breaks the BatchNorm behind image pooling.
+    - The batch of 16 is meant globally: divide it by the number of processes and accumulation steps.
     - `per_device_eval_batch_size=1`: only images of one size share a forward pass; none is padded.
-    - `remove_unused_columns=False`: images and masks are transformed lazily.
-    - `logging_nan_inf_filter=False`: training stops at a loss or gradient that is not finite, where transformers logs 0
-      and goes on. With fp16, steps that overflow are left out, and only 32 of them in a row are an error.
+    - With fp16, steps that overflow are left out, and only 32 of them in a row are an error.
     - `logging_steps=50`, `save_total_limit=2`: our choice.
-    - Weight decay spares biases and BatchNorm (one-dimensional parameters), as in DeepLab's own recipe.
     """
 
     # Groups of the command line's help by their first field; no metadata, which HfArgumentParser hands to argparse.

@@ -11,11 +11,8 @@ from typing import Any
 import datasets
 import torch
 from torch import nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader
-from transformers.trainer_utils import EvalLoopOutput
 
-from kaseg.configuration_kaseg import VOID, require_classes
+from kaseg.configuration_kaseg import require_classes
 from kaseg.data import (
     BatchMixer,
     EvalTransform,
@@ -25,16 +22,12 @@ from kaseg.data import (
     TrainTransform,
 )
 from kaseg.data.class_presence import check_training_masks, require_labelled_pixels
-from kaseg.data.collator import EvalCollator, unpadded_batches
-from kaseg.evaluation import ConfusionMatrix, iou_scores
-from kaseg.evaluation.caution import caution
+from kaseg.evaluation import ConfusionMatrix
 from kaseg.evaluation.samples import check_channels
-from kaseg.finite import require_finite
 from kaseg.image_processing_kaseg import KASegImageProcessor
 from kaseg.losses import CrossEntropyLoss, build_loss
-from kaseg.masks import MAX_ELEMENTS, argmax_resized, resized_strips
 from kaseg.pixels import Normalization
-from kaseg.trainer.base import TermTrainer, encoder_of, share_buffers, synchronize_batch_norm
+from kaseg.trainer.base import encoder_of, synchronize_batch_norm
 from kaseg.trainer.dilated_convolutions import gradient_is_wrong, keep_out_of_autocast
 from kaseg.trainer.ema import (
     WeightAverage,
@@ -45,6 +38,7 @@ from kaseg.trainer.ema import (
 )
 from kaseg.trainer.hyperparameter_search import initial_model
 from kaseg.trainer.image_processor import image_processor_for
+from kaseg.trainer.scoring import ScoringTrainer
 from kaseg.trainer.segmentation_config import SegmentationConfig, check_mixed_images
 
 logger = logging.getLogger(__name__)
@@ -52,8 +46,14 @@ logger = logging.getLogger(__name__)
 # What transformers would call with logits, which are not kept, or in place of the loss that is computed here.
 _NOT_CALLED = ("compute_metrics", "compute_loss_func", "preprocess_logits_for_metrics")
 
+# Fields of SegmentationConfig that TrainTransform takes as they are.
+_AUGMENTATIONS = (
+    *("scale_step", "horizontal_flip", "brightness", "contrast", "saturation", "hue", "photometric_distortion"),
+    *("cat_max_ratio", "short_edge", "max_long_edge"),
+)
 
-class SegmentationTrainer(TermTrainer):
+
+class SegmentationTrainer(ScoringTrainer):
     """Trains a [`KASegModel`] (or any model that returns `logits`) on labelled images.
 
     Datasets with the columns `image` and `label` (see [`~kaseg.data.load_segmentation_dataset`]) are augmented and
@@ -91,7 +91,6 @@ class SegmentationTrainer(TermTrainer):
     _unlabelled: Any = None  # images without masks, which trainers with a teacher may have
 
     train_dataset: Any
-    data_collator: Any
 
     def __init__(
         self,
@@ -114,24 +113,18 @@ class SegmentationTrainer(TermTrainer):
                 "Leave it out; override compute_loss or evaluation_loop for other losses and scores."
             )
         self.processing_class = processing_class = image_processor_for(model, processing_class)
-        self._own_collator = data_collator is not None
         if processing_class.do_resize:
             logger.warning(
                 "The image processor resizes images (do_resize), training does not: set short_edge and crop_size so "
                 "that training sees them at that size."
-            )
-        if getattr(processing_class, "ignore_index", VOID) != VOID:
-            raise ValueError(
-                f"The image processor's ignore_index is {processing_class.ignore_index}; the trainer, its losses and "
-                f"scores take {VOID} for void: leave ignore_index out."
             )
         require_classes(model.config, type(model).__name__)
         self.num_labels = num_labels = model.config.num_labels
         if args.class_weights is not None and len(args.class_weights) != num_labels:
             raise ValueError(f"class_weights has {len(args.class_weights)} entries for {num_labels} classes.")
         _mind_autocast(model, args)
+        self._own_collator = data_collator is not None
         self.mixer = self._mixer_of(args)
-        self._pads = data_collator is None
         self.criterion = build_loss(args.loss, args.class_weights)
         self.average: WeightAverage | None = None
         self.confusion_matrix = ConfusionMatrix(num_labels)
@@ -230,18 +223,9 @@ class SegmentationTrainer(TermTrainer):
         return TrainTransform(
             crop_size=(args.crop_size[0], args.crop_size[1]),
             scale_range=(args.min_scale, args.max_scale),
-            scale_step=args.scale_step,
-            horizontal_flip=args.horizontal_flip,
-            brightness=args.brightness,
-            contrast=args.contrast,
-            saturation=args.saturation,
-            hue=args.hue,
-            photometric_distortion=args.photometric_distortion,
-            cat_max_ratio=args.cat_max_ratio,
-            short_edge=args.short_edge,
-            max_long_edge=args.max_long_edge,
             image_mean=normalization.mean,
             image_std=normalization.std,
+            **{name: getattr(args, name) for name in _AUGMENTATIONS},
         )
 
     def _eval_transform(self, args: SegmentationConfig) -> EvalTransform:
@@ -270,54 +254,6 @@ class SegmentationTrainer(TermTrainer):
             if data is not None:
                 require_labelled_pixels(data, self.num_labels, f"The evaluation data {name}".strip())
         self._masks_were_checked = True
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        if eval_dataset is not None and not isinstance(eval_dataset, str):
-            eval_dataset = self._prepare_dataset(eval_dataset, self.args, False)
-        data = self.eval_dataset if eval_dataset is None else eval_dataset
-        if (share := self._share_of_stream(self.eval_dataset[data] if isinstance(data, str) else data)) is not None:
-            return share
-        with self._every_image():
-            return super().get_eval_dataloader(eval_dataset)
-
-    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        test_dataset = self._prepare_dataset(test_dataset, self.args, False)
-        if (share := self._share_of_stream(test_dataset)) is not None:
-            return share
-        with self._every_image():
-            return super().get_test_dataloader(test_dataset)
-
-    @contextmanager
-    def _every_image(self) -> Iterator[None]:
-        """transformers drops the last batch of an evaluation too; no image may be left out of a score, and no padding
-        may be seen by the network."""
-        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
-        collator, self.data_collator = self.data_collator, self._eval_collator
-        try:
-            yield
-        finally:
-            self.args.dataloader_drop_last, self.data_collator = drop_last, collator
-
-    @property
-    def _eval_collator(self) -> Any:
-        return EvalCollator() if self._pads else self.data_collator
-
-    def _share_of_stream(self, dataset: Any) -> DataLoader | None:
-        """This process's samples of a stream; `None` for other data and where there is one process.
-
-        accelerate fills up the last batches of a stream with copies, without saying how many there are.
-        """
-        args = self.args
-        if args.world_size == 1 or not isinstance(dataset, StreamingSegmentationDataset):
-            return None
-        return DataLoader(
-            dataset.share(args.process_index, args.world_size),
-            batch_size=args.eval_batch_size,
-            collate_fn=self._eval_collator,
-            num_workers=args.dataloader_num_workers,
-            pin_memory=args.dataloader_pin_memory,
-            prefetch_factor=args.dataloader_prefetch_factor,
-        )
 
     @property
     def student(self) -> Any:
@@ -417,77 +353,6 @@ class SegmentationTrainer(TermTrainer):
         outputs = model(pixel_values=inputs["pixel_values"])
         loss = self.label_loss(outputs.logits, inputs["labels"], num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
-
-    def evaluation_loop(
-        self,
-        dataloader: torch.utils.data.DataLoader,
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> EvalLoopOutput:
-        config = self.segmentation_model.config
-        require_finite(self.segmentation_model, "The model")
-        share_buffers(self.segmentation_model)  # the score is of the network that is saved
-        self.confusion_matrix = ConfusionMatrix(config.num_labels, device=self.args.device)
-        self._eval_loss = torch.zeros(2, dtype=torch.float64, device=self.args.device)
-        self._holds_copies = self.accelerator.num_processes > 1 and type(dataloader) is not DataLoader
-        output = super().evaluation_loop(dataloader, description, True, ignore_keys, metric_key_prefix)
-        matrix = self.accelerator.reduce(self.confusion_matrix.matrix, reduction="sum")
-        loss, pixels = self.accelerator.reduce(self._eval_loss, reduction="sum").tolist()
-        if not matrix.any():
-            raise ValueError(
-                f"{description}: not one labelled pixel in the data (all is void, 255), so there is nothing to score."
-            )
-        scores = iou_scores(matrix)
-        if words := caution(scores):
-            logger.warning(f"{metric_key_prefix}_mean_iou {scores['mean_iou']:.4f}: {words}")
-        metrics = {f"{metric_key_prefix}_{k}": v for k, v in scores.items() if not isinstance(v, list)}
-        for index, value in enumerate(scores["per_category_iou"]):
-            if value == value:  # an absent class is nan
-                metrics[f"{metric_key_prefix}_iou_{config.id2label[index]}"] = value
-        metrics[f"{metric_key_prefix}_loss"] = loss / max(pixels, 1.0)
-        output.metrics.update(metrics)
-        return output
-
-    @torch.no_grad()
-    def prediction_step(
-        self, model: nn.Module, inputs: dict[str, torch.Tensor], prediction_loss_only: bool, ignore_keys: Any = None
-    ) -> tuple[None, None, None]:
-        inputs = self._prepare_inputs(inputs)
-        check_channels(self.segmentation_model.config, inputs["pixel_values"], "Evaluation")
-        # The score is of the weights that are saved, so none of training's autocast, which accelerate has wrapped
-        # around the forward pass of some of the models.
-        network = self.segmentation_model
-        forward = vars(network).get("_original_forward", network)
-        dtype = next(network.parameters()).dtype
-        for pixel_values, labels in unpadded_batches(inputs, self._real_samples(len(inputs["labels"]))):
-            with torch.autocast(pixel_values.device.type, enabled=False):
-                logits = forward(pixel_values=pixel_values.to(dtype)).logits
-            for scores, reference in zip(logits.split(1), labels, strict=True):
-                self._score(scores, reference)
-        return None, None, None
-
-    def _score(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
-        """Counts one image; its full-size logits, the largest tensor of an evaluation, exist in strips only."""
-        size = (labels.shape[0], labels.shape[1])
-        self.confusion_matrix.update(argmax_resized(logits, size)[0], labels)
-        for rows, scores in resized_strips(logits, size, MAX_ELEMENTS):
-            self._eval_loss[0] += F.cross_entropy(scores, labels[None, rows], ignore_index=VOID, reduction="sum")
-        self._eval_loss[1] += labels.ne(VOID).sum()
-
-    def _real_samples(self, batch_size: int) -> int:
-        """How many samples of this process's batch are its own; the last batch is filled up with copies."""
-        state = self.accelerator.gradient_state
-        if not self._holds_copies or not state.end_of_dataloader or state.remainder == 0:
-            return batch_size
-        if state.remainder < 0:
-            raise ValueError(
-                "accelerate has filled up the last batches of this stream with copies, which cannot be told from its "
-                "samples. Give eval_dataset as a datasets.IterableDataset, or leave dispatch_batches out of "
-                "accelerator_config."
-            )
-        return min(batch_size, max(0, state.remainder - self.accelerator.process_index * batch_size))
 
 
 def _mind_autocast(model: nn.Module, args: SegmentationConfig) -> None:

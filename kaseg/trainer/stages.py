@@ -6,8 +6,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from transformers.trainer import TRAINER_STATE_NAME
 
+from kaseg.trainer.base import TermTrainer, share_buffers
+from kaseg.trainer.fingerprint import check_resume
 from kaseg.trainer.knowledge_adaptation_config import KnowledgeAdaptationConfig
 from kaseg.trainer.segmentation_config import POLY
 
@@ -51,6 +54,50 @@ def is_finished(folder: Path) -> bool:
     return (folder / TRAINER_STATE_NAME).is_file()
 
 
-def begin(folder: Path) -> None:
-    """Mark a stage as not finished: what an earlier run left must not survive a restart."""
-    (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
+class StageTrainer(TermTrainer):
+    """A stage that learns from the frozen teacher.
+
+    Args:
+        model (`nn.Module`): What is trained.
+        teacher (`nn.Module`): The teacher, prepared.
+        args ([`KnowledgeAdaptationConfig`]): See [`stage_arguments`].
+        train_dataset, data_collator: Data, prepared.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        teacher: nn.Module,
+        args: KnowledgeAdaptationConfig,
+        train_dataset: Any = None,
+        data_collator: Any = None,
+    ) -> None:
+        super().__init__(model=model, args=args, train_dataset=train_dataset, data_collator=data_collator)
+        self.teacher = teacher
+        self.model_accepts_loss_kwargs = False
+        self.loss_is_scaled_for_ga = False
+
+    def do(self, trained: nn.Module, resume: bool, instead: str) -> bool:
+        """Train to the end and save, unless a finished stage can be used.
+
+        Args:
+            trained (`nn.Module`): What the student's training reads, on each process its own.
+            resume (`bool`): Go on with an unfinished stage, and leave a finished one as it is.
+            instead (`str`): What to do where it belongs to another recipe, for the error message.
+
+        Returns:
+            Whether it was finished before.
+
+        Raises:
+            ValueError: with `resume`, the stage that is there was done by another recipe.
+        """
+        folder = Path(self.args.output_dir)
+        if resume and is_finished(folder):
+            check_resume(folder, self.fingerprint(), insist=False, instead=instead)
+            return True
+        (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)  # what an earlier run left must not survive a restart
+        self.train(resume_from_checkpoint=resume)
+        share_buffers(trained)
+        self.save_model()
+        self.save_state()
+        return False
