@@ -19,7 +19,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_UNIVERSAL_SEGMENTAT
 
 from kaseg.checkpoints import resolve
 from kaseg.configuration_kaseg import KASegConfig
-from kaseg.distillation.teachers.query_maps import class_scores_from_queries
+from kaseg.distillation.teachers.outputs import logits_of
 from kaseg.loading_errors import explained_loading
 
 NUM_LABELS = 21
@@ -36,12 +36,9 @@ class Logits(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        outputs = self.model(pixel_values)
-        if isinstance(outputs, torch.Tensor):
-            return outputs
-        if "class_queries_logits" in outputs:
-            return class_scores_from_queries(outputs.class_queries_logits, outputs.masks_queries_logits)
-        return outputs["out"] if "out" in outputs else outputs["logits"]
+        logits = logits_of(self.model(pixel_values))
+        assert logits is not None
+        return logits
 
 
 def build_model(spec: str, num_labels: int = NUM_LABELS) -> Logits:

@@ -8,11 +8,11 @@ from torch.nn.utils.parametrizations import orthogonal
 
 
 class FeatureAdapter(nn.Sequential):
-    """Feature adapter `C_f`: 3x3 convolution (stride 1, padding 1), batch normalisation, ReLU.
+    """Feature adapter `C_f`: 3x3 convolution (stride 1, padding 1), batch normalization, ReLU.
 
     The layers are the paper's (He et al. 2019, feature adaptation). Its output channels equal those of the
     autoencoder's code, as [`~kaseg.distillation.losses.AdaptationLoss`] needs. The convolution has no bias because the
-    batch normalisation that follows would cancel it. Used in training only; the student is deployed without it.
+    batch normalization that follows would cancel it. Used in training only; the student is deployed without it.
 
     Args:
         in_channels (`int`): channels of the student's tapped map.

@@ -187,10 +187,10 @@ class FeatureNormalization(nn.Module):
 class FeatureAutoencoder(PreTrainedModel):
     r"""Autoencoder over the teacher's tapped map `Phi_t`; the student is later taught in the space of its code.
 
-    E is three 3x3 convolutions, each with batch normalisation and ReLU; D mirrors it with transposed convolutions to
+    E is three 3x3 convolutions, each with batch normalization and ReLU; D mirrors it with transposed convolutions to
     the very sizes E saw (45 -> 23 -> 45) and ends in a linear layer. Three strided convolutions, three transposed ones
     that mirror them, a loss of reconstruction plus alpha times the L1 norm of the code, and that E is frozen and D
-    dropped afterwards are the paper's (He et al. 2019, knowledge translation); kernel sizes, widths, normalisation and
+    dropped afterwards are the paper's (He et al. 2019, knowledge translation); kernel sizes, widths, normalization and
     this reduction of the loss are our choice:
 
         loss = (1 / (B*c_t*h*w)) * sum (N(D(E(Phi_t))) - N(Phi_t))^2  +  alpha * (1 / B) * sum |E(Phi_t)|
@@ -238,12 +238,11 @@ class FeatureAutoencoder(PreTrainedModel):
         self.decoder: nn.ModuleList | None = nn.ModuleList(
             _DecoderLayer(widths[i + 1], widths[i], strides[i], last=i == 0) for i in (2, 1, 0)
         )
-        self._frozen = False
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        # transformers calls this also for weights missing from a checkpoint, whose memory is then uninitialised, so
+        # transformers calls this also for weights missing from a checkpoint, whose memory is then uninitialized, so
         # everything is set; its own init functions leave alone what was loaded.
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
             # A transposed convolution stores (in, out, k, k): its fan-in is what kaiming calls fan_out.
@@ -263,7 +262,7 @@ class FeatureAutoencoder(PreTrainedModel):
     @property
     def is_frozen(self) -> bool:
         """Whether [`~FeatureAutoencoder.freeze`] was called."""
-        return self._frozen
+        return self.decoder is None
 
     def encode(self, features: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Code of the teacher's map.
@@ -280,7 +279,7 @@ class FeatureAutoencoder(PreTrainedModel):
             ValueError: if `features` is not `(B, in_channels, h, w)`.
         """
         self._check_features(features)
-        if self._frozen:
+        if self.is_frozen:
             # Code that switches modules one by one does not pass through our train(): see to it here.
             self.encoder.eval()
         code = self.encoder(self.normalization(features))
@@ -323,16 +322,15 @@ class FeatureAutoencoder(PreTrainedModel):
         """Fixes E for good and drops D from memory; save before this.
 
         Afterwards no parameter requires a gradient and the encoder stays in eval mode whatever `train()` is called, so
-        that weights and batch normalisation statistics stay bit-equal. Returns `self`.
+        that weights and batch normalization statistics stay bit-equal. Returns `self`.
         """
         self.decoder = None
-        self._frozen = True
         self.requires_grad_(False)
         return self.eval()
 
     def train(self, mode: bool = True) -> "FeatureAutoencoder":
         """As in `nn.Module`, but a frozen autoencoder stays in eval mode."""
-        return super().train(mode and not self._frozen)
+        return super().train(mode and not self.is_frozen)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):

@@ -512,9 +512,9 @@ class TestOptions:
             ValueError, match=r"matched with the classes road, sky.*has LABEL_0, LABEL_1.*student_labels"
         ):
             _trainer(tmp_path, teacher=adapter)
-        with pytest.raises(ValueError, match=r"teacher_tap='head.conv'.*reads the input of classifier"):
+        with pytest.raises(ValueError, match=r"teacher_tap='head.conv'.*the input of classifier"):
             _trainer(tmp_path, teacher=TeacherAdapter(make_teacher()), teacher_tap="head.conv")
-        with pytest.raises(ValueError, match=r"teacher_scale=2.0.*image_scale of 1.0.*image_scale=\.\.\."):
+        with pytest.raises(ValueError, match=r"teacher_scale=2.0.*image_scale is 1.0.*image_scale=\.\.\."):
             _trainer(tmp_path, teacher=TeacherAdapter(make_teacher()), teacher_scale=2.0)
 
     def test_the_teacher_sees_images_at_a_scale_of_its_own(self, tmp_path) -> None:

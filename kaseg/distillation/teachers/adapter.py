@@ -40,9 +40,9 @@ class TeacherAdapter(nn.Module):
     """Wraps a segmentation network so that it can only ever be read from.
 
     It stays in eval mode whatever `train()` is called, has no trainable parameter and computes no gradient. The
-    student's normalised images are normalised anew with the teacher's own mean and standard deviation, and brought to
-    a size that the teacher takes (see [`~kaseg.distillation.teachers.input_sizes.InputSize`]). Weights of a
-    [`KASegModel`] are laid out channels-last, in place; their values stay.
+    student's normalized images are normalized again with the teacher's own mean and standard deviation, and brought to
+    a size that the teacher takes ([`~kaseg.distillation.teachers.input_sizes.InputSize`]). Weights of a [`KASegModel`]
+    are laid out channels-last, in place; their values stay.
 
     Args:
         model (`nn.Module`, `str` or `Path`): The network; called with the image batch. A Hub id, folder or shipped name
@@ -52,16 +52,15 @@ class TeacherAdapter(nn.Module):
             or a tuple that starts with logits.
         tap (`str`, *optional*): Name of the submodule whose *output* is distilled; see
             [`~kaseg.distillation.list_taps`]. By default the *input* of the classifier, or the map that a universal
-            model's mask queries are multiplied with; see [`~kaseg.distillation.teachers.taps.find_tap`].
+            model's mask queries are multiplied with.
         num_labels (`int`, *optional*): Classes of the model; by default as its `config` says, or as its logits have.
-        image_mean, image_std (`Sequence[float]`, *optional*): The teacher's own normalisation of pixels in 0..1; by
+        image_mean, image_std (`Sequence[float]`, *optional*): The teacher's own normalization of pixels in 0..1; by
             default what [`~kaseg.distillation.teachers.normalization.find_normalization`] finds, else the student's.
-        student_mean, student_std (`Sequence[float]`, *optional*): The normalisation of the images it will be given.
-            Without it they are taken to be normalised for the teacher already, until
-            [`~TeacherAdapter.expect_images`] says otherwise, as the trainer does.
+        student_mean, student_std (`Sequence[float]`, *optional*): The normalization of the images it will be given. By
+            default they are taken to be normalized for the teacher, until [`~TeacherAdapter.expect_images`] is called,
+            as the trainer does.
         flip_channels (`bool`, *optional*, defaults to `False`): The teacher reads BGR.
-        class_names (`Sequence[str]`, *optional*): Names of the teacher's classes by id, read from its `config` when
-            it has one.
+        class_names (`Sequence[str]`, *optional*): Names of the teacher's classes by id; by default those in `config`.
         student_labels (`Mapping[int, str]`, *optional*): `id2label` of the student, see [`~TeacherAdapter.match`].
         label_map (`Mapping`, *optional*): Student's class -> teacher's class or classes, see [`~TeacherAdapter.match`].
         model_inputs (`Mapping[str, Tensor]`, *optional*): Further arguments of the forward pass, the same for every
@@ -69,7 +68,7 @@ class TeacherAdapter(nn.Module):
         input_size ([`InputSize`], *optional*): What image sizes the network takes, if it is not known by itself.
         image_scale (`float`, *optional*, defaults to 1.0): Factor by which images are resized (bilinearly) for the
             teacher; its maps are brought back to the size that they have at 1, by their mean where they shrink. It
-            costs `image_scale**2` times as much; `docs/camvid.md` has a teacher that gains by it (our choice).
+            costs `image_scale**2` times as much (our choice; see `docs/camvid.md`).
         output_stride (`int`, *optional*): Another output stride for the same weights, see
             [`~kaseg.distillation.teachers.output_stride.at_output_stride`]; `model` itself stays as it is.
 
@@ -80,12 +79,10 @@ class TeacherAdapter(nn.Module):
             not 1 where the network takes images of one size alone.
 
     Attributes:
-        normalization ([`~kaseg.pixels.Normalization`] or `None`): The teacher's own, as
-            given or found.
-        knows_images (`bool`): Whether the student's normalisation is known.
+        normalization ([`~kaseg.pixels.Normalization`] or `None`): The teacher's own, as given or found.
+        knows_images (`bool`): Whether the student's normalization is known.
         known_classes (`LongTensor` of shape `(K,)` or `None`): The student's ids of the channels of the logits,
-            ascending: `student_logits[:, teacher.known_classes]` and `teacher(images).logits` speak of the same
-            classes. `None` while no student's labels are known.
+            ascending; `None` while no student's labels are known.
     """
 
     def __init__(
@@ -113,44 +110,38 @@ class TeacherAdapter(nn.Module):
             if loaded.normalization is not None and image_mean is None and image_std is None:
                 found = loaded.normalization
                 image_mean, image_std, flip_channels = found.mean, found.std, flip_channels or found.flip_channels
-        if not isinstance(model, nn.Module) or isinstance(model, TeacherAdapter):
-            raise ValueError(
-                "A teacher is a Hub id, a folder, a shipped name (kaseg.list_models()) or a network (nn.Module), not a "
-                f"{type(model).__name__}."
-            )
-        _check_usable(model)
+        _check_usable(model, model_inputs)
         self.output_stride = output_stride
-        model = model if output_stride is None else at_output_stride(model, output_stride)
-        self.model = model
+        self.model = model if output_stride is None else at_output_stride(model, output_stride)
         self.requires_grad_(False)
         self.eval()
         if isinstance(model, KASegModel):
             # Faster, on a CPU by far; other networks may reshape maps in ways that need the other layout.
-            model.to(memory_format=torch.channels_last)
-        self.input_size = InputSize.of(model) if input_size is None else input_size
+            self.model.to(memory_format=torch.channels_last)
+        self.input_size = InputSize.of(self.model) if input_size is None else input_size
         if image_scale <= 0 or (image_scale != 1 and self.input_size.fixed is not None):
             raise ValueError(
                 "image_scale (teacher_scale of a run) must be positive, and 1 for a teacher that takes one size alone; "
                 f"got {image_scale}, and {self.input_size}."
             )
         self.image_scale = image_scale
-        if getattr(getattr(model, "config", None), "model_type", None) == "oneformer" and not model_inputs:
-            raise ValueError(
-                "OneFormer is told its task with every image: pass model_inputs={'task_inputs': tokens}, the tokens "
-                "that its OneFormerProcessor makes of task_inputs=['semantic'], or give its Hub id or folder."
-            )
         self._input_names = tuple(model_inputs or ())
         for name, value in (model_inputs or {}).items():
             self.register_buffer(f"input_{name}", value, persistent=False)
-        self._normalize_for(model, (image_mean, image_std), (student_mean, student_std), flip_channels)
+        self._normalize_for((image_mean, image_std), (student_mean, student_std), flip_channels)
+        config = getattr(self.model, "config", None)
         if num_labels is None:
-            # Not every `config` is one of transformers.
-            num_labels = getattr(getattr(model, "config", None), "num_labels", None)
+            num_labels = getattr(config, "num_labels", None)  # not every `config` is one of transformers
         self.tap = (
-            named_tap(model, tap, self._dry_run) if tap else find_tap(model, num_labels, self._dry_run, logits_of)
+            named_tap(self.model, tap, self._dry_run)
+            if tap
+            else find_tap(self.model, num_labels, self._dry_run, logits_of)
         )
         logger.info("Teacher %s: %s is distilled; %s.", type(model).__name__, self.tap, self.input_size)
-        self.class_names = _class_names(model) if class_names is None else tuple(class_names)
+        names = getattr(config, "id2label", None)
+        if class_names is None and names:
+            class_names = [names[index] for index in sorted(names)]
+        self.class_names = None if class_names is None else tuple(class_names)
         self.label_match: LabelMatch | None = None
         self.register_buffer("known_classes", None, persistent=False)
         self.known_classes: torch.Tensor | None
@@ -171,11 +162,10 @@ class TeacherAdapter(nn.Module):
         image_scale: float = 1.0,
         output_stride: int | None = None,
     ) -> TeacherAdapter:
-        """A teacher from a Hub id, folder or shipped name, with its own mean and std.
+        """A teacher from a Hub id, folder or shipped name, with its own mean and standard deviation.
 
-        Any semantic or universal segmentation model of transformers will do, and models saved by
-        segmentation_models.pytorch, if their weights are safetensors. Code that comes with a repository is not run:
-        load such a model yourself and wrap it.
+        Any semantic or universal segmentation model of transformers, or one saved by segmentation_models.pytorch, whose
+        weights are safetensors. Code that comes with a repository is not run: load such a model yourself and wrap it.
 
         Raises:
             OSError: no such model, no right to read it, no network, or damaged or no safetensors weights.
@@ -202,7 +192,7 @@ class TeacherAdapter(nn.Module):
 
     @torch.no_grad()
     def forward(self, pixel_values: torch.Tensor) -> TeacherOutput:
-        """(B, 3, H, W) images, normalised as the student's -> tapped map and logits, in float32; under autocast in
+        """(B, 3, H, W) images, normalized as the student's -> tapped map and logits, in float32; under autocast in
         the type that they were computed in, since the next layer would only convert a large map back.
 
         Raises:
@@ -239,12 +229,12 @@ class TeacherAdapter(nn.Module):
             features = features.float()
             logits = None if logits is None else logits.float()
 
-        def of_the_students_image(teachers: torch.Tensor) -> torch.Tensor:
-            teachers = self.input_size.restore(teachers, given, fitted)
+        def restore_resolution(feature_map: torch.Tensor) -> torch.Tensor:
+            feature_map = self.input_size.restore(feature_map, given, fitted)
             mode = "area" if self.image_scale > 1 else "bilinear"
-            return teachers if given == pixels else resized_map(teachers, pixels, given, mode)
+            return feature_map if given == pixels else resized_map(feature_map, pixels, given, mode)
 
-        return TeacherOutput(of_the_students_image(features), None if logits is None else of_the_students_image(logits))
+        return TeacherOutput(restore_resolution(features), None if logits is None else restore_resolution(logits))
 
     @torch.no_grad()
     def require_classifier(self) -> None:
@@ -267,9 +257,8 @@ class TeacherAdapter(nn.Module):
             )
 
     def classify(self, features: torch.Tensor) -> torch.Tensor:
-        """What the teacher's classifier says of a map (B, c_t, h, w) in place of the tapped one: its own classes, in
-        the map's size. Gradients reach the map and nothing else. [`~TeacherAdapter.require_classifier`] says whether
-        there is one."""
+        """The classifier's logits of a map (B, c_t, h, w) that replaces the tapped one: the teacher's own classes, in
+        the map's size. Gradients reach the map alone. See [`~TeacherAdapter.require_classifier`]."""
         classifier = self.model.get_submodule(self.tap.name)
         features = features.to(reference_tensor(classifier).dtype)
         if isinstance(classifier, nn.Linear):
@@ -294,16 +283,11 @@ class TeacherAdapter(nn.Module):
         return self.maps(num_channels, image_size)["features"]
 
     def match(self, student_labels: Mapping[int, str], label_map: LabelMap | None = None) -> LabelMatch:
-        """Bring the teacher's logits to the classes of the student.
+        """Bring the teacher's logits to the classes of the student, and return (and log) who was matched with whom.
 
         Args:
             student_labels: `id2label` of the student.
-            label_map: Student's class -> the teacher's class, several that make it up together, or `None` for a class
-                that the teacher is not asked about; classes that it does not name are matched by name. See
-                [`~kaseg.distillation.teachers.label_matching.match_labels`].
-
-        Returns:
-            Who was matched with whom, which is also logged.
+            label_map: See [`~kaseg.distillation.teachers.label_matching.match_labels`].
 
         Raises:
             ValueError: `label_map` names a class that does not exist, or one of the teacher's twice.
@@ -336,20 +320,18 @@ class TeacherAdapter(nn.Module):
         return self.known_classes
 
     def summary(self) -> str:
-        """In words: what is tapped, its channels and stride, which images the teacher takes and which classes it
-        knows."""
+        """The tap with its channels and stride, which images the teacher takes and which classes it knows, in words."""
         channels, stride = self.describe(num_channels=example_image(self.model, InputSize()).shape[1])
         known = f"; {self.label_match.report()}" if self.label_match is not None else ""
         return f"{self.tap}, {channels} channels at stride {stride}; {self.input_size}{known}"
 
     def _normalize_for(
         self,
-        model: nn.Module,
         own: tuple[Sequence[float] | None, Sequence[float] | None],
         student: tuple[Sequence[float] | None, Sequence[float] | None],
         flip_channels: bool,
     ) -> None:
-        """Keep the teacher's own normalisation, and the student's if it is known."""
+        """Keep the teacher's own normalization, and the student's if it is known."""
         for whose, (mean, std) in (("image", own), ("student", student)):
             if (mean is None) != (std is None):
                 raise ValueError(f"{whose}_mean and {whose}_std belong together: give both, or neither.")
@@ -366,13 +348,13 @@ class TeacherAdapter(nn.Module):
             self.expect_images(student[0], student[1])
 
     def expect_images(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Take images that are normalised with the student's `mean` and `std`: from now on they are normalised anew
+        """Take images that are normalized with the student's `mean` and `std`: from now on they are normalized again
         with the teacher's own, as given or, if it was not, found; there is a warning if it is not known."""
         if self.normalization is None:
             self.normalization = find_normalization(self.model)
             if self.normalization is None:
                 logger.warning(
-                    "How the teacher %s normalises images is not known; it gets them as the student does. If that is "
+                    "How the teacher %s normalizes images is not known; it gets them as the student does. If that is "
                     "wrong, wrap it in TeacherAdapter(..., image_mean=..., image_std=...).",
                     type(self.model).__name__,
                 )
@@ -396,7 +378,17 @@ class TeacherAdapter(nn.Module):
         return self._run(example_image(self.model, self.input_size))
 
 
-def _check_usable(model: nn.Module) -> None:
+def _check_usable(model: Any, model_inputs: Mapping[str, torch.Tensor] | None) -> None:
+    if not isinstance(model, nn.Module) or isinstance(model, TeacherAdapter):
+        raise ValueError(
+            "A teacher is a Hub id, a folder, a shipped name (kaseg.list_models()) or a network (nn.Module), not a "
+            f"{type(model).__name__}."
+        )
+    if getattr(getattr(model, "config", None), "model_type", None) == "oneformer" and not model_inputs:
+        raise ValueError(
+            "OneFormer is told its task with every image: pass model_inputs={'task_inputs': tokens}, the tokens that "
+            "its OneFormerProcessor makes of task_inputs=['semantic'], or give its Hub id or folder."
+        )
     if isinstance(model, torch.jit.ScriptModule):
         raise ValueError(
             "The teacher is a TorchScript module, whose inner maps cannot be read: pass the Python network that it was "
@@ -407,11 +399,6 @@ def _check_usable(model: nn.Module) -> None:
             "The teacher's weights were made under torch.inference_mode(), where tensors cannot take part in training: "
             "build or load it outside of it (torch.no_grad() is fine)."
         )
-
-
-def _class_names(model: nn.Module) -> tuple[str, ...] | None:
-    names = getattr(getattr(model, "config", None), "id2label", None)
-    return tuple(names[index] for index in sorted(names)) if names else None
 
 
 def _shape(value: Any) -> str:

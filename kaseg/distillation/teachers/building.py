@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
@@ -28,14 +27,11 @@ def build_teacher(
         teacher (`str`, `Path`, `nn.Module` or [`TeacherAdapter`]): A Hub id or folder, or a network.
         student ([`KASegModel`]): The student.
         normalization ([`Normalization`]): That of the student's images.
-        tap, image_scale, label_map: As in [`TeacherAdapter`]; `teacher_tap`, `teacher_scale` and `teacher_label_map`
-            of a run.
-        output_stride (`int`, *optional*): See [`~kaseg.distillation.teachers.output_stride.at_output_stride`];
-            `teacher_output_stride` of a run.
+        tap, image_scale, output_stride, label_map: As in [`TeacherAdapter`], whose names in a run begin with
+            `teacher_`.
 
     Raises:
-        ValueError: the teacher is the student itself, or a [`TeacherAdapter`] that was made with other options, or one
-            that cannot have this stride.
+        ValueError: the teacher is the student itself, or a [`TeacherAdapter`] that was made with other options.
     """
     labels = student.config.id2label
     if isinstance(teacher, nn.Module) and any(module is student for module in teacher.modules()):
@@ -43,21 +39,17 @@ def build_teacher(
             "The teacher is the student itself, which would be frozen: pass a copy (copy.deepcopy(model))."
         )
     if isinstance(teacher, TeacherAdapter):
-        if tap is not None:
-            raise ValueError(
-                f"teacher_tap={tap!r} is given, but the teacher is a TeacherAdapter that reads "
-                f"{teacher.tap} already: name the tap there, TeacherAdapter(model, tap=...)."
-            )
-        if image_scale not in (1.0, teacher.image_scale):
-            raise ValueError(
-                f"teacher_scale={image_scale} is given, but the teacher is a TeacherAdapter with an image_scale "
-                f"of {teacher.image_scale}: set it there, TeacherAdapter(model, image_scale=...)."
-            )
-        if output_stride not in (None, teacher.output_stride):
-            raise ValueError(
-                f"teacher_output_stride={output_stride} is given, but the teacher is a TeacherAdapter already: set it "
-                "there, TeacherAdapter(model, output_stride=...)."
-            )
+        for argument, value, allowed in (
+            ("tap", tap, (None,)),
+            ("image_scale", image_scale, (1.0, teacher.image_scale)),
+            ("output_stride", output_stride, (None, teacher.output_stride)),
+        ):
+            if value not in allowed:
+                field = f"teacher_{argument.removeprefix('image_')}"
+                raise ValueError(
+                    f"{field}={value!r} is given, but the teacher is a TeacherAdapter already, whose {argument} is "
+                    f"{getattr(teacher, argument)}: set it there, TeacherAdapter(model, {argument}=...)."
+                )
         if not teacher.knows_images:
             teacher.expect_images(normalization.mean, normalization.std)
         if teacher.label_match is None or label_map:
@@ -68,13 +60,13 @@ def build_teacher(
                 f"has {', '.join(labels.values())}: give TeacherAdapter student_labels=student.config.id2label."
             )
         return teacher
-    options: dict[str, Any] = {
-        "tap": tap,
-        "image_scale": image_scale,
-        "student_mean": normalization.mean,
-        "student_std": normalization.std,
-        "student_labels": labels,
-        "label_map": label_map,
-        "output_stride": output_stride,
-    }
-    return TeacherAdapter(teacher, **options)
+    return TeacherAdapter(
+        teacher,
+        tap=tap,
+        student_mean=normalization.mean,
+        student_std=normalization.std,
+        student_labels=labels,
+        label_map=label_map,
+        image_scale=image_scale,
+        output_stride=output_stride,
+    )

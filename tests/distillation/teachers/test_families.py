@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from kaseg import KASegConfig, KASegModel, KnowledgeAdaptationConfig, KnowledgeAdaptationTrainer
 from kaseg.distillation import TeacherAdapter
-from kaseg.distillation.teachers.query_maps import class_scores_from_queries
+from kaseg.distillation.teachers.outputs import class_scores_from_queries
 
 SIZE = (97, 65)
 DISTILLED = ("segformer", "data2vec", "mask2former", "smp-unet", "timm")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from kaseg.distillation.teachers.query_maps import class_scores_from_queries
+from kaseg.distillation.teachers.outputs import class_scores_from_queries
 
 
 def test_against_the_formula() -> None:
