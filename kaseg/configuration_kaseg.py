@@ -23,8 +23,8 @@ class KASegConfig(PreTrainedConfig):
 
     Args:
         backbone (`str`, defaults to `"mobilenetv2_100"`): timm encoder that offers feature maps.
-        output_stride (`int`, defaults to 16): Stride of the deepest map that the head reads: 4, 8, 16 or 32. The trunk
-            is dilated to it; where timm cannot do that, its coarser maps are merged into one at this stride
+        output_stride (`int`, defaults to 16): Stride of the deepest map that the head reads: 4, 8, 16 or 32. The
+            encoder is dilated to it; where timm cannot do that, its coarser maps are merged into one at this stride
             ([`~kaseg.heads.StrideMerge`]), except for `"mlp"` and `"fpn"`, which merge all maps anyway.
         num_channels (`int`, defaults to 3): Channels of the image.
         head (`str`, defaults to `"student"`): `"student"` (the DeepLab MobileNetV2 head, no ASPP and no decoder; logits
@@ -37,16 +37,16 @@ class KASegConfig(PreTrainedConfig):
         separable_head (`bool`, defaults to `True`): Depthwise separable 3x3 convolutions in `"deeplabv3plus"`
             and `"fpn"`.
         classifier_dropout_prob (`float`, defaults to 0.1): Dropout before the classifier (our choice).
-        tf_padding (`bool`, defaults to `False`): Pad the trunk's convolutions the TensorFlow way ("SAME").
-        batch_norm_eps (`float`, *optional*): Epsilon of the trunk's BatchNorm; timm's own by default.
+        tf_padding (`bool`, defaults to `False`): Pad the encoder's convolutions the TensorFlow way ("SAME").
+        batch_norm_eps (`float`, *optional*): Epsilon of the encoder's BatchNorm; timm's own by default.
         freeze_batch_norm (`bool`, defaults to `False`): Keep BatchNorm statistics and weights fixed while training.
         pad_to_stride (`bool`, defaults to `False`): Pad images at the bottom and at the right, with 0, to multiples of
-            the coarsest stride before the trunk, and let the logits span the image alone, so that they lie where they
-            are resized to. Without it the logits of an image of another size are stretched over it, by up to a stride;
-            with `tf_padding` they are also shifted. Shapes are the same either way, and images of such multiples are
-            not touched (our choice).
+            the coarsest stride before the encoder, and crop the logits to the image, so that upsampling is aligned.
+            Without it the logits of an image of another size are stretched over it, by up to a stride; with
+            `tf_padding` they are also shifted. Shapes are the same either way, and images of such multiples are not
+            touched (our choice).
         backbone_kwargs (`dict`, *optional*): Further keyword arguments for `timm.create_model`.
-        palette (`list[list[int]]`, *optional*): One RGB colour per class, for pictures.
+        palette (`list[list[int]]`, *optional*): One RGB color per class.
         semantic_loss_ignore_index (`int`, defaults to 255): Void label, never a class. It cannot be another one: data,
             losses and scores all take 255 for void.
         kwargs: As in `PreTrainedConfig`. Classes are given as `num_labels` or as `id2label`, whose ids must be
@@ -144,7 +144,7 @@ class KASegConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As in `PreTrainedConfig`; another number of classes discards the names and colours of the old ones."""
+        """As in `PreTrainedConfig`; another number of classes discards the names and colors of the old ones."""
         id2label = kwargs.get("id2label")
         num_labels = kwargs.get("num_labels", None if id2label is None else len(id2label))
         # transformers does not write the names of two classes that have none of their own.
@@ -187,7 +187,7 @@ class KASegConfig(PreTrainedConfig):
         require_classes(self, type(self).__name__)
         if self.palette is not None and len(self.palette) != self.num_labels:
             raise ValueError(
-                f"palette has {len(self.palette)} colours but the model has num_labels={self.num_labels} classes."
+                f"palette has {len(self.palette)} colors but the model has num_labels={self.num_labels} classes."
             )
 
     @classmethod

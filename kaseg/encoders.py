@@ -1,4 +1,4 @@
-"""Encoders: any timm trunk that offers feature maps, at a chosen output stride."""
+"""Encoders: any timm encoder that offers feature maps, at a chosen output stride."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _LAYOUTS: dict[str, Layout | None] = {}
 
 
 class Encoder(nn.Module):
-    """A timm feature extractor whose deepest map lies at `output_stride`, or as near to it as the trunk can be brought.
+    """A timm feature extractor whose deepest map lies at `output_stride`, or as near to it as timm can bring it.
 
-    Strides that are too large are replaced by dilation inside timm, so the weights of one trunk fit every stride. A
-    trunk that timm cannot dilate so far keeps the strides it has: `reductions` says which, and
-    [`~kaseg.heads.StrideMerge`] brings its maps to `output_stride`.
+    Strides that are too large are replaced by dilation inside timm, so the weights of one encoder fit every stride. One
+    that timm cannot dilate so far keeps the strides it has (`reductions`), and [`~kaseg.heads.StrideMerge`] brings its
+    maps to `output_stride`.
 
     Args:
         name (`str`): A timm model name, e.g. `"mobilenetv2_100"` or `"resnet50"`.
@@ -40,11 +40,11 @@ class Encoder(nn.Module):
 
     Attributes:
         channels, reductions (`list[int]`): Channels and stride of each map, from fine to coarse.
-        size_multiple, smallest_side (`int`): What images are padded to, because the trunk takes no others.
+        size_multiple, smallest_side (`int`): What images are padded to, because the encoder takes no others.
 
     Raises:
-        ValueError: unknown trunk, no feature maps, a trunk whose deepest map is finer than `output_stride`, or one that
-            cannot give maps for images of any size.
+        ValueError: unknown encoder, no feature maps, a deepest map that is finer than `output_stride`, or no maps for
+            images of any size.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Encoder(nn.Module):
             )
 
     def _create(self, output_stride: int) -> None:
-        """Build the trunk, dilated as far towards `output_stride` as timm can."""
+        """Build the encoder, dilated as far towards `output_stride` as timm can."""
         plain = self.create_kwargs
         for stride in (s for s in (4, 8, 16) if s >= output_stride):
             try:
@@ -101,7 +101,7 @@ class Encoder(nn.Module):
         self.reductions: list[int] = list(self.body.feature_info.reduction())
 
     def _accepts(self, kwargs: dict[str, Any]) -> bool:
-        """Build the trunk with these keyword arguments, if it knows them."""
+        """Build the encoder with these keyword arguments, if it knows them."""
         try:
             self._create_with(kwargs)
         except (AssertionError, TypeError, RuntimeError, AttributeError):
@@ -118,8 +118,8 @@ class Encoder(nn.Module):
     def _find_layout(self, in_channels: int) -> Layout | None:
         """The encoder's [`Layout`].
 
-        Found by shape-only passes: at a size that no stride divides; at multiples of the stride, for trunks that cut
-        the image into patches; at multiples of the size the trunk was made for, for windows that must fit. `None` if
+        Found by shape-only passes: at a size that no stride divides; at multiples of the stride, for encoders that cut
+        the image into patches; at multiples of the size the encoder was made for, for windows that must fit. `None` if
         none of these is taken."""
         layout = self._channels_last_at(in_channels, 33, 65)
         if layout is not None:
@@ -154,12 +154,12 @@ class Encoder(nn.Module):
     def forward(self, pixel_values: torch.Tensor) -> list[torch.Tensor]:
         """(B, C, H, W) image -> feature maps from fine to coarse, each (B, c_i, ceil(H / r_i), ceil(W / r_i)).
 
-        Trunks that cannot take every size get the image padded with zeros at the bottom and the right, and what belongs
-        to the padding is cut off their maps."""
+        For encoders that cannot take every size the image is padded with zeros at the bottom and the right, and the
+        maps are cropped again."""
         height, width = pixel_values.shape[-2:]
         pads = self.size_multiple > 1 or self.smallest_side > 1
         if pads:
-            # Trunks that cut the image into patches (ConvNeXt) would drop the last rows and columns, or fail.
+            # Encoders that cut the image into patches (ConvNeXt) would drop the last rows and columns, or fail.
             pixel_values = F.pad(pixel_values, (0, self._padding(width), 0, self._padding(height)))
         features = [
             f.permute(0, 3, 1, 2) if channels_last else f
@@ -177,7 +177,7 @@ class Encoder(nn.Module):
         return torch.sym_max(self.smallest_side - side, 0)  # type: ignore[return-value]
 
     def load_pretrained(self, file: str | Path | None = None) -> None:
-        """Copy timm's pretrained weights into the trunk.
+        """Copy timm's pretrained weights into the encoder.
 
         Args:
             file (`str` or `Path`, *optional*): Local weights in timm's own layout. Without it timm downloads those
@@ -217,7 +217,7 @@ def _read_weights(file: Path) -> dict[str, torch.Tensor]:
 
 
 def check_encoder_name(name: str) -> None:
-    """Raises a `ValueError` that lists close names if timm has no such trunk; those on the Hub (`hf-hub:...`) pass."""
+    """Raises a `ValueError` that lists close names if timm has no such encoder; Hub names (`hf-hub:...`) pass."""
     base = name.partition(".")[0]
     if not timm.is_model(base) and ":" not in name:
         close = timm.list_models(f"*{base.split('_')[0]}*")[:8]

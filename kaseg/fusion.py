@@ -84,7 +84,7 @@ class _Recorder(TorchFunctionMode):
             return result  # asked for a shape or the like
         leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         self.reads.update(id(leaf) for leaf in leaves if id(leaf) in self._outputs)
-        # By the second argument, weight or running mean: a convolution that standardises its weight first has its bias
+        # By the second argument, weight or running mean: a convolution that standardizes its weight first has its bias
         # alone to be known by, and must not be folded.
         owner = self.owners.get(id(leaves[1])) if len(leaves) > 1 else None
         name = getattr(func, "__name__", "")

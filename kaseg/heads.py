@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -190,7 +191,7 @@ class MapSum(nn.Module):
 
 
 class MLPHead(Head):
-    """The all-MLP decoder of SegFormer (Xie et al., NeurIPS 2021) on the trunk's pyramid from stride 4 on.
+    """The all-MLP decoder of SegFormer (Xie et al., NeurIPS 2021) on the encoder's pyramid from stride 4 on.
 
     SegFormer projects each map linearly, upsamples to stride 4, concatenates and fuses linearly, with BatchNorm and
     ReLU. Its two linear layers have nothing between them but the upsampling, which commutes with them, so one per map,
@@ -247,12 +248,12 @@ class FPNHead(Head):
 
 
 class StrideMerge(nn.Module):
-    """One map at `output_stride` from those of a trunk that cannot be dilated to it (our choice).
+    """One map at `output_stride` from those of an encoder that cannot be dilated to it (our choice).
 
     The maps from `output_stride` on are projected to `channels`, upsampled and summed ([`MapSum`]). Finer ones stay.
 
     Args:
-        in_channels, strides (`Sequence[int]`): Of the trunk's maps, from fine to coarse.
+        in_channels, strides (`Sequence[int]`): Of the encoder's maps, from fine to coarse.
         output_stride (`int`): Finer than the last of `strides`.
         channels (`int`): Of the merged map.
 
@@ -275,3 +276,23 @@ class StrideMerge(nn.Module):
     def forward(self, features: Sequence[torch.Tensor], image_size: Sequence[int]) -> list[torch.Tensor]:
         size = [-(-side // self.strides[-1]) for side in image_size] if self.upsamples_all else None
         return [*features[: self.kept], self.merge([features[i] for i in self.indices], size)]
+
+
+def build_head(config: Any, channels: Sequence[int], strides: Sequence[int]) -> tuple[StrideMerge | None, Head]:
+    """The head of a [`KASegConfig`] on maps of these channels and strides, and the merge that it needs where the
+    encoder cannot dilate to the output stride."""
+    width = config.head_channels
+    if config.head == "mlp":
+        return None, MLPHead(channels, strides, width)
+    if config.head == "fpn":
+        return None, FPNHead(channels, strides, width, config.separable_head)
+    merge: StrideMerge | None = None
+    if strides[-1] != config.output_stride:
+        merge = StrideMerge(channels, strides, config.output_stride, width)
+        channels, strides = merge.channels, merge.strides
+    if config.head == "student":
+        return merge, StudentHead(channels, strides, width)
+    if config.head == "lraspp":
+        return merge, LRASPPHead(channels, strides, width)
+    rates = config.resolved_atrous_rates
+    return merge, DeepLabV3PlusHead(channels, strides, rates, width, config.skip_channels, config.separable_head)

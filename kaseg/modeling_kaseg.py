@@ -1,4 +1,4 @@
-"""KASegModel: a timm trunk, a segmentation head and a 1x1 classifier."""
+"""KASegModel: a timm encoder, a segmentation head and a 1x1 classifier."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .conversion import (
 )
 from .encoders import Encoder
 from .fusion import fold_batch_norm
-from .heads import DeepLabV3PlusHead, FPNHead, Head, LRASPPHead, MLPHead, StrideMerge, StudentHead
+from .heads import Head, StrideMerge, build_head
 from .loading_errors import check_cached_weights, explained_loading
 from .masks import resize_logits
 
@@ -77,7 +77,7 @@ class KASegModel(PreTrainedModel):
         self.encoder = Encoder(config.backbone, config.output_stride, config.num_channels, config.encoder_kwargs)
         self.merge: StrideMerge | None
         self.head: Head
-        self.merge, self.head = _build_head(config, self.encoder)
+        self.merge, self.head = build_head(config, self.encoder.channels, self.encoder.reductions)
         self.dropout = nn.Dropout(config.classifier_dropout_prob)
         self.classifier = nn.Conv2d(config.head_channels, config.num_labels, 1)
         self.post_init()
@@ -114,7 +114,7 @@ class KASegModel(PreTrainedModel):
                 init.zeros_(module.num_batches_tracked)
 
     def post_init(self) -> None:
-        # timm has initialised the encoder in its own way, unless the tensors still wait for a checkpoint (meta).
+        # timm has initialized the encoder in its own way, unless the tensors still wait for a checkpoint (meta).
         for tensor in [*self.encoder.parameters(), *self.encoder.buffers()]:
             if tensor.device.type != "meta":
                 tensor._is_hf_initialized = True  # type: ignore[attr-defined]
@@ -123,9 +123,8 @@ class KASegModel(PreTrainedModel):
     def fuse(self) -> KASegModel:
         """Fold every BatchNorm into the convolution before it, in place, for deployment. Returns the model itself.
 
-        Trunks with branches for training alone (RepVGG, MobileOne, FastViT) are first reduced to one branch by timm.
-        The outputs stay the same up to rounding. It cannot be undone, and a fused model can be neither trained nor
-        saved: save first, and fuse what `from_pretrained` gives.
+        Encoders with branches for training alone (RepVGG, MobileOne, FastViT) are first reduced to one branch by timm.
+        Outputs stay the same up to rounding. A fused model can be neither trained nor saved: save it before.
 
         Raises:
             ValueError: the model is in training mode.
@@ -224,7 +223,7 @@ class KASegModel(PreTrainedModel):
     def from_transformers(cls, model: PreTrainedModel) -> KASegModel:
         """The same network as a `transformers` `MobileNetV2ForSemanticSegmentation`, with its weights, in eval mode.
 
-        Its images are normalised with its own processor's mean and standard deviation (0.5 and 0.5 for Google's
+        Its images are normalized with its own processor's mean and standard deviation (0.5 and 0.5 for Google's
         checkpoints), so give these to [`KASegImageProcessor`].
 
         Raises:
@@ -269,7 +268,7 @@ class KASegModel(PreTrainedModel):
         """Segment a batch of images.
 
         Args:
-            pixel_values (`torch.FloatTensor` of shape (B, num_channels, H, W)): Normalised images of any size.
+            pixel_values (`torch.FloatTensor` of shape (B, num_channels, H, W)): Normalized images of any size.
             labels (`torch.LongTensor` of shape (B, H', W'), *optional*): Train ids, 255 (void) ignored; the logits are
                 resized to them bilinearly for the cross-entropy.
             output_hidden_states (`bool`, *optional*): Also return the encoder's maps, then the map before dropout and
@@ -298,10 +297,10 @@ class KASegModel(PreTrainedModel):
         hidden_states = [*features, feature_map] if output_hidden_states else []
         # A traced graph has to do it for whichever size comes.
         if self.config.pad_to_stride and (torch.compiler.is_exporting() or pixel_values.shape[-2:] != size):
-            logits = spanning(logits, size, self.feature_stride)
+            logits = align_to_image(logits, size, self.feature_stride)
             strides = (*self.encoder.reductions, self.feature_stride)
             # Without hidden states there are none to take strides for.
-            hidden_states = [spanning(state, size, s) for state, s in zip(hidden_states, strides, strict=False)]
+            hidden_states = [align_to_image(state, size, s) for state, s in zip(hidden_states, strides, strict=False)]
         loss = None if labels is None else self._cross_entropy(logits, labels)
         if not return_dict:
             values = (loss, logits, tuple(hidden_states) or None)
@@ -326,49 +325,24 @@ class KASegModel(PreTrainedModel):
         return total / labels.ne(ignore_index).sum().clamp(min=1)
 
 
-def spanning(feature_map: torch.Tensor, size: Sequence[int], stride: int) -> torch.Tensor:
-    """What the map of a padded image says of the image, (B, C, ceil(H / stride), ceil(W / stride)).
+def align_to_image(feature_map: torch.Tensor, size: Sequence[int], stride: int) -> torch.Tensor:
+    """Crop the map of a padded image to the image, (B, C, ceil(H / stride), ceil(W / stride)), so that upsampling is
+    aligned.
 
-    Resized to (H, W) by `F.interpolate(align_corners=False)`, it lies where the padded map lies if that is resized to
-    the padded size and cut: linear between neighbours, by no more than one position. Our choice.
+    `F.interpolate(align_corners=False)` to (H, W) then gives what the padded map gives at the padded size: values move
+    by no more than one position, linearly between neighbors. Our choice.
     """
     for axis, length in ((-2, size[0]), (-1, size[1])):
         cells = (length + stride - 1) // stride
         feature_map = feature_map.transpose(axis, -1)[..., :cells]
         # How far the last position, and in proportion each before it, reaches beyond the image.
         beyond = 1 - length / (cells * stride)
-        places = torch.arange(cells, device=feature_map.device, dtype=torch.float32)
-        share = (places + 0.5) * beyond * (places > 0)  # nothing is before the first
+        positions = torch.arange(cells, device=feature_map.device, dtype=torch.float32)
+        share = (positions + 0.5) * beyond * (positions > 0)  # nothing is before the first
         before = F.pad(feature_map, (1, 0))[..., :cells]
         # In float32 at least.
         feature_map = (feature_map + (before - feature_map) * share).to(feature_map.dtype).transpose(axis, -1)
     return feature_map
-
-
-def _build_head(config: KASegConfig, encoder: Encoder) -> tuple[StrideMerge | None, Head]:
-    """The head, and what brings the maps of a trunk that cannot dilate to the output stride that the head expects."""
-    channels, width = encoder.channels, config.head_channels
-    if config.head == "mlp":
-        return None, MLPHead(channels, encoder.reductions, width)
-    if config.head == "fpn":
-        return None, FPNHead(channels, encoder.reductions, width, config.separable_head)
-    merge: StrideMerge | None = None
-    strides = encoder.reductions
-    if strides[-1] != config.output_stride:
-        merge = StrideMerge(channels, strides, config.output_stride, width)
-        channels, strides = merge.channels, merge.strides
-    if config.head == "student":
-        return merge, StudentHead(channels, strides, width)
-    if config.head == "lraspp":
-        return merge, LRASPPHead(channels, strides, width)
-    return merge, DeepLabV3PlusHead(
-        channels,
-        strides,
-        atrous_rates=config.resolved_atrous_rates,
-        channels=width,
-        skip_channels=config.skip_channels,
-        separable=config.separable_head,
-    )
 
 
 def _take_labels(name: str, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -397,8 +371,8 @@ def _matched_rows(old: list[str], new: list[str], name: str) -> list[int | None]
     if len(old) == len(new) and all(re.fullmatch(r"LABEL_\d+", label) for label in old):
         logger.warning("The classes of %s have no names: the classifier's rows are kept in their order.", name)
         return list(range(len(old)))
-    places = {label.strip().casefold(): index for index, label in enumerate(old) if not label.startswith("LABEL_")}
-    rows = [places.get(label.strip().casefold()) for label in new]
+    index_of = {label.strip().casefold(): index for index, label in enumerate(old) if not label.startswith("LABEL_")}
+    rows = [index_of.get(label.strip().casefold()) for label in new]
     kept = [label for label, row in zip(new, rows, strict=True) if row is not None]
     fresh = [label for label, row in zip(new, rows, strict=True) if row is None]
     logger.warning(

@@ -23,7 +23,7 @@ from transformers import (
 
 from kaseg import KASegConfig, KASegForSemanticSegmentation, KASegImageProcessor, KASegModel
 from kaseg.configuration_kaseg import HEADS
-from kaseg.modeling_kaseg import spanning
+from kaseg.modeling_kaseg import align_to_image
 
 SWIN = {"embed_dim": 16, "depths": (2, 1, 1, 1), "num_heads": (1, 2, 4, 8)}
 ARCHITECTURES = [
@@ -284,7 +284,7 @@ class TestPadToStride:
             found = F.interpolate(feature_map, size=size, mode="bilinear", align_corners=False)[0]
             return float((found - own)[inside].abs().max())
 
-        assert error(places) > 6 and error(spanning(places, size, stride)) < 0.5
+        assert error(places) > 6 and error(align_to_image(places, size, stride)) < 0.5
 
     def test_other_images_are_not_touched(self) -> None:
         model = _small(output_stride=16).eval()
@@ -372,7 +372,7 @@ class TestConfig:
         [
             ({"output_stride": 12}, "output_stride must be one of"),
             ({"head": "unet"}, "head must be one of"),
-            ({"num_labels": 3, "palette": [[0, 0, 0]]}, "palette has 1 colours"),
+            ({"num_labels": 3, "palette": [[0, 0, 0]]}, "palette has 1 colors"),
             ({"num_labels": 1}, "has 1 class.*Use two classes"),
             ({"id2label": {0: "crack"}}, "has 1 class.*Use two classes"),
             ({"num_labels": 0}, "has 0 class"),

@@ -12,7 +12,6 @@ from .benchmark import benchmark
 from .compare import compare
 from .dataset import dataset
 from .demo import demo
-from .distill import distill
 from .evaluate import evaluate
 from .export import export
 from .list_models import list_models
@@ -20,8 +19,8 @@ from .predict import predict
 from .publish import publish
 from .push import push
 from .quickstart import quickstart
+from .runs import distill, train
 from .submit import submit
-from .train import train
 
 app = typer.Typer(
     name="kaseg",

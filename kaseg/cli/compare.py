@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import common
+
 if TYPE_CHECKING:
     from ..experiments.comparison import Comparison
 
@@ -16,7 +18,7 @@ _SECTIONS = ("recipe", "teacher", "students", "objectives", "seeds", "share_auto
 def compare(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="YAML file of the comparison.")],
     output_dir: Annotated[Path, typer.Option(help="Folder of all its runs and of the report.")],
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of a named dataset.")] = None,
+    data_dir: common.DataDir = None,
     backbone_weights: Annotated[Path | None, typer.Option(help="Local file of encoder weights.")] = None,
     set_fields: Annotated[
         list[str] | None,
@@ -46,15 +48,15 @@ def compare(
     from .output import console
 
     comparison = read_comparison(file)
-    places = _places(set_fields or [])
+    overrides = _overrides(set_fields or [])
     if data_dir is not None:
-        places["data_dir"] = str(data_dir)
+        overrides["data_dir"] = str(data_dir)
     if backbone_weights is not None:
-        places["backbone_weights"] = str(backbone_weights)
+        overrides["backbone_weights"] = str(backbone_weights)
     if not report_only:
-        run_comparison(comparison, output_dir, places, only, announce=lambda line: console.rule(line), jobs=jobs)
+        run_comparison(comparison, output_dir, overrides, only, announce=lambda line: console.rule(line), jobs=jobs)
     with noting(f"The runs that are done are in {output_dir}; kaseg compare --report-only reports them."):
-        rows = write_report(comparison, output_dir, places, examples)
+        rows = write_report(comparison, output_dir, overrides, examples)
     console.print(to_markdown(rows), highlight=False, soft_wrap=True)
     page = output_dir / "summary.html"
     console.print(f"Report: {page if page.is_file() else output_dir / 'summary.md'}", soft_wrap=True, highlight=False)
@@ -89,7 +91,7 @@ def read_comparison(path: Path) -> Comparison:
         raise typer.BadParameter(f"{path}: {error}", param_hint="FILE") from None
 
 
-def _places(settings: list[str]) -> dict[str, Any]:
+def _overrides(settings: list[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")

@@ -2,51 +2,55 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from . import common
 from .hub_options import CreatePr, DryRun, Message, Revision, send_files
 
-dataset = typer.Typer(help="Data sets on the Hub.", no_args_is_help=True)
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name, folder or Hub id of the dataset.")]
+
+dataset = typer.Typer(help="Datasets on the Hub.", no_args_is_help=True)
 
 
 @dataset.callback()
 def _group() -> None:
-    """Data sets on the Hub."""
+    """Datasets on the Hub."""
 
 
 @dataset.command()
 def push(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name, folder or Hub id of the data set.")],
+    name: NameArgument,
     repo: Annotated[str, typer.Argument(metavar="REPO", help="Repository: namespace/name.")],
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of a named data set.")] = None,
+    data_dir: common.DataDir = None,
     split: Annotated[str | None, typer.Option(help="Only this split; all by default.")] = None,
-    label_space: Annotated[str | None, typer.Option(help="Classes where they are not known: file or name.")] = None,
-    licence: Annotated[str | None, typer.Option(help="Licence of data that kaseg does not know.")] = None,
+    label_space: common.LabelSpaceFile = None,
+    license: Annotated[
+        str | None, typer.Option("--license", "--licence", help="License of data that kaseg does not know.")
+    ] = None,
     private: Annotated[bool, typer.Option("--private/--public", help="A new repository's visibility.")] = True,
     revision: Revision = None,
     create_pr: CreatePr = False,
     commit_message: Message = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Send a data set to the Hub as Parquet files that hold pictures, masks of class ids and ids, with a card."""
+    """Send a dataset to the Hub as Parquet files that hold images, masks of class ids and ids, with a card."""
     from ..hub.datasets import dataset_files
     from ..uploading import Destination
 
     destination = Destination(repo, "dataset", private, revision, create_pr)
-    with dataset_files(name, repo, data_dir=data_dir, split=split, label_space=label_space, licence=licence) as files:
-        send_files(files, destination, commit_message, dry_run, "Upload data set")
+    with dataset_files(name, repo, data_dir=data_dir, split=split, label_space=label_space, licence=license) as files:
+        send_files(files, destination, commit_message, dry_run, "Upload dataset")
 
 
 @dataset.command()
 def weights(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name, folder or Hub id of the data set.")],
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of a named data set.")] = None,
+    name: NameArgument,
+    data_dir: common.DataDir = None,
     split: Annotated[str, typer.Option(help="Split to count.")] = "train",
-    label_space: Annotated[str | None, typer.Option(help="Classes where they are not known: file or name.")] = None,
-    power: Annotated[float, typer.Option(help="1: median frequency balancing; less favours rare classes less.")] = 1.0,
+    label_space: common.LabelSpaceFile = None,
+    power: Annotated[float, typer.Option(help="1: median frequency balancing; less favors rare classes less.")] = 1.0,
 ) -> None:
     """Count the pixels of every class and show the class weights that make up for it, ready for a recipe."""
     from ..data import count_classes, get_label_space, load_segmentation_dataset, median_frequency_weights

@@ -8,37 +8,25 @@ from typing import Annotated, Any
 
 import typer
 
-from .on_error import OnError
-from .protocol_options import (
-    CropSizeOption,
-    FlipOption,
-    Mode,
-    OverlapOption,
-    ProtocolOption,
-    ScalesOption,
-    WorkersOption,
-    protocol_from,
-)
+from . import common
 
 
 def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, folder, shipped checkpoint or an export.")],
     dataset: Annotated[str, typer.Option(help="Name (camvid, voc2012, scenes), folder or Hub id of the dataset.")],
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of a named dataset.")] = None,
+    data_dir: common.DataDir = None,
     split: Annotated[str, typer.Option(help="Split to score.")] = "validation",
-    label_space: Annotated[
-        str | None, typer.Option(help="File of class names or a known dataset; needed for Hub datasets.")
-    ] = None,
+    label_space: common.LabelSpaceFile = None,
     image_column: Annotated[str | None, typer.Option(help="Column of a Hub dataset's images; guessed.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Column of a Hub dataset's masks; guessed.")] = None,
     config_name: Annotated[str | None, typer.Option(help="Configuration of a Hub dataset.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub dataset.")] = None,
-    on_error: Annotated[OnError, typer.Option(help="What to do about bad samples.")] = OnError.RAISE,
-    protocol: ProtocolOption = Mode.WHOLE,
-    crop_size: CropSizeOption = None,
-    overlap: OverlapOption = None,
-    scales: ScalesOption = "1",
-    flip: FlipOption = False,
+    on_error: Annotated[common.OnError, typer.Option(help="What to do about bad samples.")] = common.OnError.RAISE,
+    protocol: common.Protocol = common.Mode.WHOLE,
+    crop_size: common.CropSize = None,
+    overlap: common.Overlap = None,
+    scales: common.Scales = "1",
+    flip: common.Flip = False,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the scores here.")] = None,
     per_image: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="Write a table of all images here, the worst first.")
@@ -50,13 +38,13 @@ def evaluate(
         Path | None,
         typer.Option(metavar="FILE.html", help="Write a page with the scores and the worst images here."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images of one size that share a batch.")] = 1,
-    num_workers: WorkersOption = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; a GPU if there is one.")] = None,
+    batch_size: common.BatchSize = 1,
+    num_workers: common.Workers = 0,
+    device: common.Device = None,
     as_teacher: Annotated[
         bool, typer.Option(help="Score what kaseg distill reads of it: the dataset's classes among its own.")
     ] = False,
-    max_samples: Annotated[int | None, typer.Option(min=1, help="Score only the first so many images.")] = None,
+    max_samples: common.MaxSamples = None,
 ) -> None:
     """Score a model on a dataset: IoU, boundary IoU and accuracy per class, mean IoU, pixel accuracy.
 
@@ -69,13 +57,12 @@ def evaluate(
     from ..progress import progress_bar
     from .models import load_model
     from .output import console, print_scores
-    from .splits import check_classes, load_split
 
-    how = protocol_from(protocol, crop_size, overlap, scales, flip)
+    how = common.protocol_from(protocol, crop_size, overlap, scales, flip)
     space = get_label_space(dataset, data_dir, label_space)
     columns = {"image_column": image_column, "label_column": label_column}
     where = {"config_name": config_name, "revision": revision}
-    data = load_split(dataset, split, data_dir, space, max_samples, **columns, **where, on_error=on_error.value)
+    data = common.load_split(dataset, split, data_dir, space, max_samples, **columns, **where, on_error=on_error.value)
     network: Any
     if as_teacher:
         from ..distillation.teachers.as_model import TeacherModel
@@ -85,7 +72,7 @@ def evaluate(
     else:
         network, processor = load_model(model, device or local_device())
         counted = network
-    check_classes(network, space)
+    common.check_classes(network, space)
     processes = Processes.join(use_cpu=network.device.type == "cpu")
     share = len(processes.share(len(data)))
     with progress_bar("Scoring", share, "images", disable=not processes.is_main) as bar:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import common
+
 if TYPE_CHECKING:
     from ..export import Int8Data
 
@@ -54,7 +56,7 @@ class Calibration(StrEnum):
     ENTROPY = "entropy"
 
 
-_INT8 = "int8 (static post-training quantisation)"
+_INT8 = "int8 (static post-training quantization)"
 
 
 def export(
@@ -87,14 +89,14 @@ def export(
         str, typer.Option(help="Where the mean IoU before and after is taken.", rich_help_panel=_INT8)
     ] = "validation",
     calibration_samples: Annotated[
-        int, typer.Option(min=1, help="How many images to calibrate on.", rich_help_panel=_INT8)
+        int, typer.Option(min=1, help="Number of images to calibrate on.", rich_help_panel=_INT8)
     ] = 64,
     calibration: Annotated[
         Calibration,
         typer.Option(help="ONNX: how ranges are found; auto tries all three.", rich_help_panel=_INT8),
     ] = Calibration.AUTO,
     max_samples: Annotated[
-        int | None, typer.Option(min=1, help="Score on the first so many images only.", rich_help_panel=_INT8)
+        int | None, typer.Option(min=1, help="Score on the first N images only.", rich_help_panel=_INT8)
     ] = None,
     max_loss: Annotated[
         float, typer.Option(help="Refuse above this loss of mean IoU, in points.", rich_help_panel=_INT8)
@@ -104,9 +106,8 @@ def export(
     from ..export import ExportOptions, export_model
     from .models import load_model
     from .output import console
-    from .protocol_options import pixels
 
-    sides = pixels("--size", size)
+    sides = common.pixels("--size", size)
     options = ExportOptions(
         format.value,
         dtype.value,
@@ -157,14 +158,13 @@ def _int8_data(network: Any, where: Any, samples: int, calibration: Calibration,
     from ..data import get_label_space
     from ..export import Int8Data
     from ..export.quantize_onnx import METHODS
-    from .splits import check_classes, load_split
 
     dataset, data_dir, label_space, calibration_split, validation_split, max_samples = where
     space = get_label_space(dataset, data_dir, label_space)
-    check_classes(network, space)
+    common.check_classes(network, space)
     return Int8Data(
-        load_split(dataset, calibration_split, data_dir, space, None),
-        load_split(dataset, validation_split, data_dir, space, max_samples),
+        common.load_split(dataset, calibration_split, data_dir, space, None),
+        common.load_split(dataset, validation_split, data_dir, space, max_samples),
         samples,
         METHODS if calibration is Calibration.AUTO else tuple(m for m in METHODS if m == calibration.value),
         max_loss,
@@ -173,7 +173,7 @@ def _int8_data(network: Any, where: Any, samples: int, calibration: Calibration,
 
 
 def _print(facts: dict[str, Any]) -> None:
-    """The figures of the parity check and of quantisation."""
+    """The figures of the parity check and of quantization."""
     from rich.table import Table
 
     from .output import console, percent

@@ -20,7 +20,7 @@ def list_models(
         bool, typer.Option("--all", help="Also the models of families that have a recipe, but no weights yet.")
     ] = False,
 ) -> None:
-    """List the checkpoints that ship with the package: data, stride, cost, score and licence."""
+    """List the checkpoints that ship with the package: data, stride, cost, score and license."""
     from rich import box
     from rich.table import Table
 
@@ -37,7 +37,7 @@ def list_models(
     table.add_column("Dataset", no_wrap=True)
     for title in ("Stride", "Params", "GFLOPs", "mIoU %"):
         table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("Licence", overflow="fold")
+    table.add_column("License", overflow="fold")
     # What can be used comes first.
     for name in shipped:
         folder = checkpoints.checkpoint_path(name)
@@ -70,7 +70,7 @@ def _add_families(table: Table, families: list[Path]) -> None:
 
 
 def _facts(config: dict[str, Any], results: dict[str, Any]) -> list[str]:
-    """Dataset, stride, parameters, cost, score (with its split) and licence, as far as they are known."""
+    """Dataset, stride, parameters, cost, score (with its split) and license, as far as they are known."""
     from .output import percent
 
     parameters, cost = results.get("parameters"), results.get("gflops_513x513")

@@ -25,7 +25,7 @@ def load_model(name: str, device: str | None) -> tuple[Any, Any]:
         OSError: there is no such checkpoint.
         ValueError: it is no model for semantic segmentation, or the device cannot be used.
     """
-    from transformers import AutoConfig
+    from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation
 
     from ..configuration_kaseg import KASegConfig
     from ..export.record import RECORD_NAME, read_record
@@ -40,14 +40,19 @@ def load_model(name: str, device: str | None) -> tuple[Any, Any]:
         return _load_export(source), _load_processor(source)
     with explained_loading(source):
         is_ours = AutoConfig.from_pretrained(source).model_type == KASegConfig.model_type
-    model: Any = KASegModel.from_pretrained(source) if is_ours else _load_others(source)
+        model: Any
+        if is_ours:
+            model, processor = KASegModel.from_pretrained(source), _load_processor(source)
+        else:
+            model = AutoModelForSemanticSegmentation.from_pretrained(source, use_safetensors=True).eval()
+            processor = AutoImageProcessor.from_pretrained(source)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         model.to(device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"The device {device!r} cannot be used: {error}") from error
-    return model, _load_processor(source) if is_ours else _load_their_processor(source)
+    return model, processor
 
 
 def _load_export(source: str) -> Any:
@@ -65,24 +70,6 @@ def _load_export(source: str) -> Any:
     if kind not in runtimes:
         raise ValueError(f"{source} is an export for {kind}; those that run here are {', '.join(runtimes)}.")
     return runtimes[kind].from_pretrained(source)
-
-
-def _load_others(source: str) -> Any:
-    from transformers import AutoModelForSemanticSegmentation
-
-    from ..loading_errors import explained_loading
-
-    with explained_loading(source):
-        return AutoModelForSemanticSegmentation.from_pretrained(source, use_safetensors=True).eval()
-
-
-def _load_their_processor(source: str) -> Any:
-    from transformers import AutoImageProcessor
-
-    from ..loading_errors import explained_loading
-
-    with explained_loading(source):
-        return AutoImageProcessor.from_pretrained(source)
 
 
 def _load_processor(source: str) -> KASegImageProcessor:

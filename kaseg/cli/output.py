@@ -13,7 +13,7 @@ from rich.table import Table
 
 def plain_console(stderr: bool = False, width: int | None = None) -> Console:
     """A console that prints text as it is: class names, paths and messages are users' own words, never rich's markup,
-    emoji codes or numbers to be coloured."""
+    emoji codes or numbers to be colored."""
     return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..checkpoints import DEFAULT_MODEL
-from .on_error import OnError
+from . import common
 
 if TYPE_CHECKING:
     from ..inference import Predictor
@@ -17,23 +17,25 @@ if TYPE_CHECKING:
 
 def predict(
     sources: Annotated[
-        list[str], typer.Argument(metavar="SOURCE...", help="Pictures, folders of them, videos, webcam:0.")
+        list[str], typer.Argument(metavar="SOURCE...", help="Images, folders of them, videos, webcam:0.")
     ],
     output: Annotated[Path, typer.Option(help="Folder for masks and overlays; made if missing.")],
     model: Annotated[
         str, typer.Option(help="Hub id, folder, shipped checkpoint (see kaseg list), or an export.")
     ] = DEFAULT_MODEL,
-    overlay: Annotated[bool, typer.Option(help="Also write picture, colours and legend.")] = True,
-    alpha: Annotated[float, typer.Option(min=0, max=1, help="Weight of the colours in overlays.")] = 0.5,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures of one size that share a batch.")] = 1,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; a GPU if there is one.")] = None,
-    on_error: Annotated[OnError, typer.Option(help="What to do about unreadable pictures.")] = OnError.RAISE,
+    overlay: Annotated[bool, typer.Option(help="Also write image, colors and legend.")] = True,
+    alpha: Annotated[float, typer.Option(min=0, max=1, help="Weight of the colors in overlays.")] = 0.5,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images of one size that share a batch.")] = 1,
+    device: common.Device = None,
+    on_error: Annotated[
+        common.OnError, typer.Option(help="What to do about unreadable images.")
+    ] = common.OnError.RAISE,
     max_megapixels: Annotated[
-        int, typer.Option(min=1, help="Refuse larger pictures: a small file can hold one that fills the memory.")
+        int, typer.Option(min=1, help="Refuse larger images: a small file can hold one that fills the memory.")
     ] = 178,
-    max_frames: Annotated[int | None, typer.Option(min=1, help="Stop a video or webcam after so many.")] = None,
+    max_frames: Annotated[int | None, typer.Option(min=1, help="Stop a video or webcam after N frames.")] = None,
 ) -> None:
-    """Segment pictures: <name>_mask.png, whose pixel values are class ids, and <name>_overlay.jpg for each.
+    """Segment images: <name>_mask.png, whose pixel values are class ids, and <name>_overlay.jpg for each.
 
     Of a video or webcam (webcam:0; Ctrl-C ends it): <name>_mask.mkv, whose pixel values are class ids, and
     <name>_overlay.mp4.
@@ -45,7 +47,7 @@ def predict(
     from .models import load_model
 
     # Whatever can be said before the model is loaded and the first of many sources is done.
-    pictures = [source for source in sources if not is_video(source)]
+    images = [source for source in sources if not is_video(source)]
     videos = [source for source in sources if is_video(source)]
     if len({Path(source).stem.casefold() for source in videos}) < len(videos):
         raise ValueError("the results of two videos would have one name: segment them in two calls, to two folders")
@@ -57,13 +59,15 @@ def predict(
     Image.MAX_IMAGE_PIXELS = max_megapixels * 500_000  # Pillow warns above this and refuses above its double
     network, processor = load_model(model, device)
     predictor = Predictor(deployed(network), processor, batch_size=batch_size, alpha=alpha)
-    if pictures:
-        _predict_pictures(predictor, pictures, output, overlay, on_error)
+    if images:
+        _predict_images(predictor, images, output, overlay, on_error)
     for source in videos:
         _predict_video(predictor, source, output, overlay, max_frames)
 
 
-def _predict_pictures(predictor: Predictor, sources: list[str], output: Path, overlay: bool, on_error: OnError) -> None:
+def _predict_images(
+    predictor: Predictor, sources: list[str], output: Path, overlay: bool, on_error: common.OnError
+) -> None:
     from ..inference import iter_images
     from ..progress import progress_bar
     from .output import console
@@ -71,14 +75,12 @@ def _predict_pictures(predictor: Predictor, sources: list[str], output: Path, ov
     count = sum(1 for _ in iter_images(sources, skip=output))
     skipped = 0
     start = time.perf_counter()
-    with progress_bar("Segmenting", count, "pictures") as bar:
+    with progress_bar("Segmenting", count, "images") as bar:
         for prediction in predictor.predict_files(sources, output, overlay=overlay, on_error=on_error.value):
             skipped += prediction.error is not None
             bar.update()
     rate = f"{(count - skipped) / (time.perf_counter() - start):.1f} per second"
-    console.print(
-        f"{count - skipped} of {count} pictures segmented: {output} ({rate})", soft_wrap=True, highlight=False
-    )
+    console.print(f"{count - skipped} of {count} images segmented: {output} ({rate})", soft_wrap=True, highlight=False)
     if skipped == count:
         raise typer.Exit(1)
 

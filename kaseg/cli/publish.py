@@ -11,7 +11,7 @@ from .hub_options import CreatePr, DryRun, Message, Private, Revision, WithCode,
 
 def publish(
     checkpoint: Annotated[str, typer.Argument(metavar="hub_configs/NAME", help="Folder or name of one of ours.")],
-    namespace: Annotated[str | None, typer.Option(help="User or organisation; our own by default.")] = None,
+    namespace: Annotated[str | None, typer.Option(help="User or organization; our own by default.")] = None,
     private: Private = None,
     revision: Revision = None,
     create_pr: CreatePr = False,

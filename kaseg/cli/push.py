@@ -38,7 +38,7 @@ def push(
         return
     if with_code:
         raise ValueError("--as-transformers needs no code of ours: leave --with-code.")
-    from .protocol_options import pixels
+    from .common import pixels
 
     sides = pixels("--size", size)
     files = files_as_transformers(folder, (sides, sides) if isinstance(sides, int) else sides)

@@ -1,4 +1,4 @@
-"""What `kaseg train` and `kaseg distill` share: a command made of a run's argument dataclasses."""
+"""`kaseg train` and `kaseg distill`: commands made of a run's argument dataclasses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,29 @@ Model, recipe and results are written to output_dir. The same command goes on wi
 """
 
 
-def call_run_command(
+def train(ctx: typer.Context) -> None:
+    """Train a teacher or a plain student from a recipe, flags, or both."""
+    from ..experiments.recipe import DataArguments, ModelArguments, TeacherArguments
+    from ..trainer import KnowledgeAdaptationConfig, SegmentationConfig
+
+    parts = (ModelArguments, DataArguments, SegmentationConfig)
+    elsewhere = {"kaseg distill": (TeacherArguments, KnowledgeAdaptationConfig)}
+    _call(ctx, "Train a teacher or a plain student.", parts, "train", elsewhere)
+
+
+def distill(ctx: typer.Context) -> None:
+    """Train a student by knowledge adaptation from a recipe, flags, or both."""
+    from ..experiments.recipe import DataArguments, ModelArguments, TeacherArguments
+    from ..trainer import KnowledgeAdaptationConfig
+
+    summary = (
+        "Train a student by knowledge adaptation: an autoencoder is fitted to the teacher's features, then the student "
+        "learns from its code and from the labels."
+    )
+    _call(ctx, summary, (ModelArguments, DataArguments, TeacherArguments, KnowledgeAdaptationConfig), "distill", {})
+
+
+def _call(
     ctx: typer.Context,
     summary: str,
     parts: Sequence[type],

@@ -7,36 +7,25 @@ from typing import Annotated
 
 import typer
 
-from .protocol_options import (
-    CropSizeOption,
-    FlipOption,
-    Mode,
-    OverlapOption,
-    ProtocolOption,
-    ScalesOption,
-    WorkersOption,
-    protocol_from,
-)
+from . import common
 
 
 def submit(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, folder or shipped checkpoint.")],
     dataset: Annotated[str, typer.Option(help="Name, folder or Hub id of the dataset.")],
     output: Annotated[Path, typer.Option(help="Folder for the masks; made if missing.")],
-    data_dir: Annotated[Path | None, typer.Option(help="Folder of a named dataset.")] = None,
+    data_dir: common.DataDir = None,
     split: Annotated[str, typer.Option(help="Split to predict; labels are not needed.")] = "test",
-    label_space: Annotated[
-        str | None, typer.Option(help="File of class names or a known dataset; needed for Hub datasets.")
-    ] = None,
-    protocol: ProtocolOption = Mode.WHOLE,
-    crop_size: CropSizeOption = None,
-    overlap: OverlapOption = None,
-    scales: ScalesOption = "1",
-    flip: FlipOption = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images of one size that share a batch.")] = 1,
-    num_workers: WorkersOption = 0,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; a GPU if there is one.")] = None,
-    max_samples: Annotated[int | None, typer.Option(min=1, help="Predict only the first so many images.")] = None,
+    label_space: common.LabelSpaceFile = None,
+    protocol: common.Protocol = common.Mode.WHOLE,
+    crop_size: common.CropSize = None,
+    overlap: common.Overlap = None,
+    scales: common.Scales = "1",
+    flip: common.Flip = False,
+    batch_size: common.BatchSize = 1,
+    num_workers: common.Workers = 0,
+    device: common.Device = None,
+    max_samples: common.MaxSamples = None,
 ) -> None:
     """Write the predictions for a test split in the form that the benchmark's server takes.
 
@@ -49,13 +38,12 @@ def submit(
     from ..progress import progress_bar
     from .models import load_model
     from .output import console
-    from .splits import check_classes, load_split
 
-    how = protocol_from(protocol, crop_size, overlap, scales, flip)
+    how = common.protocol_from(protocol, crop_size, overlap, scales, flip)
     space = get_label_space(dataset, data_dir, label_space)
-    data = load_split(dataset, split, data_dir, space, max_samples)
+    data = common.load_split(dataset, split, data_dir, space, max_samples)
     network, processor = load_model(model, device or local_device())
-    check_classes(network, space)
+    common.check_classes(network, space)
     processes = Processes.join(use_cpu=network.device.type == "cpu")
     share = len(processes.share(len(data)))
     with progress_bar("Predicting", share, "images", disable=not processes.is_main) as bar:

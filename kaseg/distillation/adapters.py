@@ -55,7 +55,7 @@ class OrthogonalAdapter(nn.Module):
     """Projection by a matrix whose rows, or columns if there are fewer of these, stay orthonormal while it is trained.
 
     The projection of VkD (Miles et al., CVPR 2024): it keeps angles and lengths, so that it cannot learn in the
-    student's place. No bias, for [`~kaseg.distillation.losses.WhitenedLoss`] centres the student's side.
+    student's place. No bias, for [`~kaseg.distillation.losses.WhitenedLoss`] centers the student's side.
 
     Args:
         in_channels (`int`): channels of the student's tapped map.

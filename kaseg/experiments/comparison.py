@@ -28,30 +28,11 @@ from kaseg.trainer.segmentation_config import check_mixed_images
 
 TEACHER = "teacher"
 PLAIN_PARTS = (ModelArguments, DataArguments, SegmentationConfig)
-# What the first stage does not read. Anything else may change it: the data and crops, the student's stride by its head.
+# Prefixes of fields that the first stage does not read. Anything else may change it: the data and crops, the student's
+# stride by its head.
 _SECOND_STAGE_ALONE = (
-    "seed",
-    "adaptation_weight",
-    "affinity_weight",
-    "distillation_losses",
-    "distillation_schedule",
-    "adaptation_p",
-    "adaptation_q",
-    "adaptation_form",
-    "squared_affinity_rows",
-    "ignore_void_positions",
-    "distillation_class_weights",
-    "adapter_learning_rate_scale",
-    "mix",
-    "mix_probability",
-    "mix_of",
-    "adapter_warmup_steps",
-    "adapter_warmup_optim",
-    "adapter_warmup_learning_rate",
-    "balanced_share",
-    "balanced_every",
-    "balanced_decay",
-    "ema_decay",
+    *("seed", "adaptation_", "affinity_", "distillation_", "squared_affinity_rows", "ignore_void_positions"),
+    *("adapter_", "mix", "balanced_", "ema_decay"),
 )
 ADAPTED_PARTS = (ModelArguments, DataArguments, TeacherArguments, KnowledgeAdaptationConfig)
 _FOLDER_NAME = re.compile(r"\w[\w.+-]*")
@@ -197,7 +178,7 @@ class Comparison:
 def run_comparison(
     comparison: Comparison,
     output_dir: str | Path,
-    places: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
     only: str = "*",
     announce: Callable[[str], None] = print,
     jobs: int = 1,
@@ -207,8 +188,8 @@ def run_comparison(
     Args:
         comparison: What to run.
         output_dir: Folder of all runs, one folder each.
-        places: Fields that say where things lie or how runs are watched (`data_dir`, `backbone_weights`,
-            `torch_compile`, ...). They go before those of the comparison.
+        overrides: Fields that go before those of the comparison: where things lie and how runs are watched (`data_dir`,
+            `backbone_weights`, `torch_compile`, ...).
         only: Pattern (`fnmatch`) of the runs to do, such as `os16/*/seed-1`; others are left for another time.
         announce: Called with a line before each run; with several `jobs`, also after it.
         jobs: Runs at a time, each in a process of its own, whose output goes to `run.log` in the run's folder.
@@ -223,27 +204,27 @@ def run_comparison(
     """
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}.")
-    _check_fields("places", places or {})
+    _check_fields("overrides", overrides or {})
     runs = comparison.runs(output_dir)
     chosen = [run for run in runs if fnmatch.fnmatch(run.name, only)]
     if not chosen:
         raise ValueError(f"No run is called {only!r}. There are: {', '.join(run.name for run in runs)}.")
-    _check_values(chosen, output_dir, places)
+    _check_values(chosen, output_dir, overrides)
     with progress_bar("Runs", len(chosen), "runs") as bar:
         if jobs > 1:
-            work = functools.partial(_do_in_worker, output_dir=output_dir, places=places, jobs=jobs)
+            work = functools.partial(_do_in_worker, output_dir=output_dir, overrides=overrides, jobs=jobs)
             is_ready = functools.partial(_is_ready, chosen=chosen, output_dir=Path(output_dir))
             do_in_parallel(chosen, work, is_ready, jobs, announce, lambda run: run.name, bar.update)
         else:
             for number, run in enumerate(chosen, 1):
                 announce(f"{number}/{len(chosen)} {run.name}")
-                _do(run, output_dir, places)
+                _do(run, output_dir, overrides)
                 bar.update()
-    return finished_runs(comparison, output_dir, places)
+    return finished_runs(comparison, output_dir, overrides)
 
 
 def finished_runs(
-    comparison: Comparison, output_dir: str | Path, places: Mapping[str, Any] | None = None
+    comparison: Comparison, output_dir: str | Path, overrides: Mapping[str, Any] | None = None
 ) -> list[tuple[Run, dict[str, Any]]]:
     """The runs in `output_dir` that are finished, in order, each with what its `results.json` holds.
 
@@ -254,12 +235,12 @@ def finished_runs(
     for run in comparison.runs(output_dir):
         folder = Path(output_dir) / run.name
         if (folder / RESULTS_NAME).is_file():
-            check_same_recipe(folder / RECIPE_NAME, recipe_of(*_arguments(run, output_dir, places)))
+            check_same_recipe(folder / RECIPE_NAME, recipe_of(*_arguments(run, output_dir, overrides)))
             finished.append((run, json.loads((folder / RESULTS_NAME).read_text())))
     return finished
 
 
-def _do(run: Run, output_dir: str | Path, places: Mapping[str, Any] | None) -> None:
+def _do(run: Run, output_dir: str | Path, overrides: Mapping[str, Any] | None) -> None:
     # Compiled code of the run before would count against the limit of recompilations.
     torch._dynamo.reset()
     autoencoder = run.fields.get("autoencoder")
@@ -269,11 +250,11 @@ def _do(run: Run, output_dir: str | Path, places: Mapping[str, Any] | None) -> N
             f"{run.name} uses the autoencoder that is fitted in {autoencoder}, where there is no finished one yet. "
             "Do that run first, or leave --only out."
         )
-    (distill if run.distils else train)(*_arguments(run, output_dir, places))
+    (distill if run.distils else train)(*_arguments(run, output_dir, overrides))
 
 
-def _do_in_worker(run: Run, output_dir: str | Path, places: Mapping[str, Any] | None, jobs: int) -> None:
-    in_worker(functools.partial(_do, run, output_dir, places), Path(output_dir) / run.name / "run.log", jobs)
+def _do_in_worker(run: Run, output_dir: str | Path, overrides: Mapping[str, Any] | None, jobs: int) -> None:
+    in_worker(functools.partial(_do, run, output_dir, overrides), Path(output_dir) / run.name / "run.log", jobs)
 
 
 def _is_ready(run: Run, chosen: Sequence[Run], output_dir: Path) -> bool:
@@ -300,7 +281,7 @@ def _sharing(runs: Sequence[Run], output_dir: str | Path) -> list[Run]:
     shared = []
     for run in runs:
         if run.distils and "autoencoder" not in run.fields and _reads_code(run.fields):
-            stage = {k: v for k, v in run.fields.items() if k not in _SECOND_STAGE_ALONE}
+            stage = {k: v for k, v in run.fields.items() if not k.startswith(_SECOND_STAGE_ALONE)}
             folder = Path(output_dir) / run.name / "autoencoder"
             fitted = first.setdefault(json.dumps(stage, sort_keys=True, default=str), folder)
             if fitted != folder:
@@ -309,12 +290,12 @@ def _sharing(runs: Sequence[Run], output_dir: str | Path) -> list[Run]:
     return shared
 
 
-def _arguments(run: Run, output_dir: str | Path, places: Mapping[str, Any] | None) -> list[Any]:
-    fields = {**run.fields, **(places or {}), "output_dir": str(Path(output_dir) / run.name)}
+def _arguments(run: Run, output_dir: str | Path, overrides: Mapping[str, Any] | None) -> list[Any]:
+    fields = {**run.fields, **(overrides or {}), "output_dir": str(Path(output_dir) / run.name)}
     return build_arguments(ADAPTED_PARTS if run.distils else PLAIN_PARTS, fields)
 
 
-def _check_values(runs: Sequence[Run], output_dir: str | Path, places: Mapping[str, Any] | None) -> None:
+def _check_values(runs: Sequence[Run], output_dir: str | Path, overrides: Mapping[str, Any] | None) -> None:
     """Builds the arguments of all runs, so that a value which the last cannot have is found before the first."""
     checked = set()
     for run in runs:
@@ -323,7 +304,7 @@ def _check_values(runs: Sequence[Run], output_dir: str | Path, places: Mapping[s
             continue
         checked.add(kind)
         try:
-            model_args, data_args, *teacher_args, args = _arguments(run, output_dir, places)
+            model_args, data_args, *teacher_args, args = _arguments(run, output_dir, overrides)
             check_model(model_args)
             more_images = any(part.unlabelled_dir is not None for part in teacher_args)
             check_mixed_images(args, more_images or (run.distils and data_args.max_labelled_samples is not None))

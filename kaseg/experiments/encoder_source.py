@@ -13,14 +13,14 @@ from kaseg.image_processing_kaseg import KASegImageProcessor
 from kaseg.loading_errors import explained_loading
 from kaseg.modeling_kaseg import KASegModel
 
-# What of an encoder's configuration its weights depend on; a trunk's weights fit every output stride.
+# What of an encoder's configuration its weights depend on; an encoder's weights fit every output stride.
 _FIELDS = ("backbone", "num_channels", "tf_padding", "batch_norm_eps", "backbone_kwargs")
 
 
 def read_encoder(name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """The encoder of a [`KASegModel`], or of a transformers MobileNetV2 DeepLab such as Google's on VOC.
 
-    Its images are normalised as [`normalization_of`] says.
+    Its images are normalized as [`normalization_of`] says.
 
     Args:
         name: Hub id, folder or shipped name.

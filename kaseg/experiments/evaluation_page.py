@@ -43,7 +43,7 @@ def write_evaluation_page(
         model, dataset, image_processor, protocol: As in [`~kaseg.evaluation.evaluate_model`]; the dataset has a length.
         results: What it returned, with `model`, `dataset` and `split`.
         per_image: Its table of images, the worst first.
-        label_space: Names and colours of the classes.
+        label_space: Names and colors of the classes.
         count: How many of the worst images are shown at most.
     """
     header = {title: key for title, key in _SCORES.items() if f"per_category_{key}" in results}
@@ -59,7 +59,7 @@ def write_evaluation_page(
         header=["Class", *header],
         rows=rows,
         figures=[("Confusion matrix", plot_confusion_matrix(results["confusion_matrix"], label_space.names))],
-        pictures=worst_images(model, dataset, image_processor, per_image, protocol, count),
+        images=worst_images(model, dataset, image_processor, per_image, protocol, count),
         names=label_space.names,
         palette=label_space.palette,
     )
@@ -102,7 +102,7 @@ def _small(row: Mapping[str, Any], image: Image.Image, label: np.ndarray, predic
     return {
         "image": image.resize((label.shape[1], label.shape[0])),
         "caption": f"{row['id']}: mean IoU {_percent(row['mean_iou'])} %",
-        "masks": {"label": label, "prediction": prediction, "wrong (colour of the label)": wrong},
+        "masks": {"label": label, "prediction": prediction, "wrong (color of the label)": wrong},
     }
 
 

@@ -28,15 +28,15 @@ def example_masks(checkpoints: Mapping[str, str | Path], dataset: Any, count: in
         name: (KASegModel.from_pretrained(folder).eval(), KASegImageProcessor.from_pretrained(folder))
         for name, folder in checkpoints.items()
     }
-    shown = min(count, len(dataset))
-    pictures = []
-    for index in range(shown):
-        sample = dataset[index * len(dataset) // shown]
+    count = min(count, len(dataset))
+    shown = []
+    for index in range(count):
+        sample = dataset[index * len(dataset) // count]
         image = sample["image"]
         masks = {"label": sample["label"]}
         for name, (model, processor) in models.items():
             outputs = model(pixel_values=pixel_values_of(processor, image))
             size = (image.height, image.width)
             masks[name] = processor.post_process_semantic_segmentation(outputs, [size])[0].numpy()
-        pictures.append({"image": image, "masks": masks})
-    return pictures
+        shown.append({"image": image, "masks": masks})
+    return shown

@@ -1,4 +1,4 @@
-"""One self-contained HTML page with tables of results, figures and pictures of masks."""
+"""One self-contained HTML page with tables of results, figures and masks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ pre { overflow-x: auto; padding: .8rem; border: 1px solid #8886; border-radius: 
 {% endfor %}
 <p>{% for name, color in legend %}<span class="key"><i style="background: rgb{{ color }}"></i>{{ name }}</span>
 {% endfor %}</p>
-{% for picture in pictures %}<div>{% for caption, source in picture %}
+{% for row in images %}<div>{% for caption, source in row %}
 <figure><img src="data:image/png;base64,{{ source }}" class="mask" alt="{{ caption }}">
 <figcaption>{{ caption }}</figcaption></figure>
 {% endfor %}</div>
@@ -58,7 +58,7 @@ def write_page(
     header: Sequence[str],
     rows: Sequence[Sequence[str]],
     figures: Sequence[tuple[str, Figure]] = (),
-    pictures: Sequence[dict[str, Any]] = (),
+    images: Sequence[dict[str, Any]] = (),
     names: Sequence[str] = (),
     palette: Sequence[Sequence[int]] = (),
     lead: Sequence[str] = (),
@@ -71,31 +71,31 @@ def write_page(
         title (`str`): Its heading.
         header, rows: A table as text, its first column left-aligned.
         figures: Caption and matplotlib figure.
-        pictures (`Sequence[dict]`): `image` (PIL), `masks` (caption -> (H, W) train ids), and perhaps the image's
+        images (`Sequence[dict]`): `image` (PIL), `masks` (caption -> (H, W) train ids), and perhaps the image's
             `caption`.
-        names, palette: Classes and their RGB colours, for the masks.
+        names, palette: Classes and their RGB colors, for the masks.
         lead: Paragraphs above the table.
         commands: What to type to do the same with one's own data, at the end.
     """
     colors = np.full((256, 3), 255, dtype=np.uint8)
     colors[: len(palette)] = np.asarray(palette, dtype=np.uint8).reshape(-1, 3)
-    shown = [
-        [(picture.get("caption", "image"), _png(picture["image"]))]
-        + [(caption, _png(Image.fromarray(colors[np.asarray(mask)]))) for caption, mask in picture["masks"].items()]
-        for picture in pictures
+    rows_of_images = [
+        [(shown.get("caption", "image"), _png(shown["image"]))]
+        + [(caption, _png(Image.fromarray(colors[np.asarray(mask)]))) for caption, mask in shown["masks"].items()]
+        for shown in images
     ]
     legend = [(name, tuple(int(value) for value in color)) for name, color in zip(names, palette, strict=True)]
     plots = [(caption, _png(figure)) for caption, figure in figures]
     tables = {"title": title, "lead": lead, "header": header, "rows": rows, "commands": commands}
-    text = _TEMPLATE.render(**tables, figures=plots, pictures=shown, legend=legend)
+    text = _TEMPLATE.render(**tables, figures=plots, images=rows_of_images, legend=legend)
     path.write_text(text, encoding="utf-8")
     return path
 
 
-def _png(picture: Image.Image | Figure) -> str:
+def _png(image: Image.Image | Figure) -> str:
     buffer = io.BytesIO()
-    if isinstance(picture, Figure):
-        picture.savefig(buffer, format="png", dpi=120)
+    if isinstance(image, Figure):
+        image.savefig(buffer, format="png", dpi=120)
     else:
-        picture.save(buffer, format="PNG")
+        image.save(buffer, format="PNG")
     return base64.b64encode(buffer.getvalue()).decode()

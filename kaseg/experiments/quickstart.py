@@ -106,7 +106,7 @@ def quickstart(output_dir: str | Path, seed: int = 0, steps: int = 120, pairs: i
             ],
             header=HEADER,
             rows=[_cells(row) for row in rows],
-            pictures=example_masks(folders, load_segmentation_dataset(scenes, split="validation")),
+            images=example_masks(folders, load_segmentation_dataset(scenes, split="validation")),
             names=list(SCENES.names),
             palette=list(SCENES.palette),
             commands=COMMANDS,

@@ -18,23 +18,20 @@ from kaseg.experiments.page import write_page
 from kaseg.experiments.plots import accuracy_against_cost, class_bars, learning_curves
 from kaseg.experiments.recipe import DataArguments, build_arguments
 from kaseg.experiments.run import load_data
-from kaseg.experiments.summary import Finished, format_gain, summarize, to_markdown
-from kaseg.model_card.cost import billions, millions
+from kaseg.experiments.summary import HEADER, Finished, cells, summarize, to_markdown
 from kaseg.model_card.results import RESULTS_NAME
 from kaseg.writing import write_atomically, write_json
 
-HEADER = ("student", "objective", "mIoU %", "std", "seeds", "gain over plain (95 %)", "params (M)", "GFLOPs", "steps")
-
 
 def write_report(
-    comparison: Comparison, output_dir: str | Path, places: Mapping[str, Any] | None = None, examples: int = 4
+    comparison: Comparison, output_dir: str | Path, overrides: Mapping[str, Any] | None = None, examples: int = 4
 ) -> list[dict[str, Any]]:
     """Write `summary.json`, `summary.md`, `summary.html` and `accuracy_against_cost.png` to `output_dir`.
 
     Args:
         comparison: The family.
         output_dir: Where its runs lie; those that are finished are reported.
-        places: As in [`~kaseg.experiments.comparison.run_comparison`], for the data of the example masks.
+        overrides: As in [`~kaseg.experiments.comparison.run_comparison`], for the data of the example masks.
         examples: How many evaluation images the page shows with the masks of the first finished seed; 0 for none, so
             that the page holds nothing of the dataset.
 
@@ -48,7 +45,7 @@ def write_report(
         ValueError: a run was done with another recipe.
     """
     root = Path(output_dir)
-    finished = finished_runs(comparison, root, places)
+    finished = finished_runs(comparison, root, overrides)
     if not finished:
         raise FileNotFoundError(f"{root}: no run of this comparison is finished, so there is nothing to report.")
     shown = [*_named_teacher(comparison, finished[0][1]), *finished]
@@ -74,20 +71,20 @@ def write_report(
     kept = f"The figures are in {root / 'summary.json'} and summary.md."
     with best_effort(str(root / "accuracy_against_cost.png"), kept):
         accuracy_against_cost(rows).savefig(root / "accuracy_against_cost.png", dpi=150)
-    data_args = build_arguments((DataArguments,), {**comparison.recipe, **(places or {})})[0]
-    pictures: list[dict[str, Any]] = []
+    data_args = build_arguments((DataArguments,), {**comparison.recipe, **(overrides or {})})[0]
+    examples_shown: list[dict[str, Any]] = []
     if examples:
         with best_effort("the example masks of the page", kept):
-            pictures = _pictures(finished, root, data_args, examples)
+            examples_shown = _examples(finished, root, data_args, examples)
     with best_effort(str(root / "summary.html"), kept):
         space = get_label_space(data_args.dataset, data_args.data_dir, data_args.label_space)
         write_page(
             root / "summary.html",
             title=where,
             header=HEADER,
-            rows=[_cells(row) for row in rows],
+            rows=[cells(row) for row in rows],
             figures=_plots(rows, shown, kept),
-            pictures=pictures,
+            images=examples_shown,
             names=space.names,
             palette=space.palette,
         )
@@ -119,22 +116,8 @@ def _named_teacher(comparison: Comparison, scored: Mapping[str, Any]) -> list[tu
     return [(Run(TEACHER, TEACHER, results["seed"], results["recipe"], distils=False), results)]
 
 
-def _pictures(finished: Finished, root: Path, data_args: DataArguments, count: int) -> list[dict[str, Any]]:
+def _examples(finished: Finished, root: Path, data_args: DataArguments, count: int) -> list[dict[str, Any]]:
     seed = next((run.seed for run, _ in finished if run.student != TEACHER), None)
     shown = [run for run, _ in finished if run.student == TEACHER or run.seed == seed]
     folders = {run.name: root / run.name for run in shown}
     return example_masks(folders, load_data(data_args)[1], count)
-
-
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    return [
-        row["student"],
-        row["objective"],
-        f"{100 * row['mean_iou']:.1f}",
-        "" if row["std"] is None else f"{100 * row['std']:.1f}",
-        str(len(row["seeds"])),
-        format_gain(row),
-        millions(row["parameters"]),
-        billions(row["gflops"]),
-        str(row["steps"]),
-    ]

@@ -54,25 +54,32 @@ def paired_interval(differences: Sequence[float], confidence: float = 0.95) -> t
     return mean - reach, mean + reach
 
 
+HEADER = (
+    *("student", "objective", "mIoU %", "seeds", "gain over plain (95 % interval)", "gap closed", "params M", "GFLOPs"),
+    "steps",
+)
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """A row as text, a cell for each of `HEADER`; scores in percent, gains in points."""
+    spread = "" if row["std"] is None else f" ± {100 * row['std']:.1f}"
+    closed = row.get("gap_closed")
+    return [
+        row["student"],
+        row["objective"],
+        f"{100 * row['mean_iou']:.1f}{spread}",
+        str(len(row["seeds"])),
+        format_gain(row),
+        "" if closed is None else f"{100 * closed:.0f} %",
+        millions(row["parameters"]),
+        billions(row["gflops"]),
+        str(row["steps"]),
+    ]
+
+
 def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as a Markdown table; scores in percent, gains in points."""
-    header = ("student", "objective", "mIoU %", "seeds", "gain over plain (95 % interval)", "gap closed", "params M")
-    cells = []
-    for row in rows:
-        spread = "" if row["std"] is None else f" ± {100 * row['std']:.1f}"
-        cells.append(
-            (
-                plain(row["student"]),
-                plain(row["objective"]),
-                f"{100 * row['mean_iou']:.1f}{spread}",
-                len(row["seeds"]),
-                format_gain(row),
-                _percent(row.get("gap_closed")),
-                millions(row["parameters"]),
-                billions(row["gflops"]),
-            )
-        )
-    return table((*header, "GFLOPs"), cells) + "\n"
+    """The rows as a Markdown table."""
+    return table(HEADER, [[plain(cell) for cell in cells(row)] for row in rows]) + "\n"
 
 
 def format_gain(row: Mapping[str, Any]) -> str:
@@ -124,7 +131,3 @@ def _gain(
             seed for seed in adapted if seed in plain and adapted[seed]["hardware"] != plain[seed]["hardware"]
         ],
     }
-
-
-def _percent(fraction: float | None) -> str:
-    return "" if fraction is None else f"{100 * fraction:.0f} %"

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from kaseg.evaluation.sliding import average_windows
-from kaseg.modeling_kaseg import spanning
+from kaseg.modeling_kaseg import align_to_image
 
 MULTIPLE = 32  # the largest stride in use
 
@@ -91,7 +91,7 @@ def tiled_logits(
         return logits
 
     logits = average_windows(predict, pixel_values, (tile, tile), (overlap, overlap), step=stride)
-    return spanning(logits, (height, width), stride) if pads else logits
+    return align_to_image(logits, (height, width), stride) if pads else logits
 
 
 def check_tile(tile: int, overlap: int) -> None:

@@ -1,4 +1,4 @@
-"""Training losses on logits; each normalises over the pixels that carry a label."""
+"""Training losses on logits; each normalizes over the pixels that carry a label."""
 
 from __future__ import annotations
 

@@ -172,14 +172,14 @@ class TermTrainer(SearchingTrainer):
         """Write the model's card as `README.md` in `output_dir`; `push_to_hub` passes its keyword arguments on to here.
 
         Args:
-            license (`str`, *optional*): Licence of the training data, if it is not one that kaseg knows.
+            license (`str`, *optional*): License of the training data, if it is not one that kaseg knows.
             tags (`str` or `list[str]`, *optional*): Further tags.
             model_name (`str`, *optional*): The card's title.
             dataset (`str`, *optional*): Name or Hub id of the training data, if its `info` does not say.
             beside (`Mapping[str, str | Path]`, *optional*): Folders of finished runs by name, for the table of scores:
                 the plain twin of an adapted student, its teacher.
             picture (`bool`, *optional*): Show the first evaluation image and its mask; by default only where it is a
-                synthetic scene. Mind the data's licence.
+                synthetic scene. Mind the data's license.
             kwargs: The further arguments of `transformers.Trainer`, for a model that is not a [`KASegModel`].
 
         Raises:

@@ -203,7 +203,7 @@ class SegmentationConfig(TrainingArguments):
 
     @property
     def augmentation_seed(self) -> int:
-        """Seed of the random crops, scales and colours: `data_seed` where it is given, as for the data order."""
+        """Seed of the random crops, scales and colors: `data_seed` where it is given, as for the data order."""
         return self.seed if self.data_seed is None else self.data_seed
 
 

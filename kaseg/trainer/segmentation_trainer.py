@@ -57,10 +57,10 @@ class SegmentationTrainer(ScoringTrainer):
     """Trains a [`KASegModel`] (or any model that returns `logits`) on labelled images.
 
     Datasets with the columns `image` and `label` (see [`~kaseg.data.load_segmentation_dataset`]) are augmented and
-    normalised as `args` and `processing_class` say; so are own ones: a `datasets.Dataset` with other usual column
+    normalized as `args` and `processing_class` say; so are own ones: a `datasets.Dataset` with other usual column
     names or `with_format("torch")`, a list, a `torch.utils.data.Dataset` or a `Subset` of samples or of pairs (image,
-    mask), see [`~kaseg.data.own_samples.standard_sample`]. Samples that already have normalised `pixel_values` and
-    `labels` are taken as they are. Cross-entropy is normalised by the labelled pixels of the whole step, over
+    mask), see [`~kaseg.data.own_samples.standard_sample`]. Samples that already have normalized `pixel_values` and
+    `labels` are taken as they are. Cross-entropy is normalized by the labelled pixels of the whole step, over
     micro-batches and processes.
 
     Evaluation streams a confusion matrix at the labels' own resolution: no logits are kept. It computes in the type of
@@ -206,7 +206,7 @@ class SegmentationTrainer(ScoringTrainer):
             return dataset
         if isinstance(dataset, Mapping):
             raise ValueError(
-                f"Training takes one data set, not a {type(dataset).__name__} of {', '.join(map(str, dataset))}: give "
+                f"Training takes one dataset, not a {type(dataset).__name__} of {', '.join(map(str, dataset))}: give "
                 "one of them, such as train_dataset=data['train']."
             )
         is_stream = isinstance(dataset, datasets.IterableDataset)

@@ -219,7 +219,7 @@ def test_only_what_matches(done) -> None:
         run_comparison(done[0], done[1], WATCHING, jobs=0)
     with pytest.raises(ValueError, match=r"No run is called 'os16/\*'.*student/plain/seed-1"):
         run_comparison(done[0], done[1], WATCHING, only="os16/*")
-    with pytest.raises(ValueError, match="places: unknown field 'data_dri'"):
+    with pytest.raises(ValueError, match="overrides: unknown field 'data_dri'"):
         run_comparison(done[0], done[1], {"data_dri": "x"})
 
 

@@ -17,7 +17,7 @@ def test_masks_have_the_palettes_colours_and_void_is_white(tmp_path) -> None:
         title="t",
         header=["model", "mIoU"],
         rows=[["a <b>", "50.0"]],
-        pictures=[{"image": Image.new("RGB", (2, 2)), "masks": {"label": mask}}],
+        images=[{"image": Image.new("RGB", (2, 2)), "masks": {"label": mask}}],
         names=["x", "y"],
         palette=[(10, 20, 30), (40, 50, 60)],
     )

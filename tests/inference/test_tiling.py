@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from kaseg.inference.tiling import tiled_logits
-from kaseg.modeling_kaseg import spanning
+from kaseg.modeling_kaseg import align_to_image
 
 
 class LocalModel(nn.Module):
@@ -51,7 +51,7 @@ class SpanningModel(LocalModel):
     def forward(self, pixel_values: torch.Tensor) -> SimpleNamespace:
         size = pixel_values.shape[-2:]
         padded = F.pad(pixel_values, (0, -size[1] % 8, 0, -size[0] % 8))
-        return SimpleNamespace(logits=spanning(super().forward(padded).logits, size, 4))
+        return SimpleNamespace(logits=align_to_image(super().forward(padded).logits, size, 4))
 
 
 @pytest.mark.parametrize("size", [(64, 64), (65, 67), (97, 61), (31, 200), (130, 30), (160, 161)])

@@ -19,7 +19,7 @@ class DistLoss(MapLoss):
         L_dist  = beta * L_inter + gamma * L_intra
 
     All of this is the paper's, and beta = gamma = 1 is its code's setting for segmentation. `rho` is computed as
-    `x.y / (|x||y| + 1e-8)` of centred vectors, as there: what does not vary at all correlates with nothing.
+    `x.y / (|x||y| + 1e-8)` of centered vectors, as there: what does not vary at all correlates with nothing.
 
     `L_intra` runs over the positions that are seen at once: with micro-batches or several processes it is the mean of
     their own values and not that of the whole batch, as for statistics of BatchNorm.

@@ -16,7 +16,7 @@ from kaseg.distillation.losses.base import (
 
 
 class IntraClassLoss(MapLoss):
-    r"""Squared difference of the pixels' similarities to their class centres (IFVD, Wang et al., ECCV 2020).
+    r"""Squared difference of the pixels' similarities to their class centers (IFVD, Wang et al., ECCV 2020).
 
     With `x_bi` the vector of channels and `y_bi` the label at position `i` of image `b`,
 
@@ -24,9 +24,9 @@ class IntraClassLoss(MapLoss):
         M(x)_bi  = cos(x_bi, mu(x)_b,y_bi)
         L_ifv    = 1/N  sum over labelled (b, i) of (M(s)_bi - M(t)_bi)^2           N = number of labelled positions
 
-    Class centres, cosines and squares are the paper's; one centre per class and image and the weight of 200 are its
+    Class centers, cosines and squares are the paper's; one center per class and image and the weight of 200 are its
     code's. That code counts void positions in N, where they contribute 0; here they are left out, so that N is what is
-    summed. Centres are differentiated too.
+    summed. Centers are differentiated too.
 
     Invariances: the scale of either map and rotations of its channels change nothing; neither does renaming classes; a
     class of a single position contributes nothing. Student and teacher may have different numbers of channels.
@@ -69,8 +69,8 @@ class IntraClassLoss(MapLoss):
     def _similarities(self, features: Tensor, group: Tensor) -> Tensor:
         """Cosine `(B*h*w)` of each position's vector to the mean over the positions of its group."""
         vectors = features.permute(0, 2, 3, 1).flatten(0, 2)
-        centres = vectors.new_zeros(256 * len(features), vectors.shape[1]).index_add(0, group, vectors)
-        counts = vectors.new_zeros(len(centres)).index_add(0, group, vectors.new_ones(len(group)))
-        centres = centres / counts.clamp(min=1).unsqueeze(1)
-        centres = centres * inverse_norms(centres, 2, self.eps)
-        return (vectors * inverse_norms(vectors, 2, self.eps) * centres[group]).sum(1)
+        centers = vectors.new_zeros(256 * len(features), vectors.shape[1]).index_add(0, group, vectors)
+        counts = vectors.new_zeros(len(centers)).index_add(0, group, vectors.new_ones(len(group)))
+        centers = centers / counts.clamp(min=1).unsqueeze(1)
+        centers = centers * inverse_norms(centers, 2, self.eps)
+        return (vectors * inverse_norms(vectors, 2, self.eps) * centers[group]).sum(1)

@@ -18,7 +18,7 @@ class PearsonLoss(MapLoss):
         r_k     = <c(s)_k c(t)_k> / ( (sd(s)_k^2 + eps^2)^(1/2) sd(t)_k )
         L       = 1/c  sum_k  v_k (1 - r_k)                           v_k = sd(t)_k^2 / (sd(t)_k^2 + eps^2)
 
-    Channels centred and scaled over positions and images are PKD's, whose half mean square of the difference is
+    Channels centered and scaled over positions and images are PKD's, whose half mean square of the difference is
     `1 - r_k` where both sides vary. Where one does not, that half square gives a constant map half of what an unrelated
     one costs; `1 - r_k` gives it nothing (our choice). `v_k` is 1 but for channels in which the teacher is constant:
     those cannot be followed and do not count (our choice); `eps` and the weights are ours, too.

@@ -75,8 +75,8 @@ class WhitenedLoss(PearsonLoss):
     def whiten(self, teacher: Tensor) -> Tensor:
         """`W (t - m)` of a code `(B, c, h, w)`."""
         dtype = torch.float64 if teacher.dtype == torch.float64 else torch.float32
-        centred = teacher.to(dtype) - self.mean.to(dtype)[:, None, None]
-        return torch.einsum("kc,bchw->bkhw", self.whitener.to(dtype), centred)
+        centered = teacher.to(dtype) - self.mean.to(dtype)[:, None, None]
+        return torch.einsum("kc,bchw->bkhw", self.whitener.to(dtype), centered)
 
     @torch.no_grad()
     def _measure(self, teacher: Tensor) -> None:
@@ -84,10 +84,10 @@ class WhitenedLoss(PearsonLoss):
         vectors = teacher.detach().float().transpose(0, 1).flatten(1)
         count = vectors.shape[1]
         mean = vectors.mean(1)
-        centred = vectors - mean[:, None]
+        centered = vectors - mean[:, None]
         total = self.positions + count
         apart = mean - self.mean
-        self.scatter += centred @ centred.T + torch.outer(apart, apart) * (self.positions * count / total)
+        self.scatter += centered @ centered.T + torch.outer(apart, apart) * (self.positions * count / total)
         self.mean += apart * (count / total)
         self.positions.copy_(total)
         self.batches += 1

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from kaseg.distillation.map_shape import MapShape
 from kaseg.distillation.teachers.input_sizes import InputSize, resized_map
 from kaseg.distillation.teachers.label_matching import LabelMap, LabelMatch, match_labels
-from kaseg.distillation.teachers.loading import load_teacher
+from kaseg.distillation.teachers.loading import check_usable, load_teacher
 from kaseg.distillation.teachers.normalization import find_normalization
 from kaseg.distillation.teachers.output_stride import at_output_stride
 from kaseg.distillation.teachers.outputs import TeacherOutput, logits_of
@@ -110,7 +110,12 @@ class TeacherAdapter(nn.Module):
             if loaded.normalization is not None and image_mean is None and image_std is None:
                 found = loaded.normalization
                 image_mean, image_std, flip_channels = found.mean, found.std, flip_channels or found.flip_channels
-        _check_usable(model, model_inputs)
+        if not isinstance(model, nn.Module) or isinstance(model, TeacherAdapter):
+            raise ValueError(
+                "A teacher is a Hub id, a folder, a shipped name (kaseg.list_models()) or a network (nn.Module), not a "
+                f"{type(model).__name__}."
+            )
+        check_usable(model, model_inputs)
         self.output_stride = output_stride
         self.model = model if output_stride is None else at_output_stride(model, output_stride)
         self.requires_grad_(False)
@@ -376,29 +381,6 @@ class TeacherAdapter(nn.Module):
     @torch.no_grad()
     def _dry_run(self) -> Any:
         return self._run(example_image(self.model, self.input_size))
-
-
-def _check_usable(model: Any, model_inputs: Mapping[str, torch.Tensor] | None) -> None:
-    if not isinstance(model, nn.Module) or isinstance(model, TeacherAdapter):
-        raise ValueError(
-            "A teacher is a Hub id, a folder, a shipped name (kaseg.list_models()) or a network (nn.Module), not a "
-            f"{type(model).__name__}."
-        )
-    if getattr(getattr(model, "config", None), "model_type", None) == "oneformer" and not model_inputs:
-        raise ValueError(
-            "OneFormer is told its task with every image: pass model_inputs={'task_inputs': tokens}, the tokens that "
-            "its OneFormerProcessor makes of task_inputs=['semantic'], or give its Hub id or folder."
-        )
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ValueError(
-            "The teacher is a TorchScript module, whose inner maps cannot be read: pass the Python network that it was "
-            "made of."
-        )
-    if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
-        raise ValueError(
-            "The teacher's weights were made under torch.inference_mode(), where tensors cannot take part in training: "
-            "build or load it outside of it (torch.no_grad() is fine)."
-        )
 
 
 def _shape(value: Any) -> str:

@@ -10,7 +10,7 @@ from timm.layers import PatchEmbed
 from torch import nn
 from torch.nn import functional as F
 
-from kaseg.modeling_kaseg import spanning
+from kaseg.modeling_kaseg import align_to_image
 
 # transformers models that reshape their tokens to the grid of config.image_size, or (DPT) to a square.
 _FIXED = ("data2vec-vision", "dpt", "eomt", "eomt_dinov3")
@@ -23,7 +23,7 @@ class InputSize:
     """What image sizes a teacher takes.
 
     An image of another size than `fixed` is resized to it bilinearly; one that is no multiple of `multiple` is padded
-    at the right and at the bottom with the teacher's mean colour. Its maps are brought back to what they would measure
+    at the right and at the bottom with the teacher's mean color. Its maps are brought back to what they would measure
     at the student's image, so that they keep their stride and their place (our choice).
 
     Args:
@@ -73,7 +73,7 @@ class InputSize:
         resized bilinearly to the size that keeps its stride."""
         if self.shift:
             feature_map = _moved(feature_map, self.shift * feature_map.shape[-1] / fitted[1])
-            return spanning(feature_map, given, fitted[1] // feature_map.shape[-1])
+            return align_to_image(feature_map, given, fitted[1] // feature_map.shape[-1])
         if given == fitted:
             return feature_map
         if self.fixed is None:

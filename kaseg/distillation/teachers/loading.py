@@ -1,9 +1,10 @@
-"""Teachers from a Hub id, a folder or a shipped name: network, normalisation and what else its forward pass needs."""
+"""Teachers from a Hub id, a folder or a shipped name: network, normalization and what else its forward pass needs."""
 
 from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ _SMP_FILES = ["config.json", "model.safetensors"]
 
 @dataclass
 class LoadedTeacher:
-    """A network with its own normalisation, `None` if that is not known, and further arguments of its forward pass."""
+    """A network with its own normalization, `None` if that is not known, and further arguments of its forward pass."""
 
     model: nn.Module
     normalization: Normalization | None = None
@@ -46,7 +47,7 @@ def load_teacher(name_or_path: str) -> LoadedTeacher:
 
     Raises:
         OSError: no such model, no right to read it, no network, or damaged or no safetensors weights, or no processor
-            that says how the model's images are normalised.
+            that says how the model's images are normalized.
         ValueError: a model of another kind.
         ImportError: segmentation_models.pytorch is needed and not installed.
     """
@@ -56,6 +57,25 @@ def load_teacher(name_or_path: str) -> LoadedTeacher:
         if _SMP_CLASS in config:
             return _load_smp(name, config)
         return _load_transformers(name, config)
+
+
+def check_usable(model: nn.Module, model_inputs: Mapping[str, torch.Tensor] | None) -> None:
+    """Raises a ValueError if a network cannot teach; the message says what to do."""
+    if getattr(getattr(model, "config", None), "model_type", None) == "oneformer" and not model_inputs:
+        raise ValueError(
+            "OneFormer is told its task with every image: pass model_inputs={'task_inputs': tokens}, the tokens that "
+            "its OneFormerProcessor makes of task_inputs=['semantic'], or give its Hub id or folder."
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError(
+            "The teacher is a TorchScript module, whose inner maps cannot be read: pass the Python network that it was "
+            "made of."
+        )
+    if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
+        raise ValueError(
+            "The teacher's weights were made under torch.inference_mode(), where tensors cannot take part in training: "
+            "build or load it outside of it (torch.no_grad() is fine)."
+        )
 
 
 def _load_transformers(name: str, config: dict[str, Any]) -> LoadedTeacher:
