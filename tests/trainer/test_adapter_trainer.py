@@ -6,25 +6,15 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
-from toy import arguments, copy_state, make_dataset, make_model, make_teacher, states_equal
+from toy import ALONE, copy_state, ka_trainer, make_autoencoder, states_equal
 
-from kaseg import KnowledgeAdaptationConfig, KnowledgeAdaptationTrainer
-from kaseg.distillation import FeatureAutoencoder, FeatureAutoencoderConfig
+from kaseg import KnowledgeAdaptationTrainer
 from kaseg.distillation.losses import AffinityLoss
 from kaseg.trainer.adapter_trainer import AdapterTrainer
 
 
-def _trainer(output_dir, **kwargs) -> KnowledgeAdaptationTrainer:
-    torch.manual_seed(0)  # one and the same autoencoder
-    return KnowledgeAdaptationTrainer(
-        make_model(),
-        make_teacher(),
-        KnowledgeAdaptationConfig(
-            **arguments(output_dir, **{"latent_channels": 8, "adapter_warmup_steps": 3, **kwargs})
-        ),
-        autoencoder=FeatureAutoencoder(FeatureAutoencoderConfig(in_channels=32, latent_channels=8)),
-        train_dataset=make_dataset(),
-    )
+def _trainer(output_dir, **fields) -> KnowledgeAdaptationTrainer:
+    return ka_trainer(output_dir, autoencoder=make_autoencoder(), **{"adapter_warmup_steps": 3, **fields})
 
 
 @pytest.mark.parametrize("bf16", [False, True])
@@ -88,4 +78,4 @@ def test_without_an_adapter_there_is_nothing_to_warm_up(tmp_path) -> None:
     """Student's and teacher's maps have 32 channels each."""
     losses = {"channel_wise": {"weight": 1.0, "source": "features"}}
     with pytest.raises(ValueError, match=r"none of the terms \(channel_wise\) has one here"):
-        _trainer(tmp_path, adaptation_weight=0.0, affinity_weight=0.0, distillation_losses=losses)
+        _trainer(tmp_path, **ALONE, distillation_losses=losses)

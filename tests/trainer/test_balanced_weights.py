@@ -5,25 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.nn import functional as F
-from toy import arguments, make_dataset, make_model, make_teacher
+from toy import ka_trainer, logged_steps, make_autoencoder, make_model
 
-from kaseg import KnowledgeAdaptationConfig, KnowledgeAdaptationTrainer
-from kaseg.distillation import FeatureAutoencoder, FeatureAutoencoderConfig
+from kaseg import KnowledgeAdaptationTrainer
 from kaseg.distillation.losses import AffinityLoss, KnowledgeDistillationLoss
 
 # No BatchNorm in their adapters, which would see other statistics in smaller batches.
 TERMS = {"adaptation_weight": 0.0, "affinity_weight": "auto", "distillation_losses": {"knowledge_distillation": "auto"}}
 
 
-def _trainer(output_dir, model=None, **kwargs) -> KnowledgeAdaptationTrainer:
-    torch.manual_seed(0)  # one and the same autoencoder
-    return KnowledgeAdaptationTrainer(
-        model or make_model(classifier_dropout_prob=0.0, freeze_batch_norm=True),
-        make_teacher(),
-        KnowledgeAdaptationConfig(**arguments(output_dir, latent_channels=8, **{**TERMS, **kwargs})),
-        autoencoder=FeatureAutoencoder(FeatureAutoencoderConfig(in_channels=32, latent_channels=8)),
-        train_dataset=make_dataset(),
-    )
+def _trainer(output_dir, model=None, **fields) -> KnowledgeAdaptationTrainer:
+    model = model or make_model(classifier_dropout_prob=0.0, freeze_batch_norm=True)
+    return ka_trainer(output_dir, model, autoencoder=make_autoencoder(), **{**TERMS, **fields})
 
 
 def _step(trainer: KnowledgeAdaptationTrainer, batch: dict) -> torch.Tensor:
@@ -63,8 +56,8 @@ def test_the_norms_are_those_at_the_tapped_map(tmp_path) -> None:
 
 
 def test_a_share_of_its_own_goes_before_the_default(tmp_path) -> None:
-    rival = {"knowledge_distillation": {"weight": "auto", "share": 0.1}}
-    trainer = _trainer(tmp_path, distillation_losses=rival, balanced_share=0.4)
+    own = {"knowledge_distillation": {"weight": "auto", "share": 0.1}}
+    trainer = _trainer(tmp_path, distillation_losses=own, balanced_share=0.4)
     assert trainer.model.balance.shares.tolist() == pytest.approx([0.4, 0.1])
     assert trainer.model.balance.names == ("affinity", "knowledge_distillation")
 
@@ -89,7 +82,7 @@ def test_the_same_for_any_split_of_the_batch_and_any_optimizer(tmp_path, optim: 
 def test_the_weights_are_used_and_logged_and_follow_the_schedule(tmp_path) -> None:
     trainer = _trainer(tmp_path, balanced_every=2, distillation_schedule="linear")
     trainer.train()
-    logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+    logged = logged_steps(trainer)
     assert len(logged) == 4
     for entry in logged:
         names = ("affinity", "knowledge_distillation")

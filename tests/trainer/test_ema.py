@@ -3,25 +3,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from toy import arguments, copy_state, make_dataset, make_model, make_teacher, states_equal
+from toy import ALONE, arguments, copy_state, ka_trainer, seg_trainer, states_equal
 from transformers import TrainerCallback
 
-from kaseg import (
-    KASegModel,
-    KnowledgeAdaptationConfig,
-    KnowledgeAdaptationTrainer,
-    SegmentationConfig,
-    SegmentationTrainer,
-)
+from kaseg import KASegModel, SegmentationConfig, SegmentationTrainer
 
 
-def _trainer(output_dir, distils: bool = False, **kwargs) -> SegmentationTrainer:
-    fields = arguments(output_dir, **{"ema_decay": 0.3, "learning_rate": 0.02, **kwargs})
-    data = {"train_dataset": make_dataset(), "eval_dataset": make_dataset(3, seed=1)}
-    if not distils:
-        return SegmentationTrainer(make_model(), SegmentationConfig(**fields), **data)
-    fields |= {"adaptation_weight": 0.0, "affinity_weight": 0.0, "distillation_losses": {"hint": 1.0}}
-    return KnowledgeAdaptationTrainer(make_model(), make_teacher(), KnowledgeAdaptationConfig(**fields), **data)
+def _trainer(output_dir, distils: bool = False, **fields) -> SegmentationTrainer:
+    fields = {"ema_decay": 0.3, "learning_rate": 0.02, **fields}
+    if distils:
+        return ka_trainer(output_dir, **ALONE, distillation_losses={"hint": 1.0}, **fields)
+    return seg_trainer(output_dir, **fields)
 
 
 class Recorder(TrainerCallback):

@@ -4,22 +4,19 @@ import json
 from pathlib import Path
 
 import pytest
-from toy import arguments, make_dataset, make_model, make_teacher
+from toy import ka_trainer, make_dataset, make_model, make_teacher, seg_trainer
 
-from kaseg import KnowledgeAdaptationConfig, KnowledgeAdaptationTrainer, SegmentationConfig, SegmentationTrainer
+from kaseg import KnowledgeAdaptationTrainer, SegmentationTrainer
 
 SAVED = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "save_total_limit": None}
 
 
 def plain(output_dir, model=None, samples: int = 12, **fields) -> SegmentationTrainer:
-    args = SegmentationConfig(**arguments(output_dir, **{**SAVED, **fields}))
-    return SegmentationTrainer(model or make_model(), args, train_dataset=make_dataset(samples))
+    return seg_trainer(output_dir, model, make_dataset(samples), **{**SAVED, **fields})
 
 
 def distillation(output_dir, teacher=None, **fields) -> KnowledgeAdaptationTrainer:
-    stage = {"latent_channels": 8, "autoencoder_epochs": 0, "autoencoder_max_steps": 2}
-    args = KnowledgeAdaptationConfig(**arguments(output_dir, **{**SAVED, **stage, **fields}))
-    return KnowledgeAdaptationTrainer(make_model(), teacher or make_teacher(), args, train_dataset=make_dataset())
+    return ka_trainer(output_dir, teacher=teacher, **{**SAVED, "autoencoder_max_steps": 2, **fields})
 
 
 @pytest.fixture(scope="module")

@@ -7,30 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from toy import arguments, make_dataset, make_model, make_teacher
+from toy import ka_trainer, make_autoencoder, make_teacher, seg_trainer
 from transformers import TrainerState
 
-from kaseg import KnowledgeAdaptationConfig, KnowledgeAdaptationTrainer, SegmentationConfig, SegmentationTrainer
 from kaseg.data.dataset import write_name
-from kaseg.distillation import FeatureAutoencoder, FeatureAutoencoderConfig
 from kaseg.finite import NotFiniteError
 from kaseg.trainer.finite_steps import FiniteSteps
-
-
-def _plain(output_dir, **kwargs) -> SegmentationTrainer:
-    args = SegmentationConfig(**arguments(output_dir, **kwargs))
-    return SegmentationTrainer(make_model(), args, train_dataset=make_dataset(), eval_dataset=make_dataset(3, seed=1))
-
-
-def _adapted(output_dir, teacher=None, autoencoder=None, **kwargs) -> KnowledgeAdaptationTrainer:
-    fields = {"latent_channels": 8, "autoencoder_epochs": 0, "autoencoder_max_steps": 2, **kwargs}
-    return KnowledgeAdaptationTrainer(
-        model=make_model(),
-        teacher=teacher or make_teacher(),
-        autoencoder=autoencoder,
-        args=KnowledgeAdaptationConfig(**arguments(output_dir, **fields)),
-        train_dataset=make_dataset(),
-    )
 
 
 def _nothing_is_finished(folder: Path) -> bool:
@@ -39,7 +21,7 @@ def _nothing_is_finished(folder: Path) -> bool:
 
 class TestLearningRates:
     def test_of_a_plain_training(self, tmp_path: Path) -> None:
-        trainer = _plain(tmp_path, learning_rate=1e9, max_steps=8)
+        trainer = seg_trainer(tmp_path, learning_rate=1e9, max_steps=8)
         with pytest.raises(
             NotFiniteError, match=r"Step \d \(train\): the (loss|gradient) is (nan|inf).*samples \d+, \d+"
         ):
@@ -50,7 +32,7 @@ class TestLearningRates:
         assert _nothing_is_finished(tmp_path)
 
     def test_of_the_first_stage(self, tmp_path: Path) -> None:
-        trainer = _adapted(tmp_path, autoencoder_learning_rate=1e30, autoencoder_max_steps=8)
+        trainer = ka_trainer(tmp_path, autoencoder_learning_rate=1e30, autoencoder_max_steps=8)
         with pytest.raises(NotFiniteError, match=r"Step \d \(autoencoder\)"):
             trainer.train()
         assert trainer.autoencoder is None and trainer.state.global_step == 0  # the second stage was not begun
@@ -58,13 +40,13 @@ class TestLearningRates:
 
     def test_of_the_second_stage(self, tmp_path: Path) -> None:
         with pytest.raises(NotFiniteError, match=r"Step \d \(distillation\): the (loss term|gradient)"):
-            _adapted(tmp_path, learning_rate=1e20, max_steps=8).train()
+            ka_trainer(tmp_path, learning_rate=1e20, max_steps=8).train()
         assert not list(tmp_path.glob("model.safetensors"))
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_the_step_and_the_samples_are_named(number: float, tmp_path: Path, monkeypatch) -> None:
-    trainer = _plain(tmp_path, save_strategy="steps", save_steps=1)
+    trainer = seg_trainer(tmp_path, save_strategy="steps", save_steps=1)
     label_loss = trainer.label_loss
     seen: list[torch.Tensor] = []
 
@@ -83,7 +65,7 @@ def test_the_step_and_the_samples_are_named(number: float, tmp_path: Path, monke
 
 
 def test_a_gradient_alone(tmp_path: Path, monkeypatch) -> None:
-    trainer = _plain(tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=3)
+    trainer = seg_trainer(tmp_path, per_device_train_batch_size=2, gradient_accumulation_steps=3)
 
     class Explodes(torch.autograd.Function):
         @staticmethod
@@ -103,7 +85,7 @@ def test_a_gradient_alone(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_the_term_is_named_and_nothing_is_logged_as_zero(tmp_path: Path, monkeypatch) -> None:
-    trainer = _adapted(tmp_path)
+    trainer = ka_trainer(tmp_path)
     shares = trainer._shares
     monkeypatch.setattr(
         trainer, "_shares", lambda *a: {k: v * math.nan if k == "affinity" else v for k, v in shares(*a).items()}
@@ -116,7 +98,7 @@ def test_the_term_is_named_and_nothing_is_logged_as_zero(tmp_path: Path, monkeyp
 
 
 def test_weights_that_the_last_step_broke(tmp_path: Path, monkeypatch) -> None:
-    trainer = _plain(tmp_path, max_steps=1)
+    trainer = seg_trainer(tmp_path, max_steps=1)
     monkeypatch.setattr(
         "torch.optim.SGD.step", lambda self, *a, **k: self.param_groups[0]["params"][0].data.fill_(math.nan)
     )
@@ -131,7 +113,7 @@ def test_the_default_autoencoder_stands_maps_of_any_scale(scale: float, tmp_path
         teacher = make_teacher()
         teacher.head.register_forward_hook(lambda module, inputs, output, factor=factor: output * factor)
         folder = tmp_path / str(factor)
-        trainer = _adapted(folder, teacher, autoencoder_max_steps=6)
+        trainer = ka_trainer(folder, teacher=teacher, autoencoder_max_steps=6)
         autoencoder = trainer.fit_autoencoder()
         assert autoencoder.normalization.std != 1
         state = json.loads((folder / "autoencoder/trainer_state.json").read_text())
@@ -140,10 +122,10 @@ def test_the_default_autoencoder_stands_maps_of_any_scale(scale: float, tmp_path
 
 
 def test_an_autoencoder_that_is_not_finite_is_refused(tmp_path: Path) -> None:
-    autoencoder = FeatureAutoencoder(FeatureAutoencoderConfig(in_channels=32, latent_channels=8))
+    autoencoder = make_autoencoder()
     torch.nn.init.constant_(autoencoder.encoder[0][0].weight, math.nan)
     with pytest.raises(NotFiniteError, match="The autoencoder is not finite"):
-        _adapted(tmp_path, autoencoder=autoencoder)
+        ka_trainer(tmp_path, autoencoder=autoencoder)
 
 
 def _watch(scaled: bool = False) -> tuple[FiniteSteps, SimpleNamespace]:
@@ -202,6 +184,6 @@ class TestFloat16:
 
 
 def test_checkpoints_hold_json_alone(tmp_path: Path) -> None:
-    _plain(tmp_path, save_strategy="steps", save_steps=4, eval_strategy="steps", eval_steps=2).train()
+    seg_trainer(tmp_path, save_strategy="steps", save_steps=4, eval_strategy="steps", eval_steps=2).train()
     (file,) = tmp_path.glob("checkpoint-*/trainer_state.json")
     json.loads(file.read_text(), parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))

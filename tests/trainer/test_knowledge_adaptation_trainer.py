@@ -1,47 +1,32 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import numpy as np
 import pytest
 import torch
 import torchvision
 from safetensors.torch import load_file
-from toy import arguments, copy_state, make_dataset, make_model, make_teacher, states_equal
-
-from kaseg import (
-    KASegImageProcessor,
-    KASegModel,
-    KnowledgeAdaptationConfig,
-    KnowledgeAdaptationTrainer,
-    SegmentationConfig,
-    SegmentationTrainer,
+from toy import (
+    ALONE,
+    arguments,
+    copy_state,
+    ka_trainer,
+    logged_steps,
+    make_autoencoder,
+    make_dataset,
+    make_model,
+    make_teacher,
+    seg_trainer,
+    states_equal,
 )
+
+from kaseg import KASegImageProcessor, KASegModel, KnowledgeAdaptationConfig, KnowledgeAdaptationTrainer
 from kaseg.data import load_segmentation_dataset
 from kaseg.distillation import FeatureAutoencoder, FeatureAutoencoderConfig, TeacherAdapter
 from kaseg.distillation.losses import AdaptationLoss, AffinityLoss, KnowledgeDistillationLoss
 from kaseg.distillation.terms import BASELINE_TERMS
 from kaseg.trainer.autoencoder_trainer import AutoencoderTrainer, autoencoder_arguments
-
-
-def _trainer(
-    output_dir, model=None, teacher=None, autoencoder=None, unlabelled_dataset=None, **kwargs
-) -> KnowledgeAdaptationTrainer:
-    fields = arguments(output_dir, latent_channels=8, autoencoder_epochs=0, autoencoder_max_steps=3, **kwargs)
-    return KnowledgeAdaptationTrainer(
-        model=model or make_model(),
-        teacher=teacher or make_teacher(),
-        args=KnowledgeAdaptationConfig(**fields),
-        autoencoder=autoencoder,
-        train_dataset=make_dataset(),
-        eval_dataset=make_dataset(3, seed=1),
-        unlabelled_dataset=unlabelled_dataset,
-    )
-
-
-def _autoencoder(**kwargs) -> FeatureAutoencoder:
-    return FeatureAutoencoder(FeatureAutoencoderConfig(in_channels=32, latent_channels=8, **kwargs))
 
 
 class TestBothStages:
@@ -50,7 +35,7 @@ class TestBothStages:
         """One run of both stages, with what was there before it."""
         output_dir = tmp_path_factory.mktemp("run")
         teacher = make_teacher().train()
-        trainer = _trainer(output_dir, teacher=teacher)
+        trainer = ka_trainer(output_dir, teacher=teacher)
         run = {"trainer": trainer, "teacher": teacher, "output_dir": output_dir}
         run["teacher_before"], run["before"] = copy_state(teacher), copy_state(trainer.model)
         trainer.train()
@@ -94,11 +79,10 @@ class TestBothStages:
 
 class TestUnlabelledImages:
     @staticmethod
-    def _trained(output_dir, unlabelled=None, resume=False, **fields) -> KnowledgeAdaptationTrainer:
+    def _trained(output_dir, unlabelled=None, **fields) -> KnowledgeAdaptationTrainer:
         fields = {"max_steps": 4, "affinity_weight": 0.0, **fields}
-        torch.manual_seed(0)  # one and the same autoencoder
-        trainer = _trainer(output_dir, autoencoder=_autoencoder(), unlabelled_dataset=unlabelled, **fields)
-        trainer.train(resume_from_checkpoint=resume)
+        trainer = ka_trainer(output_dir, autoencoder=make_autoencoder(), unlabelled=unlabelled, **fields)
+        trainer.train()
         return trainer
 
     def test_their_masks_are_not_looked_at_and_they_teach(self, tmp_path) -> None:
@@ -117,7 +101,7 @@ class TestUnlabelledImages:
         assert not states_equal(trained["masks"], trained["none"])
 
     def test_the_labels_loss_is_that_of_the_labelled_half(self, tmp_path) -> None:
-        trainer = _trainer(tmp_path, unlabelled_dataset=make_dataset(6, seed=5), autoencoder=_autoencoder())
+        trainer = ka_trainer(tmp_path, unlabelled=make_dataset(6, seed=5), autoencoder=make_autoencoder())
         batch = next(iter(trainer.get_train_dataloader()))
         labelled = batch["labels"].ne(255).flatten(1).any(1)
         assert labelled.any() and not labelled.all()
@@ -126,26 +110,11 @@ class TestUnlabelledImages:
         expected = trainer.label_loss(logits[labelled], batch["labels"][labelled], None)
         torch.testing.assert_close(found, expected)
 
-    def test_a_resumed_run_is_the_uninterrupted_one(self, tmp_path) -> None:
-        fields = dict(unlabelled=make_dataset(6, seed=5), max_steps=9, save_strategy="steps", save_steps=7)
-        whole = copy_state(self._trained(tmp_path, **fields).segmentation_model)
-        assert (tmp_path / "checkpoint-7").is_dir() and not (tmp_path / "checkpoint-8").exists()
-        shutil.rmtree(tmp_path / "checkpoint-9")
-        resumed = self._trained(tmp_path, resume=True, **fields)
-        assert resumed.state.global_step == 9
-        assert states_equal(whole, copy_state(resumed.segmentation_model))
-
     def test_the_card_states_the_labelled_datas_name_and_licence(self, tmp_path) -> None:
         scenes = load_segmentation_dataset("scenes", split="train", num_scenes=4, height=32, width=32)
         model = make_model(num_labels=9)
-        fields = arguments(tmp_path, adaptation_weight=0.0, affinity_weight=0.0, max_steps=1)
-        trainer = KnowledgeAdaptationTrainer(
-            model=model,
-            teacher=make_teacher(),
-            args=KnowledgeAdaptationConfig(**fields),
-            train_dataset=scenes,
-            unlabelled_dataset=make_dataset(4),
-        )
+        images = make_dataset(4)
+        trainer = ka_trainer(tmp_path, model, unlabelled=images, train=scenes, **ALONE, max_steps=1)
         trainer.train()
         assert trainer.model_card is not None and trainer.model_card.data.name == "scenes"
 
@@ -163,12 +132,12 @@ class TestTeacherThatSeesWholeImages:
     )
 
     def test_the_teacher_sees_each_image_once_and_no_crop(self, tmp_path) -> None:
-        trainer = _trainer(tmp_path, unlabelled_dataset=make_dataset(5, seed=4), **self.FIELDS)
+        trainer = ka_trainer(tmp_path, unlabelled=make_dataset(5, seed=4), **self.FIELDS)
         shapes = []
         trainer.teacher.register_forward_pre_hook(lambda module, args: shapes.append(tuple(args[0].shape)))
         trainer.train()
         assert shapes == [(1, 3, 32, 32)] * 17
-        again = _trainer(tmp_path, unlabelled_dataset=make_dataset(5, seed=4), **self.FIELDS)
+        again = ka_trainer(tmp_path, unlabelled=make_dataset(5, seed=4), **self.FIELDS)
         again.teacher.register_forward_pre_hook(lambda module, args: pytest.fail("seen again"))
         again.train()
         assert states_equal(trainer.model.state_dict(), again.model.state_dict())
@@ -178,48 +147,40 @@ class TestTeacherThatSeesWholeImages:
         fields = dict(min_scale=1.0, max_scale=1.0, horizontal_flip=0.0, max_steps=1)
         logged = {}
         for view in ("crop", "image"):
-            trainer = _trainer(tmp_path / view, **{**self.FIELDS, **fields, "teacher_view": view})
+            trainer = ka_trainer(tmp_path / view, **{**self.FIELDS, **fields, "teacher_view": view})
             trainer.train()
-            logged[view] = next(entry for entry in trainer.state.log_history if "loss" in entry)
+            logged[view] = logged_steps(trainer)[0]
         for term in ("adaptation", "affinity", "knowledge_distillation", "cross_entropy"):
             name = f"distillation/{term}"
             assert logged["image"][name] == pytest.approx(logged["crop"][name], rel=5e-3), term
 
     def test_runs_share_a_folder(self, tmp_path) -> None:
         fields = {**self.FIELDS, "teacher_maps_dir": str(tmp_path / "maps"), "adaptation_weight": 0.0}
-        _trainer(tmp_path / "a", **fields, affinity_weight=0.0).train()
+        ka_trainer(tmp_path / "a", **fields, affinity_weight=0.0).train()
         files = sorted((tmp_path / "maps").rglob("*.safetensors"))
         assert len(files) == 12 and {file.parent.parent.name for file in files} == {"logits"}
-        other = _trainer(tmp_path / "b", **fields, affinity_weight=0.0, seed=5)
+        other = ka_trainer(tmp_path / "b", **fields, affinity_weight=0.0, seed=5)
         other.teacher.register_forward_pre_hook(lambda module, args: pytest.fail("seen again"))
         other.train()
 
     def test_what_cannot_be_is_refused(self, tmp_path) -> None:
         with pytest.raises(ValueError, match="teacher_view must be one of"):
-            _trainer(tmp_path, teacher_view="whole")
+            ka_trainer(tmp_path, teacher_view="whole")
         with pytest.raises(ValueError, match="teacher_maps_dir would change nothing"):
-            _trainer(tmp_path, teacher_maps_dir=str(tmp_path))
+            ka_trainer(tmp_path, teacher_maps_dir=str(tmp_path))
         with pytest.raises(ValueError, match="leave mix out, or teacher_view"):
-            _trainer(tmp_path, teacher_view="image", mix="cutmix")
+            ka_trainer(tmp_path, teacher_view="image", mix="cutmix")
         stream = make_dataset().to_iterable_dataset()
-        config = KnowledgeAdaptationConfig(**arguments(tmp_path, teacher_view="image"))
         with pytest.raises(ValueError, match="needs a train_dataset that is a datasets.Dataset"):
-            KnowledgeAdaptationTrainer(make_model(), make_teacher(), config, train_dataset=stream)
+            ka_trainer(tmp_path, train=stream, teacher_view="image")
 
 
 @pytest.mark.parametrize("bf16", [False, True])
 def test_without_terms_it_trains_as_a_plain_student_does(tmp_path, bf16: bool) -> None:
     """A comparison is fair only if nothing but the terms differs: data, dropout, optimizer and precision agree."""
     fields = dict(bf16=bf16, max_steps=6, optim="adamw_torch", backbone_learning_rate_scale=0.25, weight_decay=0.1)
-    weights = dict(adaptation_weight=0.0, affinity_weight=0.0)
-    distilled = _trainer(tmp_path / "distilled", model=make_model(classifier_dropout_prob=0.3), **fields, **weights)
-    args = SegmentationConfig(**arguments(tmp_path / "plain", **fields))
-    plain = SegmentationTrainer(
-        make_model(classifier_dropout_prob=0.3),
-        args,
-        train_dataset=make_dataset(),
-        eval_dataset=make_dataset(3, seed=1),
-    )
+    distilled = ka_trainer(tmp_path / "distilled", make_model(classifier_dropout_prob=0.3), **fields, **ALONE)
+    plain = seg_trainer(tmp_path / "plain", make_model(classifier_dropout_prob=0.3), **fields)
     for trainer in (distilled, plain):
         trainer.train()
     assert states_equal(copy_state(distilled.segmentation_model), plain.model.state_dict())
@@ -228,8 +189,8 @@ def test_without_terms_it_trains_as_a_plain_student_does(tmp_path, bf16: bool) -
 
 def test_step_equals_the_formula_by_hand(tmp_path) -> None:
     """One step's loss and gradients against L_ce + beta L_adapt + gamma L_aff put together here."""
-    student, teacher, autoencoder = make_model(classifier_dropout_prob=0.0), make_teacher(), _autoencoder()
-    trainer = _trainer(tmp_path, student, teacher, autoencoder, adaptation_weight=3.0, affinity_weight=0.5)
+    student, teacher, autoencoder = make_model(classifier_dropout_prob=0.0), make_teacher(), make_autoencoder()
+    trainer = ka_trainer(tmp_path, student, teacher, autoencoder, adaptation_weight=3.0, affinity_weight=0.5)
     trainer.model.train()
     batch = next(iter(trainer.get_train_dataloader()))
     loss = trainer.compute_loss(trainer.model, batch)
@@ -257,10 +218,10 @@ def test_step_equals_the_formula_by_hand(tmp_path) -> None:
 def test_accumulation_divides_the_distillation_terms(tmp_path) -> None:
     whole, parts = [], []
     for sink, batch, accumulation in ((whole, 4, 1), (parts, 2, 2)):
-        trainer = _trainer(
+        trainer = ka_trainer(
             tmp_path / str(batch),
             model=make_model(freeze_batch_norm=True, classifier_dropout_prob=0.0),
-            autoencoder=_autoencoder(),
+            autoencoder=make_autoencoder(),
             affinity_weight=0.0,
             adaptation_weight=1.0,
             per_device_train_batch_size=batch,
@@ -270,14 +231,14 @@ def test_accumulation_divides_the_distillation_terms(tmp_path) -> None:
         # The adapter's own BatchNorm would see other statistics in smaller batches.
         trainer.model.terms["adaptation"].adapter[1] = torch.nn.Identity()
         trainer.train()
-        sink += [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        sink += [entry["loss"] for entry in logged_steps(trainer)]
     assert whole == pytest.approx(parts, rel=2e-3)
 
 
 def test_best_model_at_the_end_is_the_best_checkpoints_student(tmp_path) -> None:
-    trainer = _trainer(
+    trainer = ka_trainer(
         tmp_path,
-        autoencoder=_autoencoder(),
+        autoencoder=make_autoencoder(),
         save_strategy="steps",
         save_steps=1,
         eval_strategy="steps",
@@ -294,22 +255,19 @@ def test_best_model_at_the_end_is_the_best_checkpoints_student(tmp_path) -> None
     assert trainer.evaluate()["eval_loss"] == pytest.approx(min(evaluated), rel=1e-5)
 
 
-ALONE = {"adaptation_weight": 0.0, "affinity_weight": 0.0}
-
-
-class TestRivals:
+class TestBaselines:
     def test_every_loss_at_once_teaches_the_student_and_never_the_teacher(self, tmp_path) -> None:
         losses = {name: 1.0 + index for index, name in enumerate(BASELINE_TERMS)}
         teacher = make_teacher()
-        trainer = _trainer(
-            tmp_path, teacher=teacher, autoencoder=_autoencoder(), max_steps=2, distillation_losses=losses
+        trainer = ka_trainer(
+            tmp_path, teacher=teacher, autoencoder=make_autoencoder(), max_steps=2, distillation_losses=losses
         )
         before, teacher_before = copy_state(trainer.model), copy_state(teacher)
         trainer.train()
         assert states_equal(teacher_before, teacher.state_dict())
         assert all(p.grad is None for p in teacher.parameters())
         assert [n for n, p in trainer.model.named_parameters() if torch.equal(p, before[n])] == []
-        logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+        logged = logged_steps(trainer)
         assert len(logged) == 2
         for entry in logged:
             total = entry["distillation/cross_entropy"] + 50.0 * entry["distillation/adaptation"]
@@ -318,7 +276,7 @@ class TestRivals:
 
     @pytest.mark.parametrize("name", BASELINE_TERMS)
     def test_alone_it_needs_no_autoencoder_and_its_gradient_reaches_the_student(self, tmp_path, name: str) -> None:
-        trainer = _trainer(tmp_path, **ALONE, distillation_losses={name: 1.0})
+        trainer = ka_trainer(tmp_path, **ALONE, distillation_losses={name: 1.0})
         batch = next(iter(trainer.get_train_dataloader()))
         trainer.model.train()
         _, outputs = trainer.compute_loss(trainer.model, batch, return_outputs=True)
@@ -330,35 +288,30 @@ class TestRivals:
         assert all(p.grad is None for p in trainer.teacher.parameters())
 
     def test_without_a_term_on_the_code_there_is_no_first_stage(self, tmp_path) -> None:
-        trainer = _trainer(tmp_path, **ALONE, distillation_losses={"dist": 1.0}, max_steps=1)
+        trainer = ka_trainer(tmp_path, **ALONE, distillation_losses={"dist": 1.0}, max_steps=1)
         trainer.train()
         assert trainer.autoencoder is None and not (tmp_path / "autoencoder").exists()
 
     def test_the_papers_terms_without_autoencoder(self, tmp_path) -> None:
-        trainer = _trainer(tmp_path, use_autoencoder=False, max_steps=2)
+        trainer = ka_trainer(tmp_path, use_autoencoder=False, max_steps=2)
         assert trainer.model.terms["adaptation"].adapter[0].out_channels == trainer.teacher_channels == 32
         trainer.train()
         assert trainer.autoencoder is None and not (tmp_path / "autoencoder").exists()
-        logged = next(entry for entry in trainer.state.log_history if "loss" in entry)
+        logged = logged_steps(trainer)[0]
         assert logged["distillation/adaptation"] > 0 and logged["distillation/affinity"] > 0
 
-    def test_adapters_are_saved_and_resumed(self, tmp_path) -> None:
+    def test_adapters_of_other_terms_are_refused(self, tmp_path) -> None:
         kwargs = {**ALONE, "distillation_losses": {"hint": 1.0}, "save_strategy": "steps", "save_steps": 2}
-        whole = _trainer(tmp_path / "whole", **kwargs)
-        whole.train()
-        saved = load_file(tmp_path / "whole/checkpoint-2/adapters.safetensors")
+        ka_trainer(tmp_path, **kwargs, max_steps=2).train()
+        saved = load_file(tmp_path / "checkpoint-2/adapters.safetensors")
         assert set(saved) == {"terms.hint.adapter.weight", "terms.hint.adapter.bias"}
-        (tmp_path / "whole/checkpoint-4").rename(tmp_path / "end")
-        resumed = _trainer(tmp_path / "whole", **kwargs)
-        resumed.train(resume_from_checkpoint=True)
-        assert states_equal(whole.model.state_dict(), resumed.model.state_dict())
-        other = _trainer(tmp_path / "whole", **{**kwargs, "distillation_losses": {"dist": 1.0}})
+        other = ka_trainer(tmp_path, **{**kwargs, "distillation_losses": {"dist": 1.0}})
         with pytest.raises(ValueError, match=r"adapters.safetensors does not fit this run.*terms\.hint"):
-            other.train(resume_from_checkpoint=str(tmp_path / "whole/checkpoint-2"))
+            other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
 
     def test_projectors_learn_at_the_adapters_rate(self, tmp_path) -> None:
         kwargs = {"adapter_learning_rate_scale": 3.0, "distillation_losses": {"hint": 1.0}}
-        trainer = _trainer(tmp_path, **ALONE, **kwargs)
+        trainer = ka_trainer(tmp_path, **ALONE, **kwargs)
         groups = trainer.create_optimizer().param_groups
         rates = {id(p): group["lr"] for group in groups for p in group["params"]}
         assert rates[id(trainer.model.terms["hint"].adapter.weight)] == pytest.approx(0.03)
@@ -367,13 +320,13 @@ class TestRivals:
     def test_teachers_of_other_classes_are_refused_where_logits_are_compared(self, tmp_path) -> None:
         teacher = make_model(3, num_labels=5, id2label={index: f"other {index}" for index in range(5)})
         with pytest.raises(ValueError, match="knows 0 of the student's 2.*teacher_label_map"):
-            _trainer(tmp_path, teacher=teacher, **ALONE, distillation_losses={"channel_wise": 1.0})
-        _trainer(tmp_path, teacher=teacher, **ALONE, distillation_losses={"hint": 1.0})
+            ka_trainer(tmp_path, teacher=teacher, **ALONE, distillation_losses={"channel_wise": 1.0})
+        ka_trainer(tmp_path, teacher=teacher, **ALONE, distillation_losses={"hint": 1.0})
 
     def test_logits_are_compared_over_the_classes_that_the_teacher_knows(self, tmp_path) -> None:
         student = make_model(num_labels=3, id2label={0: "sky", 1: "road", 2: "car"}, classifier_dropout_prob=0.0)
         teacher = make_teacher(num_labels=3, id2label={0: "car", 1: "tree", 2: "sky"})
-        trainer = _trainer(tmp_path, student, teacher, **ALONE, distillation_losses={"knowledge_distillation": 1.0})
+        trainer = ka_trainer(tmp_path, student, teacher, **ALONE, distillation_losses={"knowledge_distillation": 1.0})
         images = torch.randn(2, 3, 32, 32)
         theirs = trainer.teacher(images).logits
         trainer.model.eval()
@@ -393,7 +346,7 @@ class TestRivals:
         """One step on the same 4 images; `dist` is left out, which is not a mean over positions."""
         gradients, logs = [], []
         for batch, accumulation in ((4, 1), (1, 4)):
-            trainer = _trainer(
+            trainer = ka_trainer(
                 tmp_path / str(batch),
                 model=make_model(freeze_batch_norm=True, classifier_dropout_prob=0.0),
                 use_autoencoder=False,
@@ -408,7 +361,7 @@ class TestRivals:
             )
             trainer.model.terms["adaptation"].adapter[1] = torch.nn.Identity()
             trainer.train()
-            logs.append(next(entry for entry in trainer.state.log_history if "loss" in entry))
+            logs.append(logged_steps(trainer)[0])
             gradients.append(trainer.model.state_dict())
         for key in logs[0]:
             if key in ("loss", "grad_norm") or key.startswith("distillation/"):
@@ -420,8 +373,12 @@ class TestRivals:
 class TestOptions:
     @pytest.mark.parametrize("weights, absent", [((1.0, 0.0), "affinity"), ((0.0, 1.0), "adaptation")])
     def test_a_weight_of_zero_leaves_its_term_out(self, tmp_path, weights, absent: str) -> None:
-        trainer = _trainer(
-            tmp_path, autoencoder=_autoencoder(), adaptation_weight=weights[0], affinity_weight=weights[1], max_steps=1
+        trainer = ka_trainer(
+            tmp_path,
+            autoencoder=make_autoencoder(),
+            adaptation_weight=weights[0],
+            affinity_weight=weights[1],
+            max_steps=1,
         )
         trainer.train()
         terms = {key for entry in trainer.state.log_history for key in entry if key.startswith("distillation/")}
@@ -431,9 +388,9 @@ class TestOptions:
         "schedule, factors", [("linear", (1.0, 0.75, 0.5, 0.25)), ("cosine", (1.0, 0.853553, 0.5, 0.146447))]
     )
     def test_weights_can_fall_to_zero(self, tmp_path, schedule: str, factors) -> None:
-        trainer = _trainer(tmp_path, autoencoder=_autoencoder(), distillation_schedule=schedule)
+        trainer = ka_trainer(tmp_path, autoencoder=make_autoencoder(), distillation_schedule=schedule)
         trainer.train()
-        logged = [entry for entry in trainer.state.log_history if "loss" in entry]
+        logged = logged_steps(trainer)
         for factor, entry in zip(factors, logged, strict=True):
             distilled = 50.0 * entry["distillation/adaptation"] + entry["distillation/affinity"]
             expected = entry["distillation/cross_entropy"] + factor * distilled
@@ -449,36 +406,36 @@ class TestOptions:
                 KnowledgeAdaptationConfig(output_dir=str(tmp_path), **{name: True})
 
     def test_void_positions_can_be_left_out(self, tmp_path) -> None:
-        trainer = _trainer(tmp_path, autoencoder=_autoencoder(), ignore_void_positions=True)
+        trainer = ka_trainer(tmp_path, autoencoder=make_autoencoder(), ignore_void_positions=True)
         batch = next(iter(trainer.get_train_dataloader()))
         batch["labels"][:] = 255
         assert trainer.compute_loss(trainer.model, batch).item() == 0.0
 
     def test_finer_teacher_taps_and_coarser_students_meet(self, tmp_path) -> None:
-        trainer = _trainer(tmp_path, model=make_model(output_stride=32), max_steps=1)
+        trainer = ka_trainer(tmp_path, model=make_model(output_stride=32), max_steps=1)
         assert (trainer.teacher_channels, trainer.teacher_stride) == (32, 4)
         trainer.train()
         assert trainer.autoencoder.config.strides == [2, 2, 2]
 
     def test_finer_student(self, tmp_path) -> None:
         teacher = make_model(3, output_stride=32)
-        trainer = _trainer(tmp_path, model=make_model(output_stride=8), teacher=teacher, max_steps=1)
+        trainer = ka_trainer(tmp_path, model=make_model(output_stride=8), teacher=teacher, max_steps=1)
         trainer.train()
         assert trainer.autoencoder.config.strides == [1, 1, 1]
 
     def test_teacher_from_a_folder(self, tmp_path) -> None:
         teacher = make_teacher()
-        trainer = _trainer(tmp_path / "out", teacher=teacher)
+        trainer = ka_trainer(tmp_path / "out", teacher=teacher)
         teacher.save_pretrained(tmp_path / "teacher")
         trainer.processing_class.save_pretrained(tmp_path / "teacher")
-        loaded = _trainer(tmp_path / "out", teacher=str(tmp_path / "teacher"))
+        loaded = ka_trainer(tmp_path / "out", teacher=str(tmp_path / "teacher"))
         image = torch.randn(1, 3, 32, 32)
         assert torch.equal(loaded.teacher(image).features, trainer.teacher(image).features)
 
     def test_an_autoencoder_of_another_width_is_refused(self, tmp_path) -> None:
         other = FeatureAutoencoder(FeatureAutoencoderConfig(in_channels=16, latent_channels=8))
         with pytest.raises(ValueError, match=r"16 channels.*32"):
-            _trainer(tmp_path, autoencoder=other)
+            ka_trainer(tmp_path, autoencoder=other)
 
     @pytest.mark.parametrize("field", ["adaptation_weight", "affinity_weight", "latent_channels"])
     def test_bad_arguments(self, tmp_path, field: str) -> None:
@@ -487,12 +444,12 @@ class TestOptions:
 
     def test_teacher_adapter_is_taken_as_it_is(self, tmp_path) -> None:
         adapter = TeacherAdapter(make_teacher(), tap="head.aspp_project")
-        assert _trainer(tmp_path, teacher=adapter).teacher is adapter
+        assert ka_trainer(tmp_path, teacher=adapter).teacher is adapter
 
     def test_a_teacher_adapter_that_only_knows_its_own_normalisation_is_told_the_students(self, tmp_path) -> None:
         mean, std = [0.5] * 3, [0.25] * 3
         adapter = TeacherAdapter(make_teacher(), image_mean=mean, image_std=std)
-        processor = _trainer(tmp_path, teacher=adapter).processing_class
+        processor = ka_trainer(tmp_path, teacher=adapter).processing_class
         images = torch.randn(1, 3, 32, 32)
         told = TeacherAdapter(
             make_teacher(), image_mean=mean, image_std=std,
@@ -503,7 +460,7 @@ class TestOptions:
         make_teacher().save_pretrained(tmp_path / "teacher")
         KASegImageProcessor(image_mean=mean, image_std=std).save_pretrained(tmp_path / "teacher")
         found = TeacherAdapter(KASegModel.from_pretrained(tmp_path / "teacher"))
-        _trainer(tmp_path, teacher=found)
+        ka_trainer(tmp_path, teacher=found)
         assert torch.equal(found(images).features, told(images).features)
 
     def test_what_a_teacher_adapter_contradicts_is_refused(self, tmp_path) -> None:
@@ -511,15 +468,15 @@ class TestOptions:
         with pytest.raises(
             ValueError, match=r"matched with the classes road, sky.*has LABEL_0, LABEL_1.*student_labels"
         ):
-            _trainer(tmp_path, teacher=adapter)
+            ka_trainer(tmp_path, teacher=adapter)
         with pytest.raises(ValueError, match=r"teacher_tap='head.conv'.*the input of classifier"):
-            _trainer(tmp_path, teacher=TeacherAdapter(make_teacher()), teacher_tap="head.conv")
+            ka_trainer(tmp_path, teacher=TeacherAdapter(make_teacher()), teacher_tap="head.conv")
         with pytest.raises(ValueError, match=r"teacher_scale=2.0.*image_scale is 1.0.*image_scale=\.\.\."):
-            _trainer(tmp_path, teacher=TeacherAdapter(make_teacher()), teacher_scale=2.0)
+            ka_trainer(tmp_path, teacher=TeacherAdapter(make_teacher()), teacher_scale=2.0)
 
     def test_the_teacher_sees_images_at_a_scale_of_its_own(self, tmp_path) -> None:
         teacher = make_teacher()
-        trainer = _trainer(tmp_path, teacher=teacher, teacher_scale=1.5)
+        trainer = ka_trainer(tmp_path, teacher=teacher, teacher_scale=1.5)
         images = torch.randn(2, 3, 32, 32)
         assert torch.equal(trainer.teacher(images).features, TeacherAdapter(teacher, image_scale=1.5)(images).features)
         trainer.train()
@@ -529,36 +486,36 @@ class TestOptions:
         model = make_model()
         for teacher in (model, TeacherAdapter(model)):
             with pytest.raises(ValueError, match="student itself.*copy"):
-                _trainer(tmp_path, model=model, teacher=teacher)
+                ka_trainer(tmp_path, model=model, teacher=teacher)
 
     @pytest.mark.parametrize("tap, strides", [(1, [1, 1, 1]), (-4, [2, 1, 1])])
     def test_the_codes_stride_is_that_of_the_students_tap(self, tmp_path, tap: int, strides: list[int]) -> None:
-        assert _trainer(tmp_path, student_tap=tap).fit_autoencoder().config.strides == strides
+        assert ka_trainer(tmp_path, student_tap=tap).fitmake_autoencoder().config.strides == strides
 
     def test_a_student_tap_that_does_not_exist_is_refused(self, tmp_path) -> None:
         with pytest.raises(
             ValueError, match=r"student_tap=9.*0: 8 channels at stride 2, .*5: 32 channels at stride 16"
         ):
-            _trainer(tmp_path, student_tap=9)
+            ka_trainer(tmp_path, student_tap=9)
 
     def test_several_gpus_in_one_process_are_refused(self, tmp_path, monkeypatch) -> None:
         monkeypatch.setattr(KnowledgeAdaptationConfig, "n_gpu", 2)
         with pytest.raises(ValueError, match="2 GPUs.*torchrun"):
-            _trainer(tmp_path)
+            ka_trainer(tmp_path)
 
     def test_classes_are_matched_by_name_and_by_map(self, tmp_path) -> None:
         student = make_model(id2label={0: "road", 1: "plant"})
         teacher = make_teacher(num_labels=3, id2label={0: "tree", 1: "Road", 2: "sky"})
-        trainer = _trainer(tmp_path, student, teacher, _autoencoder(), teacher_label_map={"plant": "tree"})
+        trainer = ka_trainer(tmp_path, student, teacher, make_autoencoder(), teacher_label_map={"plant": "tree"})
         assert trainer.teacher.label_match.groups == {0: (1,), 1: (0,)}
         adapter = TeacherAdapter(teacher)
-        assert _trainer(tmp_path, student, adapter, _autoencoder()).teacher.label_match.groups == {0: (1,)}
+        assert ka_trainer(tmp_path, student, adapter, make_autoencoder()).teacher.label_match.groups == {0: (1,)}
 
 
 @pytest.mark.parametrize(("optim", "kind"), [("sgd", torch.optim.SGD), ("adamw_torch", torch.optim.AdamW)])
 def test_the_autoencoder_has_an_optimizer_of_its_own(tmp_path, optim, kind) -> None:
     args = KnowledgeAdaptationConfig(**arguments(tmp_path, autoencoder_optim=optim, autoencoder_learning_rate=0.003))
-    trainer = AutoencoderTrainer(_autoencoder(), make_teacher(), autoencoder_arguments(args, steps_per_epoch=1))
+    trainer = AutoencoderTrainer(make_autoencoder(), make_teacher(), autoencoder_arguments(args, steps_per_epoch=1))
     optimizer = trainer.create_optimizer()
     assert type(optimizer) is kind and {group["lr"] for group in optimizer.param_groups} == {0.003}
     assert optim != "sgd" or {group["momentum"] for group in optimizer.param_groups} == {0.9}
@@ -568,15 +525,14 @@ def test_the_first_stage_neither_evaluates_nor_compiles(tmp_path) -> None:
     fields = arguments(tmp_path, eval_on_start=True, torch_compile=True, torch_compile_backend="eager")
     args = autoencoder_arguments(KnowledgeAdaptationConfig(**fields), steps_per_epoch=1)
     assert (args.eval_on_start, args.torch_compile, args.torch_compile_backend) == (False, False, None)
-    trainer = _trainer(tmp_path, eval_on_start=True)
+    trainer = ka_trainer(tmp_path, eval_on_start=True)
     trainer.train()
     assert trainer.state.global_step == 4
 
 
 def test_a_stream_has_no_epochs_to_fit_the_autoencoder_for(tmp_path) -> None:
-    args = KnowledgeAdaptationConfig(**arguments(tmp_path), autoencoder_epochs=5, autoencoder_max_steps=0)
     stream = make_dataset().to_iterable_dataset()
-    trainer = KnowledgeAdaptationTrainer(make_model(), make_teacher(), args, train_dataset=stream)
+    trainer = ka_trainer(tmp_path, train=stream, autoencoder_epochs=5, autoencoder_max_steps=0)
     with pytest.raises(ValueError, match="no epochs: set autoencoder_max_steps"):
         trainer.train()
 
@@ -584,7 +540,7 @@ def test_a_stream_has_no_epochs_to_fit_the_autoencoder_for(tmp_path) -> None:
 class TestAutoencoderWithTheTeachersClassifier:
     @pytest.mark.parametrize("weighted", [False, True])
     def test_the_divergence_is_that_of_the_formula(self, tmp_path, weighted: bool) -> None:
-        teacher, autoencoder = make_teacher(), _autoencoder()
+        teacher, autoencoder = make_teacher(), make_autoencoder()
         torch.nn.init.normal_(teacher.classifier.weight)
         fields = {"class_weights": [0.3, 2.0], "autoencoder_class_weights": True} if weighted else {}
         args = KnowledgeAdaptationConfig(**arguments(tmp_path, autoencoder_classifier_weight=3.0, **fields))
@@ -619,9 +575,9 @@ class TestAutoencoderWithTheTeachersClassifier:
         torch.nn.init.normal_(teacher.classifier.weight)
         before = copy_state(teacher)
         fields = {"autoencoder_optim": "adamw_torch", "autoencoder_learning_rate": 0.01, "bf16": bf16}
-        trainer = _trainer(tmp_path, teacher=teacher, autoencoder_classifier_weight=10.0, **fields)
+        trainer = ka_trainer(tmp_path, teacher=teacher, autoencoder_classifier_weight=10.0, **fields)
         trainer.args.autoencoder_max_steps = 12
-        trainer.fit_autoencoder()
+        trainer.fitmake_autoencoder()
         state = json.loads((tmp_path / "autoencoder/trainer_state.json").read_text())
         logged = [e["autoencoder/classifier"] for e in state["log_history"] if "autoencoder/classifier" in e]
         assert len(logged) == 12 and sum(logged[-3:]) < 0.7 * sum(logged[:3])
@@ -631,11 +587,11 @@ class TestAutoencoderWithTheTeachersClassifier:
     def test_a_tap_that_no_classifier_reads_is_refused(self, tmp_path) -> None:
         fields = {"teacher_tap": "head", "autoencoder_classifier_weight": 1.0}
         with pytest.raises(ValueError, match=r"output of head.*autoencoder_classifier_weight"):
-            _trainer(tmp_path, **fields)
-        _trainer(tmp_path, **{**fields, "autoencoder_classifier_weight": 0.0})
+            ka_trainer(tmp_path, **fields)
+        ka_trainer(tmp_path, **{**fields, "autoencoder_classifier_weight": 0.0})
         # Whom nobody will ask need not be there.
-        _trainer(tmp_path, **fields, adaptation_weight=0.0, affinity_weight=0.0)
-        _trainer(tmp_path, autoencoder=_autoencoder(), **fields)
+        ka_trainer(tmp_path, **fields, adaptation_weight=0.0, affinity_weight=0.0)
+        ka_trainer(tmp_path, autoencoder=make_autoencoder(), **fields)
 
     def test_half_a_classifier_is_none(self, tmp_path) -> None:
         teacher = TeacherAdapter(

@@ -4,39 +4,20 @@ import copy
 
 import pytest
 import torch
-from toy import arguments, copy_state, make_dataset, make_model, make_teacher, states_equal
-from transformers import TrainerCallback
+from toy import ALONE, arguments, ka_trainer, make_dataset, make_model, make_teacher, seg_trainer
 
 from kaseg import KnowledgeAdaptationConfig, KnowledgeAdaptationTrainer, SegmentationConfig, SegmentationTrainer
 from kaseg.data import BatchMixer
 
 
-class Stop(TrainerCallback):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs) -> None:
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
-
-
 def _plain(output_dir, **fields) -> SegmentationTrainer:
-    return SegmentationTrainer(
-        make_model(freeze_batch_norm=True, classifier_dropout_prob=0.0),
-        SegmentationConfig(**arguments(output_dir, **fields)),
-        train_dataset=make_dataset(),
-    )
+    return seg_trainer(output_dir, make_model(freeze_batch_norm=True, classifier_dropout_prob=0.0), **fields)
 
 
 def _taught(output_dir, unlabelled=True, teacher=None, model=None, **fields) -> KnowledgeAdaptationTrainer:
-    fields = {"adaptation_weight": 0.0, "affinity_weight": 0.0, "distillation_losses": {"hint": 1.0}, **fields}
-    return KnowledgeAdaptationTrainer(
-        model or make_model(),
-        teacher or make_teacher(),
-        KnowledgeAdaptationConfig(**arguments(output_dir, **fields)),
-        train_dataset=make_dataset(),
-        unlabelled_dataset=make_dataset(10, seed=5) if unlabelled else None,
-    )
+    fields = {**ALONE, "distillation_losses": {"hint": 1.0}, **fields}
+    images = make_dataset(10, seed=5) if unlabelled else None
+    return ka_trainer(output_dir, model, teacher, unlabelled=images, **fields)
 
 
 def _divided_teacher(output_dir):
@@ -112,25 +93,6 @@ class TestBatches:
             assert torch.equal(before["labels"], after["labels"])
             changed += (before["pixel_values"] != after["pixel_values"]).any().item()
         assert changed
-
-
-class TestResume:
-    @pytest.mark.parametrize("build", [_plain, _taught], ids=["plain", "taught"])
-    def test_a_run_that_was_broken_off_goes_on_as_if_it_had_not_been(self, tmp_path, build) -> None:
-        fields = dict(mix="classmix", max_steps=6, save_strategy="steps", save_steps=2)
-        whole = build(tmp_path / "whole", **fields)
-        whole.train()
-        broken = build(tmp_path / "broken", **fields)
-        broken.add_callback(Stop(5))
-        with pytest.raises(KeyboardInterrupt):
-            broken.train()
-        resumed = build(tmp_path / "broken", **fields)
-        torch.manual_seed(99)
-        resumed.train(resume_from_checkpoint=True)
-        assert states_equal(copy_state(whole.model), copy_state(resumed.model))
-        unmixed = build(tmp_path / "unmixed", max_steps=6)
-        unmixed.train()
-        assert not states_equal(copy_state(whole.model), copy_state(unmixed.model))
 
 
 class TestRefusals:

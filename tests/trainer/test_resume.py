@@ -10,34 +10,22 @@ import pytest
 import torch
 from forked import Jobs
 from safetensors.torch import load_file
-from toy import arguments, make_dataset, make_model, make_teacher, states_equal
-from transformers import TrainerCallback
+from toy import Stop, ka_trainer, make_dataset, seg_trainer, states_equal
 
-from kaseg import KnowledgeAdaptationConfig, KnowledgeAdaptationTrainer, SegmentationConfig, SegmentationTrainer
+from kaseg import KnowledgeAdaptationTrainer, SegmentationTrainer
 from kaseg.trainer.base import TermTrainer, last_complete_checkpoint
 
 # 12 samples in batches of 4: the runs are stopped in the middle of an epoch and cross epochs afterwards.
 STEPS = {"max_steps": 8, "save_strategy": "steps", "save_steps": 2, "save_total_limit": None}
 
 
-class Stop(TrainerCallback):
-    """Breaks a run off after a step, as if its process had died."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs) -> None:
-        if state.global_step == self.step:
-            raise KeyboardInterrupt
-
-
-def _plain(output_dir, **kwargs) -> SegmentationTrainer:
-    args = SegmentationConfig(**arguments(output_dir, **STEPS, brightness=0.3, **kwargs))
-    return SegmentationTrainer(make_model(), args, train_dataset=make_dataset())
+def _plain(output_dir) -> SegmentationTrainer:
+    return seg_trainer(output_dir, **STEPS, brightness=0.3)
 
 
 # Every lever at once; the weights are measured before and after each place where a run is broken off.
 LEVERS = {
+    "unlabelled": True,
     "adaptation_weight": "auto",
     "affinity_weight": "auto",
     "balanced_every": 3,
@@ -53,10 +41,9 @@ LEVERS = {
 }
 
 
-def _distillation(output_dir, **kwargs) -> KnowledgeAdaptationTrainer:
-    fields = arguments(output_dir, **STEPS, latent_channels=8, autoencoder_epochs=0, autoencoder_max_steps=6)
-    args = KnowledgeAdaptationConfig(**{**fields, **kwargs})
-    return KnowledgeAdaptationTrainer(make_model(), make_teacher(), args, train_dataset=make_dataset())
+def _distillation(output_dir, unlabelled: bool = False, **fields) -> KnowledgeAdaptationTrainer:
+    images = make_dataset(6, seed=5) if unlabelled else None
+    return ka_trainer(output_dir, unlabelled=images, **{**STEPS, "autoencoder_max_steps": 6, **fields})
 
 
 def test_plain_training_resumed_in_the_middle_of_an_epoch_is_exact(tmp_path) -> None:

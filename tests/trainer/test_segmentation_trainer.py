@@ -10,37 +10,24 @@ import torch
 import transformers
 from PIL import Image
 from sklearn.metrics import jaccard_score
-from toy import arguments, copy_state, make_dataset, make_model, states_equal
+from toy import arguments, copy_state, logged_steps, make_dataset, make_model, seg_trainer, states_equal
 
 from kaseg import KASegImageProcessor, KASegModel, SegmentationConfig, SegmentationTrainer
 from kaseg.evaluation.evaluator import evaluate_model
 
 
-def _trainer(
-    output_dir, model=None, train=None, evaluation=None, processor=None, more=None, **kwargs
-) -> SegmentationTrainer:
-    return SegmentationTrainer(
-        model=model or make_model(),
-        args=SegmentationConfig(**arguments(output_dir, **kwargs)),
-        train_dataset=train or make_dataset(),
-        eval_dataset=evaluation or make_dataset(3, seed=1),
-        processing_class=processor,
-        **(more or {}),
-    )
-
-
 class TestTraining:
     def test_every_parameter_changes_and_the_loss_falls(self, tmp_path) -> None:
-        trainer = _trainer(tmp_path, max_steps=12, learning_rate=0.05)
+        trainer = seg_trainer(tmp_path, max_steps=12, learning_rate=0.05)
         before = copy_state(trainer.model)
         trainer.train()
         unchanged = [n for n, p in trainer.model.named_parameters() if torch.equal(p, before[n])]
         assert unchanged == []
-        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        losses = [entry["loss"] for entry in logged_steps(trainer)]
         assert len(losses) == 12 and np.mean(losses[-3:]) < np.mean(losses[:3])
 
     def test_checkpoint_folder_is_a_model_with_its_processor(self, tmp_path) -> None:
-        trainer = _trainer(tmp_path, max_steps=1)
+        trainer = seg_trainer(tmp_path, max_steps=1)
         trainer.train()
         trainer.save_model()
         assert states_equal(trainer.model.state_dict(), KASegModel.from_pretrained(tmp_path).state_dict())
@@ -50,7 +37,7 @@ class TestTraining:
 
     @pytest.mark.parametrize("seeds, same", [({"seed": 7, "data_seed": 42}, True), ({"seed": 7}, False)])
     def test_augmentation_follows_data_seed_before_seed(self, tmp_path, seeds: dict, same: bool) -> None:
-        samples = [_trainer(tmp_path, **fields).train_dataset[0]["pixel_values"] for fields in (seeds, {"seed": 42})]
+        samples = [seg_trainer(tmp_path, **fields).train_dataset[0]["pixel_values"] for fields in (seeds, {"seed": 42})]
         assert torch.equal(*samples) is same
 
     def test_masks_of_which_nothing_can_be_learned_are_refused_before_any_step(self, tmp_path) -> None:
@@ -58,29 +45,29 @@ class TestTraining:
             values = np.asarray(sample["label"])
             return {"label": Image.fromarray(np.where(values == 1, 255, 0).astype(np.uint8))}
 
-        trainer = _trainer(tmp_path, train=make_dataset().map(binary))
+        trainer = seg_trainer(tmp_path, train=make_dataset().map(binary))
         with pytest.raises(ValueError, match="nothing to learn.*'LABEL_1'.*masks of 0 and 255"):
             trainer.train()
         assert trainer.state.global_step == 0 and not list(tmp_path.iterdir())
 
     def test_void_is_255_for_the_processor_too(self, tmp_path) -> None:
         with pytest.raises(ValueError, match="ignore_index is 0.*255 for void"):
-            _trainer(tmp_path, processor=KASegImageProcessor(ignore_index=0))
+            seg_trainer(tmp_path, more={"processing_class": KASegImageProcessor(ignore_index=0)})
 
     def test_fewer_images_than_a_batch_are_refused(self, tmp_path) -> None:
         with pytest.raises(ValueError, match="3 training samples make no batch of 4.*per_device_train_batch_size"):
-            _trainer(tmp_path, train=make_dataset(3)).train()
-        _trainer(tmp_path, train=make_dataset(3), dataloader_drop_last=False, max_steps=1).train()
+            seg_trainer(tmp_path, train=make_dataset(3)).train()
+        seg_trainer(tmp_path, train=make_dataset(3), dataloader_drop_last=False, max_steps=1).train()
 
     @pytest.mark.parametrize("stream", [False, True])
     def test_labels_outside_the_models_classes_name_the_sample(self, tmp_path, stream: bool) -> None:
         data = make_dataset().map(_set_label_7)
-        trainer = _trainer(tmp_path, train=data.to_iterable_dataset() if stream else data)
+        trainer = seg_trainer(tmp_path, train=data.to_iterable_dataset() if stream else data)
         with pytest.raises(ValueError, match=r"Sample .*id \w+.*label 7 is neither one of the model's 2 classes"):
             trainer.train()
 
     def test_terms_are_not_gathered_for_ever_without_logs(self, tmp_path) -> None:
-        trainer = _trainer(tmp_path)
+        trainer = seg_trainer(tmp_path)
         trainer.model.train()
         for value in (1.0, 2.0, 6.0):
             trainer.add_term("term", torch.tensor(value))
@@ -94,7 +81,7 @@ class TestTraining:
         states, losses = [], []
         for batch, accumulation in ((4, 1), (1, 4)):
             model = make_model(freeze_batch_norm=True, classifier_dropout_prob=0.0).double().float()
-            trainer = _trainer(
+            trainer = seg_trainer(
                 tmp_path / str(batch),
                 model=model,
                 per_device_train_batch_size=batch,
@@ -103,7 +90,7 @@ class TestTraining:
             )
             trainer.train()
             states.append(copy_state(model))
-            losses.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+            losses.append([entry["loss"] for entry in logged_steps(trainer)])
         assert losses[0] == pytest.approx(losses[1], rel=1e-3)
         start = make_model().state_dict()
         for name, tensor in states[0].items():
@@ -114,7 +101,7 @@ class TestTraining:
     @pytest.mark.parametrize("accumulation", [1, 2])
     def test_logged_loss_is_the_mean_over_the_steps_labelled_pixels(self, tmp_path, accumulation: int) -> None:
         model = make_model(freeze_batch_norm=True, classifier_dropout_prob=0.0)
-        trainer = _trainer(
+        trainer = seg_trainer(
             tmp_path, model=model, max_steps=1, per_device_train_batch_size=2, gradient_accumulation_steps=accumulation
         )
         seen, compute = [], trainer.compute_loss
@@ -132,13 +119,13 @@ class TestTraining:
 
     def test_data_without_transforms_is_taken_as_it_is(self, tmp_path) -> None:
         samples = [{"pixel_values": torch.randn(3, 32, 32), "labels": torch.randint(0, 2, (32, 32))} for _ in range(8)]
-        trainer = _trainer(tmp_path, train=samples, max_steps=1)
+        trainer = seg_trainer(tmp_path, train=samples, max_steps=1)
         trainer.train()
         assert trainer.state.global_step == 1
 
     @pytest.mark.parametrize("loss", ["ohem", "dice"])
     def test_other_losses(self, tmp_path, loss: str) -> None:
-        trainer = _trainer(tmp_path, loss=loss, max_steps=2)
+        trainer = seg_trainer(tmp_path, loss=loss, max_steps=2)
         before = copy_state(trainer.model)
         trainer.train()
         assert not torch.equal(before["classifier.weight"], trainer.model.classifier.weight)
@@ -146,7 +133,7 @@ class TestTraining:
 
 class TestEvaluation:
     def test_scores_equal_scikit_learns_at_label_size(self, tmp_path) -> None:
-        trainer = _trainer(tmp_path)
+        trainer = seg_trainer(tmp_path)
         metrics = trainer.evaluate()
         predictions, references = [], []
         processor = KASegImageProcessor()
@@ -163,8 +150,8 @@ class TestEvaluation:
 
     def test_batches_give_the_same_scores_as_single_images(self, tmp_path) -> None:
         model = make_model()
-        single = _trainer(tmp_path, model=model).evaluate()
-        batched = _trainer(tmp_path, model=model, per_device_eval_batch_size=2).evaluate()
+        single = seg_trainer(tmp_path, model=model).evaluate()
+        batched = seg_trainer(tmp_path, model=model, per_device_eval_batch_size=2).evaluate()
         assert batched["eval_mean_iou"] == pytest.approx(single["eval_mean_iou"])
         assert batched["eval_loss"] == pytest.approx(single["eval_loss"], rel=1e-4)
 
@@ -174,7 +161,7 @@ class TestEvaluation:
         model, data = make_model().eval(), _of_several_sizes()
         torch.nn.init.normal_(model.classifier.weight, std=1.0)
         found = [
-            _trainer(tmp_path, model=model, evaluation=data, per_device_eval_batch_size=batch, **fields)
+            seg_trainer(tmp_path, model=model, evaluation=data, per_device_eval_batch_size=batch, **fields)
             for batch in (1, 2, 3, 8)
         ]
         metrics = [trainer.evaluate() for trainer in found]
@@ -188,7 +175,7 @@ class TestEvaluation:
     @pytest.mark.parametrize("batch", [1, 3])
     @pytest.mark.parametrize("fields", [{}, {"eval_size": 45}, {"eval_size": 45, "eval_max_long_edge": 50}])
     def test_padding_is_never_scored(self, tmp_path, fields: dict, batch: int) -> None:
-        trainer = _trainer(tmp_path, eval_size_divisor=24, per_device_eval_batch_size=batch, **fields)
+        trainer = seg_trainer(tmp_path, eval_size_divisor=24, per_device_eval_batch_size=batch, **fields)
         shapes = {tuple(sample["pixel_values"].shape[2:]) for sample in trainer.get_eval_dataloader()}
         assert shapes == {(48, 48)}
         metrics = trainer.evaluate()
@@ -199,13 +186,13 @@ class TestEvaluation:
 
     def test_scores_are_those_of_the_saved_weights_whatever_training_autocasts(self, tmp_path) -> None:
         model = make_model()
-        trainer = _trainer(tmp_path, model=model, bf16=True)
-        plain = _trainer(tmp_path, model=copy.deepcopy(model))
+        trainer = seg_trainer(tmp_path, model=model, bf16=True)
+        plain = seg_trainer(tmp_path, model=copy.deepcopy(model))
         assert trainer.evaluate()["eval_loss"] == pytest.approx(plain.evaluate()["eval_loss"], rel=1e-6)
         trainer.train()
         trained = trainer.evaluate()["eval_loss"]
         trainer.save_model()
-        saved = _trainer(tmp_path, model=KASegModel.from_pretrained(tmp_path)).evaluate()["eval_loss"]
+        saved = seg_trainer(tmp_path, model=KASegModel.from_pretrained(tmp_path)).evaluate()["eval_loss"]
         assert trained == pytest.approx(saved, rel=1e-6)
         # Accelerate's autocast is still there for what comes next.
         with torch.no_grad():
@@ -214,7 +201,7 @@ class TestEvaluation:
         assert not torch.allclose(rounded, exact, rtol=1e-6, atol=1e-7)
 
     def test_loss_is_the_mean_over_all_labelled_pixels(self, tmp_path) -> None:
-        trainer = _trainer(tmp_path)
+        trainer = seg_trainer(tmp_path)
         metrics = trainer.evaluate()
         total = pixels = 0.0
         with torch.no_grad():
@@ -225,16 +212,16 @@ class TestEvaluation:
         assert metrics["eval_loss"] == pytest.approx(total / pixels, rel=1e-5)
 
     def test_no_logits_are_kept(self, tmp_path) -> None:
-        trainer = _trainer(tmp_path)
+        trainer = seg_trainer(tmp_path)
         output = trainer.evaluation_loop(trainer.get_eval_dataloader(), "Evaluation")
         assert output.predictions is None and output.label_ids is None and output.num_samples == 3
 
     def test_another_dataset_can_be_given(self, tmp_path) -> None:
-        trainer = _trainer(tmp_path)
+        trainer = seg_trainer(tmp_path)
         assert trainer.evaluate(make_dataset(2, seed=5))["eval_mean_iou"] >= 0
 
     def test_predict_scores_as_evaluate_does(self, tmp_path) -> None:
-        trainer = _trainer(tmp_path, per_device_eval_batch_size=2)
+        trainer = seg_trainer(tmp_path, per_device_eval_batch_size=2)
         expected, output = trainer.evaluate(), trainer.predict(make_dataset(3, seed=1))
         assert output.predictions is None
         assert output.metrics["test_mean_iou"] == expected["eval_mean_iou"]
@@ -243,13 +230,13 @@ class TestEvaluation:
     @pytest.mark.parametrize("kind", [dict, datasets.DatasetDict])
     def test_several_datasets_by_name(self, tmp_path, kind: type) -> None:
         parts = {"first": make_dataset(2, seed=5), "second": make_dataset(3, seed=1)}
-        metrics = _trainer(tmp_path, evaluation=kind(parts)).evaluate()
-        alone = _trainer(tmp_path).evaluate()
+        metrics = seg_trainer(tmp_path, evaluation=kind(parts)).evaluate()
+        alone = seg_trainer(tmp_path).evaluate()
         assert metrics["eval_second_mean_iou"] == alone["eval_mean_iou"] != metrics["eval_first_mean_iou"]
 
     @pytest.mark.parametrize("fields", [{"do_normalize": False}, {"do_normalize": False, "do_rescale": False}])
     def test_images_are_normalised_as_the_processor_does(self, tmp_path, fields: dict) -> None:
-        trainer = _trainer(tmp_path, processor=KASegImageProcessor(**fields))
+        trainer = seg_trainer(tmp_path, more={"processing_class": KASegImageProcessor(**fields)})
         trained, saved = next(iter(trainer.get_eval_dataloader()))["pixel_values"], trainer.processing_class
         torch.testing.assert_close(
             trained, saved(make_dataset(3, seed=1)[0]["image"], return_tensors="pt").pixel_values
@@ -258,11 +245,11 @@ class TestEvaluation:
     def test_a_processor_that_resizes_is_pointed_out(self, tmp_path, caplog) -> None:
         processor = KASegImageProcessor(do_resize=True, size={"height": 64, "width": 64})
         with caplog.at_level(logging.WARNING):
-            _trainer(tmp_path, processor=processor)
+            seg_trainer(tmp_path, more={"processing_class": processor})
         assert "training does not" in caplog.text
 
     def test_in_bfloat16_after_training(self, tmp_path) -> None:
-        trainer = _trainer(tmp_path, max_steps=1, bf16_full_eval=True)
+        trainer = seg_trainer(tmp_path, max_steps=1, bf16_full_eval=True)
         trainer.train()
         assert 0 <= trainer.evaluate()["eval_mean_iou"] <= 1
         assert next(trainer.model.parameters()).dtype == torch.bfloat16
@@ -276,7 +263,7 @@ class TestArguments:
         assert SegmentationConfig(output_dir=str(tmp_path), num_train_epochs=2).max_steps == -1
 
     def test_optimizer_is_sgd_with_momentum_and_poly_decay(self, tmp_path) -> None:
-        trainer = _trainer(tmp_path, max_steps=10)
+        trainer = seg_trainer(tmp_path, max_steps=10)
         trainer.create_optimizer_and_scheduler(10)
         assert isinstance(trainer.optimizer, torch.optim.SGD)
         assert all(group["momentum"] == 0.9 for group in trainer.optimizer.param_groups)
@@ -289,18 +276,18 @@ class TestArguments:
 
     @pytest.mark.parametrize("schedule", ["linear", "cosine", "inverse_sqrt", "constant", "constant_with_warmup"])
     def test_other_schedules(self, tmp_path, schedule: str) -> None:
-        trainer = _trainer(tmp_path, lr_scheduler_type=schedule, max_steps=2)
+        trainer = seg_trainer(tmp_path, lr_scheduler_type=schedule, max_steps=2)
         trainer.train()
         assert trainer.state.global_step == 2 and trainer.args.lr_scheduler_kwargs is None
 
     @pytest.mark.parametrize("name", ["compute_metrics", "compute_loss_func", "preprocess_logits_for_metrics"])
     def test_what_would_never_be_called_is_refused(self, tmp_path, name: str) -> None:
         with pytest.raises(ValueError, match=f"{name} would change nothing"):
-            _trainer(tmp_path, more={name: lambda *args: None})
+            seg_trainer(tmp_path, more={name: lambda *args: None})
 
     def test_label_smoothing_is_refused(self, tmp_path) -> None:
         with pytest.raises(ValueError, match="label_smoothing_factor would change nothing"):
-            _trainer(tmp_path, label_smoothing_factor=0.1)
+            seg_trainer(tmp_path, label_smoothing_factor=0.1)
 
     @pytest.mark.parametrize("weights", [[1.0, -1.0], [1.0, float("nan")], [float("inf"), 1.0]])
     def test_impossible_class_weights(self, tmp_path, weights: list[float]) -> None:
@@ -308,7 +295,7 @@ class TestArguments:
             SegmentationConfig(output_dir=str(tmp_path), class_weights=weights)
 
     def test_groups_by_part_and_decay(self, tmp_path) -> None:
-        trainer = _trainer(tmp_path, backbone_learning_rate_scale=0.1, learning_rate=1.0)
+        trainer = seg_trainer(tmp_path, backbone_learning_rate_scale=0.1, learning_rate=1.0)
         optimizer = trainer.create_optimizer()
         found = {}
         for group in optimizer.param_groups:
@@ -325,7 +312,7 @@ class TestArguments:
         config = transformers.MobileNetV2Config(depth_multiplier=0.35, num_labels=2, output_stride=16, image_size=32)
         model = transformers.MobileNetV2ForSemanticSegmentation(config)
         before = copy_state(model)
-        trainer = _trainer(tmp_path, model=model, backbone_learning_rate_scale=scale, max_steps=1)
+        trainer = seg_trainer(tmp_path, model=model, backbone_learning_rate_scale=scale, max_steps=1)
         trainer.train()
         assert {group["initial_lr"] for group in trainer.optimizer.param_groups} == {0.01, 0.01 * scale}
         moved = [name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])]
@@ -340,12 +327,12 @@ class TestArguments:
             "short_edge": 40,
             "max_long_edge": 50,
         }
-        trainer = _trainer(tmp_path, photometric_distortion=True, min_scale=0.6, max_scale=1.5, hue=0.1, **fields)
+        trainer = seg_trainer(tmp_path, photometric_distortion=True, min_scale=0.6, max_scale=1.5, hue=0.1, **fields)
         transform = trainer.train_dataset.transform
         assert {name: getattr(transform, name) for name in fields} == fields
         assert transform.scale_range == (0.6, 1.5) and transform.crop_size == (32, 32)
         assert transform.distortion is not None and transform.jitter is not None
-        plain = _trainer(tmp_path).train_dataset.transform
+        plain = seg_trainer(tmp_path).train_dataset.transform
         assert plain.distortion is None and plain.jitter is None and plain.cat_max_ratio == 1
 
     @pytest.mark.parametrize(
@@ -363,10 +350,10 @@ class TestArguments:
 
     def test_class_weights_must_fit(self, tmp_path) -> None:
         with pytest.raises(ValueError, match="3 entries for 2 classes"):
-            _trainer(tmp_path, class_weights=[1.0, 2.0, 3.0])
+            seg_trainer(tmp_path, class_weights=[1.0, 2.0, 3.0])
 
     def test_labels_out_of_range_name_the_sample(self, tmp_path) -> None:
-        trainer = _trainer(tmp_path, model=make_model(num_labels=2), evaluation=_with_label_7())
+        trainer = seg_trainer(tmp_path, model=make_model(num_labels=2), evaluation=make_dataset(1).map(_set_label_7))
         with pytest.raises(ValueError, match="7"):
             trainer.evaluate()
 
@@ -380,16 +367,9 @@ def _of_several_sizes() -> datasets.Dataset:
     return datasets.Dataset.from_list(rows)
 
 
-def _with_label_7():
-    dataset = make_dataset(1)
-    return dataset.map(_set_label_7)
-
-
 def _set_label_7(example: dict) -> dict:
     array = np.array(example["label"])
     array[-1, -1] = 7
-    from PIL import Image
-
     return {"label": Image.fromarray(array)}
 
 

@@ -6,14 +6,23 @@ import datasets
 import numpy as np
 import torch
 from PIL import Image
+from transformers import TrainerCallback
 
-from kaseg import KASegConfig, KASegModel
+from kaseg import (
+    KASegConfig,
+    KASegModel,
+    KnowledgeAdaptationConfig,
+    KnowledgeAdaptationTrainer,
+    SegmentationConfig,
+    SegmentationTrainer,
+)
+from kaseg.distillation import FeatureAutoencoder, FeatureAutoencoderConfig
 
 SIZE = 32
 
 
 def make_dataset(count: int = 12, seed: int = 0) -> datasets.Dataset:
-    """Pictures of a bright square (1) on dark ground (0) with a strip of void, lazily decoded like real data."""
+    """Images of a bright square (1) on dark ground (0) with a strip of void, lazily decoded like real data."""
     rng = np.random.default_rng(seed)
     rows = []
     for index in range(count):
@@ -59,6 +68,59 @@ def arguments(output_dir, **kwargs) -> dict:
         "use_cpu": True,
         **kwargs,
     }
+
+
+def make_autoencoder(**kwargs) -> FeatureAutoencoder:
+    """One for these teachers' maps, always the same."""
+    torch.manual_seed(0)
+    return FeatureAutoencoder(FeatureAutoencoderConfig(**{"in_channels": 32, "latent_channels": 8, **kwargs}))
+
+
+def seg_trainer(output_dir, model=None, train=None, evaluation=None, more=None, **fields) -> SegmentationTrainer:
+    """A trainer on the labels alone; `fields` are those of its arguments, `more` are its own."""
+    return SegmentationTrainer(
+        model=model or make_model(),
+        args=SegmentationConfig(**arguments(output_dir, **fields)),
+        train_dataset=train or make_dataset(),
+        eval_dataset=evaluation or make_dataset(3, seed=1),
+        **(more or {}),
+    )
+
+
+def ka_trainer(
+    output_dir, model=None, teacher=None, autoencoder=None, unlabelled=None, train=None, **fields
+) -> KnowledgeAdaptationTrainer:
+    """A trainer with a teacher, whose first stage is short."""
+    first_stage = {"latent_channels": 8, "autoencoder_epochs": 0, "autoencoder_max_steps": 3}
+    return KnowledgeAdaptationTrainer(
+        model=model or make_model(),
+        teacher=teacher or make_teacher(),
+        args=KnowledgeAdaptationConfig(**arguments(output_dir, **{**first_stage, **fields})),
+        autoencoder=autoencoder,
+        train_dataset=train or make_dataset(),
+        eval_dataset=make_dataset(3, seed=1),
+        unlabelled_dataset=unlabelled,
+    )
+
+
+# Fields that leave the paper's terms out.
+ALONE = {"adaptation_weight": 0.0, "affinity_weight": 0.0}
+
+
+class Stop(TrainerCallback):
+    """Breaks a run off after a step, as if its process had died."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+def logged_steps(trainer) -> list[dict]:
+    """The entries of the log that hold a training loss."""
+    return [entry for entry in trainer.state.log_history if "loss" in entry]
 
 
 def states_equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import doctest
-
 import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kaseg.distillation.losses import AffinityLoss, affinity
+from kaseg.distillation.losses import AffinityLoss
 
 EPS = 1e-4
 # (channels, height, width): above and below the limit of 3 positions per channel, where the two forms take over.
@@ -39,11 +37,6 @@ def naive(student, teacher):
     return torch.linalg.vector_norm(difference / difference.shape[1], dim=2).sum(1).mean()
 
 
-def pair(batch, channels, height, width, dtype=torch.float32, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn(batch, channels, height, width, generator=generator, dtype=dtype) for _ in range(2)]
-
-
 def random_mask(batch, height, width):
     return torch.rand(batch, height, width, generator=torch.Generator().manual_seed(1)) > 0.4
 
@@ -58,7 +51,7 @@ def value_and_gradient(loss, student, teacher):
 @pytest.mark.parametrize("shape", [LINEAR, PLAIN])
 @pytest.mark.parametrize("squared_rows", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
-def test_matches_the_formula(shape, squared_rows, masked):
+def test_matches_the_formula(pair, shape, squared_rows, masked):
     student, teacher = pair(3, *shape)
     teacher = teacher.relu()
     mask = random_mask(3, *shape[1:]) if masked else None
@@ -72,7 +65,7 @@ def test_matches_the_formula(shape, squared_rows, masked):
 
 @pytest.mark.parametrize("shape", [LINEAR, PLAIN])
 @pytest.mark.parametrize("squared_rows", [False, True])
-def test_gradcheck_on_both_sides(shape, squared_rows):
+def test_gradcheck_on_both_sides(pair, shape, squared_rows):
     student, teacher = (x.requires_grad_() for x in pair(2, *shape, dtype=torch.float64))
     mask = random_mask(2, *shape[1:])
     loss = AffinityLoss(squared_rows=squared_rows)
@@ -82,7 +75,7 @@ def test_gradcheck_on_both_sides(shape, squared_rows):
 
 
 @pytest.mark.parametrize("shape", [LINEAR, PLAIN])
-def test_gradient_equals_that_of_the_naive_loss(shape):
+def test_gradient_equals_that_of_the_naive_loss(pair, shape):
     student, teacher = pair(2, *shape, dtype=torch.float64)
     for first, second in ((student, teacher), (teacher, student)):
         _, expected = value_and_gradient(naive, first, second)
@@ -101,7 +94,7 @@ def cases():
 
 @pytest.mark.parametrize("shape", [(16, 24, 24), (128, 16, 16)], ids=["linear", "plain"])
 @pytest.mark.parametrize(("kind", "noise"), list(cases()))
-def test_float32_errors_are_no_worse_than_those_of_the_naive_loss(shape, kind, noise):
+def test_float32_errors_are_no_worse_than_those_of_the_naive_loss(pair, shape, kind, noise):
     student, teacher = pair(2, *shape)
     if kind != "normal":
         student, teacher = student.relu(), teacher.relu()
@@ -121,7 +114,7 @@ def test_float32_errors_are_no_worse_than_those_of_the_naive_loss(shape, kind, n
 
 
 @pytest.mark.parametrize("shape", [(16, 24, 24), (128, 16, 16)], ids=["linear", "plain"])
-def test_nearly_equal_inputs_keep_full_precision(shape):
+def test_nearly_equal_inputs_keep_full_precision(pair, shape):
     student, teacher = pair(1, *shape)
     student = teacher + 1e-6 * student
     exact_value, exact_gradient = value_and_gradient(naive, student.double(), teacher.double())
@@ -133,7 +126,7 @@ def test_nearly_equal_inputs_keep_full_precision(shape):
 @pytest.mark.parametrize("shape", [LINEAR, PLAIN])
 @pytest.mark.parametrize("squared_rows", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
-def test_equal_inputs_give_exactly_zero(shape, squared_rows, masked):
+def test_equal_inputs_give_exactly_zero(pair, shape, squared_rows, masked):
     student, other = pair(2, *shape)
     teacher = student.clone()
     teacher[1] = other[1]  # the second image differs and must not disturb the first
@@ -148,7 +141,7 @@ def test_equal_inputs_give_exactly_zero(shape, squared_rows, masked):
 
 
 @pytest.mark.parametrize("shape", [LINEAR, PLAIN])
-def test_invariances(shape):
+def test_invariances(pair, shape):
     channels, height, width = shape
     generator = torch.Generator().manual_seed(2)
     student, teacher = pair(2, *shape)
@@ -168,7 +161,7 @@ def test_invariances(shape):
 # In the linear form each row's length is rounding noise here and its gradient must be damped: were the noise divided
 # by, some positions would get 0.4 times the gradient of unrelated maps. The plain matrix needs no damping.
 @pytest.mark.parametrize(("shape", "limit"), [((16, 64, 64), 0.05), ((128, 16, 16), 4.0)], ids=["linear", "plain"])
-def test_rotated_copy_is_small_and_its_gradient_bounded(shape, limit):
+def test_rotated_copy_is_small_and_its_gradient_bounded(pair, shape, limit):
     teacher, other = pair(1, *shape)
     rotation, _ = torch.linalg.qr(torch.randn(shape[0], shape[0], generator=torch.Generator().manual_seed(2)))
     value, gradient = value_and_gradient(AffinityLoss(), torch.einsum("dc,bchw->bdhw", rotation, teacher), teacher)
@@ -178,7 +171,7 @@ def test_rotated_copy_is_small_and_its_gradient_bounded(shape, limit):
 
 
 @pytest.mark.parametrize("shape", [LINEAR, PLAIN])
-def test_gradient_is_bounded_at_zero_vectors(shape):
+def test_gradient_is_bounded_at_zero_vectors(pair, shape):
     student, teacher = pair(2, *shape)
     for scale in (0.0, 1e-12, 1e-6):
         dead = student.clone()
@@ -197,7 +190,7 @@ def test_gradient_is_bounded_at_zero_vectors(shape):
 
 
 @pytest.mark.parametrize("shape", [LINEAR, PLAIN])
-def test_masked_positions_do_not_exist(shape):
+def test_masked_positions_do_not_exist(pair, shape):
     student, teacher = pair(2, *shape)
     mask = torch.zeros(2, *shape[1:], dtype=torch.bool)
     mask[0, 1:3, 2:4] = True  # the second image has no position left and contributes 0
@@ -223,7 +216,7 @@ class Allocations(TorchDispatchMode):
         return result
 
 
-def test_no_square_matrix_is_allocated():
+def test_no_square_matrix_is_allocated(pair):
     student, teacher = pair(1, 16, 129, 129)
     student.requires_grad_()
     sizes: list[int] = []
@@ -241,60 +234,8 @@ def test_no_square_matrix_is_allocated():
     assert seen.largest == 30**2  # that the instrument sees a square matrix where there is one
 
 
-@pytest.mark.parametrize("shape", [LINEAR, PLAIN])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_types_are_computed_in_float32(shape, dtype):
-    student, teacher = (x.to(dtype) for x in pair(2, *shape))
-    student.requires_grad_()
-    loss = AffinityLoss()(student, teacher)
-    loss.backward()
-    value, gradient = value_and_gradient(AffinityLoss(), student.detach().float(), teacher.float())
-    assert loss.dtype == torch.float32
-    assert loss.item() == value.item()
-    assert torch.equal(student.grad, gradient.to(dtype))
-
-
-@pytest.mark.parametrize("shape", [LINEAR, PLAIN])
-def test_autocast_changes_nothing(shape):
-    student, teacher = pair(2, *shape)
-    expected = value_and_gradient(AffinityLoss(), student, teacher)
-    with torch.autocast("cpu", torch.bfloat16):  # backward inside it, too
-        actual = value_and_gradient(AffinityLoss(), student, teacher)
-    assert torch.equal(actual[0], expected[0])
-    assert torch.equal(actual[1], expected[1])
-
-
-@pytest.mark.parametrize("shape", [LINEAR, PLAIN])
-@pytest.mark.parametrize(
-    "layout",
-    [lambda x: x.to(memory_format=torch.channels_last), lambda x: x.mT.contiguous().mT, lambda x: x.flip(0)[::2]],
-)
-def test_memory_layout_does_not_matter(shape, layout):
-    student, teacher = (layout(x) for x in pair(3, *shape))
-    value, gradient = value_and_gradient(AffinityLoss(), student, teacher)
-    expected, expected_gradient = value_and_gradient(AffinityLoss(), student.contiguous(), teacher.contiguous())
-    assert value.item() == pytest.approx(expected.item(), rel=1e-6)
-    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-5, atol=1e-7)
-
-
-def test_shape_errors_name_both_shapes():
-    student, teacher = pair(2, 8, 5, 5)
-    with pytest.raises(ValueError, match=r"\(2, 8, 5, 5\).*\(2, 7, 5, 5\)"):
-        AffinityLoss()(student, teacher[:, :7])
-    with pytest.raises(ValueError, match=r"mask.*\(2, 5, 5\).*\(2, 5, 4\)"):
-        AffinityLoss()(student, teacher, torch.ones(2, 5, 4, dtype=torch.bool))
-    with pytest.raises(ValueError, match="eps"):
-        AffinityLoss(eps=0)
-
-
-def test_second_derivative_is_refused_rather_than_wrong():
+def test_second_derivative_is_refused_rather_than_wrong(pair):
     student, teacher = pair(1, *LINEAR)
     student.requires_grad_()
     with pytest.raises(RuntimeError, match="second derivative"):
         torch.autograd.grad(AffinityLoss()(student, teacher), student, create_graph=True)
-
-
-def test_examples_in_docstrings():
-    result = doctest.testmod(affinity)
-    assert result.attempted > 0
-    assert result.failed == 0

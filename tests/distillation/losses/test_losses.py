@@ -1,4 +1,4 @@
-"""What all rival losses have in common; each one's formula and invariances are in its own file."""
+"""What all losses between maps have in common; each one's formula and invariances are in its own file."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from kaseg.distillation import losses
+from kaseg.distillation.losses.base import MapLoss
 
-RIVALS = {
+LOSSES: dict[str, type[MapLoss]] = {
+    "adaptation": losses.AdaptationLoss,
+    "affinity": losses.AffinityLoss,
     "attention_transfer": losses.AttentionTransferLoss,
     "channel_wise": losses.ChannelWiseLoss,
     "dist": losses.DistLoss,
@@ -18,12 +21,23 @@ RIVALS = {
     "intra_class": losses.IntraClassLoss,
     "knowledge_distillation": losses.KnowledgeDistillationLoss,
     "pairwise": losses.PairwiseLoss,
+    "pearson": losses.PearsonLoss,
+    "whitened": losses.WhitenedLoss,
 }
-every = pytest.mark.parametrize("name", RIVALS)
-masked = pytest.mark.parametrize("name", [name for name in RIVALS if name != "intra_class"])
+every = pytest.mark.parametrize("name", LOSSES)
+# A whitened code is another map, and all of it is measured.
+unwhitened = pytest.mark.parametrize("name", [name for name in LOSSES if name != "whitened"])
+masked = pytest.mark.parametrize("name", [name for name in LOSSES if name not in ("intra_class", "whitened")])
+# Few channels and many, which the affinity loss computes in two ways.
+shapes = pytest.mark.parametrize("shape", [(2, 6, 8, 8), (2, 9, 4, 5)], ids=["narrow", "wide"])
 
 
-def _arguments(name: str, shape=(2, 6, 8, 8)) -> tuple:
+def _build(name: str, channels: int) -> MapLoss:
+    return losses.WhitenedLoss(channels) if name == "whitened" else LOSSES[name]()
+
+
+def _extra(name: str, shape: tuple[int, ...] = (2, 6, 8, 8)) -> tuple[torch.Tensor, ...]:
+    """Labels for the loss that takes them."""
     if name != "intra_class":
         return ()
     return (torch.randint(0, 3, (shape[0], *shape[2:]), generator=torch.Generator().manual_seed(1)),)
@@ -31,46 +45,60 @@ def _arguments(name: str, shape=(2, 6, 8, 8)) -> tuple:
 
 def _gradient(name, student, teacher, *extra):
     student = student.detach().requires_grad_()
-    loss = RIVALS[name]()(student, teacher, *extra)
+    loss = _build(name, student.shape[1])(student, teacher, *extra)
     return loss.detach(), torch.autograd.grad(loss, student)[0]
 
 
-@every
+@unwhitened
 def test_the_teachers_own_map_is_the_best(pair, name):
     student, teacher = pair(2, 6, 8, 8)
-    extra = _arguments(name)
-    best, gradient = _gradient(name, teacher, teacher, *extra)
-    worse, other = _gradient(name, student, teacher, *extra)
+    best, gradient = _gradient(name, teacher, teacher, *_extra(name))
+    worse, other = _gradient(name, student, teacher, *_extra(name))
     assert abs(best.item()) < 1e-5 < worse.item()
     assert gradient.norm() < 1e-3 * other.norm()
 
 
 @every
 def test_gradient(pair, name):
-    student, teacher = (x.requires_grad_() for x in pair(2, 3, 4, 4, dtype=torch.float64))
-    extra = _arguments(name, (2, 3, 4, 4))
-    assert torch.autograd.gradcheck(lambda s, t: RIVALS[name]()(s, t, *extra), (student, teacher))
+    shape = (2, 3, 4, 4)
+    student, teacher = (x.requires_grad_() for x in pair(*shape, dtype=torch.float64))
+    loss = _build(name, 3).eval()
+    masks = (torch.rand(2, 4, 4) > 0.3,) if name != "intra_class" else ()
+    for extra in {_extra(name, shape), masks}:
+        if extra or name != "intra_class":
+            assert torch.autograd.gradcheck(lambda s, t, e=extra: loss(s, t, *e), (student, teacher), fast_mode=True)
 
 
 @every
+@shapes
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_types_are_computed_in_float32(pair, name, dtype):
-    student, teacher = (x.to(dtype) for x in pair(2, 6, 8, 8))
-    extra = _arguments(name)
+def test_half_types_and_autocast_are_computed_in_float32(pair, name, shape, dtype):
+    student, teacher = (x.to(dtype) for x in pair(*shape))
+    extra = _extra(name, shape)
+    expected, expected_gradient = _gradient(name, student.float(), teacher.float(), *extra)
     loss, gradient = _gradient(name, student, teacher, *extra)
-    expected, _ = _gradient(name, student.float(), teacher.float(), *extra)
     assert loss.dtype == torch.float32 and gradient.dtype == dtype and torch.equal(loss, expected)
+    leaf = student.float().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = _build(name, shape[1])(leaf, teacher.float(), *extra)
+    with torch.autocast("cpu", torch.bfloat16, enabled=name == "affinity"):  # which has a backward pass of its own
+        (gradient,) = torch.autograd.grad(inside, leaf)
+    assert torch.equal(inside, expected) and torch.equal(gradient, expected_gradient)
+    assert _gradient(name, student.double(), teacher.double(), *extra)[0].dtype == torch.float64
 
 
 @every
-def test_autocast_changes_nothing(pair, name):
-    student, teacher = pair(2, 6, 8, 8)
-    expected, expected_gradient = _gradient(name, student, teacher, *_arguments(name))
-    student.requires_grad_()
-    with torch.autocast("cpu", torch.bfloat16):
-        loss = RIVALS[name]()(student, teacher, *_arguments(name))
-    assert torch.equal(loss, expected)
-    assert torch.equal(torch.autograd.grad(loss, student)[0], expected_gradient)
+@shapes
+@pytest.mark.parametrize(
+    "layout",
+    [lambda x: x.to(memory_format=torch.channels_last), lambda x: x.mT.contiguous().mT, lambda x: x.flip(0)],
+)
+def test_memory_layout_does_not_matter(pair, name, shape, layout):
+    student, teacher = (layout(x) for x in pair(*shape))
+    loss, gradient = _gradient(name, student, teacher, *_extra(name, shape))
+    expected, wanted = _gradient(name, student.contiguous(), teacher.contiguous(), *_extra(name, shape))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-7)
 
 
 @every
@@ -78,14 +106,15 @@ def test_zeros_are_harmless(pair, name):
     _, teacher = pair(2, 6, 8, 8)
     for student in (torch.zeros_like(teacher), torch.full_like(teacher, 1e-20)):
         for other in (teacher, torch.zeros_like(teacher)):
-            loss, gradient = _gradient(name, student, other, *_arguments(name))
+            loss, gradient = _gradient(name, student, other, *_extra(name))
             assert loss.isfinite() and gradient.isfinite().all()
 
 
 @masked
-def test_masked_positions_do_not_exist(pair, name):
-    student, teacher = pair(2, 6, 8, 8)
-    mask = torch.rand(2, 8, 8, generator=torch.Generator().manual_seed(1)) > 0.5
+@shapes
+def test_masked_positions_do_not_exist(pair, name, shape):
+    student, teacher = pair(*shape)
+    mask = torch.rand(shape[0], *shape[2:], generator=torch.Generator().manual_seed(1)) > 0.5
     expected, _ = _gradient(name, student, teacher, mask)
     student, teacher = (x.masked_fill(~mask[:, None], float("nan")) for x in (student, teacher))
     loss, gradient = _gradient(name, student, teacher, mask)
@@ -96,24 +125,41 @@ def test_masked_positions_do_not_exist(pair, name):
 @masked
 def test_a_mask_of_everything_is_no_mask_and_one_of_nothing_gives_zero(pair, name):
     student, teacher = pair(2, 6, 8, 8)
-    mask = torch.ones(2, 8, 8, dtype=torch.bool)
     expected, _ = _gradient(name, student, teacher)
-    assert _gradient(name, student, teacher, mask)[0].item() == pytest.approx(expected.item(), rel=1e-6)
-    loss, gradient = _gradient(name, student, teacher, ~mask)
-    assert loss.item() == 0 and not gradient.any()
+    for dtype in (torch.bool, torch.float32) if LOSSES[name].takes_weights else (torch.bool,):
+        whole = torch.ones(2, 8, 8, dtype=dtype)
+        assert _gradient(name, student, teacher, whole)[0].item() == pytest.approx(expected.item(), rel=1e-6)
+        loss, gradient = _gradient(name, student, teacher, torch.zeros_like(whole))
+        assert loss.item() == 0 and not gradient.any()
 
 
 @every
 def test_shape_errors_name_both_shapes(pair, name):
     student, teacher = pair(2, 6, 8, 8)
+    loss, extra = _build(name, 6), _extra(name)
     with pytest.raises(ValueError, match=r"\(2, 6, 8, 8\).*\(1, 6, 8, 8\)"):
-        RIVALS[name]()(student, teacher[:1], *_arguments(name))
+        loss(student, teacher[:1], *extra)
+    if name != "pairwise":  # which pools maps of any size
+        with pytest.raises(ValueError, match=r"\(2, 6, 8, 8\).*\(2, 6, 8, 7\)"):
+            loss(student, teacher[..., :7], *extra)
+        with pytest.raises(ValueError, match=r"\(6, 8, 8\)"):
+            loss(student[0], teacher[0], *extra)
     if name != "intra_class":
-        with pytest.raises(ValueError, match="bool.*float32"):
-            RIVALS[name]()(student, teacher, torch.ones(2, 8, 8))
+        with pytest.raises(ValueError, match=r"mask.*bool.*int64"):
+            loss(student, teacher, torch.ones(2, 8, 8).long())
+        with pytest.raises(ValueError, match=r"mask.*\(2, 8, 8\).*\(8, 8\)"):
+            loss(student, teacher, torch.ones(8, 8, dtype=torch.bool))
+        if not loss.takes_weights:
+            with pytest.raises(ValueError, match="bool.*float32"):
+                loss(student, teacher, torch.ones(2, 8, 8))
 
 
 @every
 def test_examples_in_docstrings(name):
     result = doctest.testmod(importlib.import_module(f"kaseg.distillation.losses.{name}"))
     assert result.attempted > 0 and result.failed == 0
+
+
+def test_settings_are_shown():
+    assert repr(losses.AdaptationLoss(p=2.0)) == "AdaptationLoss(p=2.0, q=2.0, eps=0.0001)"
+    assert repr(losses.HintLoss()) == "HintLoss()"
