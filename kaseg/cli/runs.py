@@ -8,9 +8,6 @@ from typing import Any, Literal
 
 import typer
 
-from .options import build_app, normalize_flags
-from .output import console, print_run
-
 DESCRIPTION = """{summary}
 
 A run is described by a recipe, flags, or both: every field below is a key of the recipe and a flag. A SWITCH --x also
@@ -59,9 +56,12 @@ def _call(
         elsewhere: Dataclasses of other commands, see [`build_app`].
     """
 
+    # Here, since they take long to import.
+    from .options import build_app, normalize_flags
+    from .output import console, print_run
+
     def run_and_report(*arguments: Any, resume: bool) -> None:
-        # Here, since help needs none of what a run imports.
-        from ..experiments import run
+        from ..experiments import run  # help needs none of it
 
         args = arguments[-1]
         was_finished = resume and (Path(args.output_dir) / run.RESULTS_NAME).is_file()

@@ -12,8 +12,8 @@ from kaseg.checkpoints import DEFAULT_MODEL
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    folder = tmp_path / "pictures"
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
     folder.mkdir()
     for name, size in (("a", (65, 47)), ("b", (40, 64))):
         pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
@@ -21,10 +21,10 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-def test_masks_and_overlays(kaseg: Any, trained: tuple[Path, str], pictures: Path, tmp_path: Path) -> None:
+def test_masks_and_overlays(kaseg: Any, trained: tuple[Path, str], images: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
-    result = kaseg.succeed("predict", pictures, "--model", trained[0], "--output", output, "--device", "cpu")
-    assert f"2 of 2 pictures segmented: {output}" in result.output
+    result = kaseg.succeed("predict", images, "--model", trained[0], "--output", output, "--device", "cpu")
+    assert f"2 of 2 images segmented: {output}" in result.output
     assert sorted(path.name for path in output.iterdir()) == [
         "a_mask.png",
         "a_overlay.jpg",
@@ -36,21 +36,21 @@ def test_masks_and_overlays(kaseg: Any, trained: tuple[Path, str], pictures: Pat
     assert mask.max() < 9
 
 
-def test_options(kaseg: Any, trained: tuple[Path, str], pictures: Path, tmp_path: Path) -> None:
+def test_options(kaseg: Any, trained: tuple[Path, str], images: Path, tmp_path: Path) -> None:
     output = tmp_path / "masks"
-    command = ("predict", pictures / "a.png", pictures, "--model", trained[0], "--output", output)
+    command = ("predict", images / "a.png", images, "--model", trained[0], "--output", output)
     kaseg.succeed(*command, "--no-overlay", "--batch-size", 2)
     assert sorted(path.name for path in output.iterdir()) == ["a_mask.png", "b_mask.png"]
 
 
-def test_unreadable_pictures(kaseg: Any, trained: tuple[Path, str], pictures: Path, tmp_path: Path) -> None:
-    (pictures / "a.png").write_bytes(b"no picture")
-    command = ("predict", pictures, "--model", trained[0], "--output", tmp_path / "out")
+def test_unreadable_images(kaseg: Any, trained: tuple[Path, str], images: Path, tmp_path: Path) -> None:
+    (images / "a.png").write_bytes(b"no image")
+    command = ("predict", images, "--model", trained[0], "--output", tmp_path / "out")
     result = kaseg(*command)
     assert result.exit_code == 1
-    assert str(pictures / "a.png") in result.output
-    assert "1 of 2 pictures segmented" in kaseg.succeed(*command, "--on-error", "skip").output
-    (pictures / "b.png").unlink()
+    assert str(images / "a.png") in result.output
+    assert "1 of 2 images segmented" in kaseg.succeed(*command, "--on-error", "skip").output
+    (images / "b.png").unlink()
     assert kaseg(*command, "--on-error", "skip").exit_code == 1
 
 
@@ -61,7 +61,7 @@ def test_mistakes(kaseg: Any, trained: tuple[Path, str], tmp_path: Path) -> None
     assert kaseg("predict", "x.png").exit_code == 2  # nowhere to write to
 
 
-def test_videos(kaseg: Any, trained: tuple[Path, str], pictures: Path, tmp_path: Path) -> None:
+def test_videos(kaseg: Any, trained: tuple[Path, str], images: Path, tmp_path: Path) -> None:
     av = pytest.importorskip("av")
     with av.open(str(tmp_path / "drive.mp4"), "w") as container:
         stream = container.add_stream("mpeg4", rate=5)
@@ -71,7 +71,7 @@ def test_videos(kaseg: Any, trained: tuple[Path, str], pictures: Path, tmp_path:
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     output = tmp_path / "out"
-    command = ("predict", tmp_path / "drive.mp4", pictures / "a.png", "--model", trained[0], "--output", output)
+    command = ("predict", tmp_path / "drive.mp4", images / "a.png", "--model", trained[0], "--output", output)
     result = kaseg.succeed(*command, "--max-frames", 2)
     assert f"2 frames of {tmp_path / 'drive.mp4'} segmented: {output}" in result.output
     names = ["a_mask.png", "a_overlay.jpg", "drive_mask.mkv", "drive_overlay.mp4"]
@@ -88,7 +88,7 @@ def test_videos(kaseg: Any, trained: tuple[Path, str], pictures: Path, tmp_path:
     assert result.exit_code == 1 and "two videos would have one name" in result.output
 
 
-def test_pictures_above_the_limit_are_refused(
+def test_images_above_the_limit_are_refused(
     kaseg: Any, trained: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # put back after the test
@@ -99,8 +99,8 @@ def test_pictures_above_the_limit_are_refused(
     kaseg.succeed(*command, "--max-megapixels", 2)
 
 
-def test_without_a_model_the_default_student_is_used(kaseg, pictures, tmp_path) -> None:
-    kaseg.succeed("predict", pictures / "a.png", "--output", tmp_path / "default", "--device", "cpu")
-    kaseg.succeed("predict", pictures / "a.png", "--output", tmp_path / "named", "--model", DEFAULT_MODEL)
+def test_without_a_model_the_default_student_is_used(kaseg, images, tmp_path) -> None:
+    kaseg.succeed("predict", images / "a.png", "--output", tmp_path / "default", "--device", "cpu")
+    kaseg.succeed("predict", images / "a.png", "--output", tmp_path / "named", "--model", DEFAULT_MODEL)
     masks = [(tmp_path / folder / "a_mask.png").read_bytes() for folder in ("default", "named")]
     assert masks[0] == masks[1]

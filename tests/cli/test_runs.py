@@ -127,4 +127,4 @@ def test_distill_help_groups_the_method(kaseg: Any) -> None:
     output = kaseg.succeed("distill", "--help").output
     titles = [output.index(f"─ {title} ─") for title in ("Model", "Data", "Teacher", "Objective", "Autoencoder")]
     assert titles == sorted(titles)
-    assert "(paper), or auto. [default: 50.0]" in output
+    assert "weight of the adaptation loss (paper), or auto." in output

@@ -52,7 +52,7 @@ def test_the_worst_come_first_with_their_errors(dataset: list[dict[str, Any]]) -
     assert (label == dataset[2]["label"]).all() and (prediction == 1).all()
     # Half of the image is wrong but for its void pixel; what is right is left blank, as void is.
     assert (wrong == 0).sum() == 8 * 6 - 1 and (wrong == 255).sum() == 8 * 6 + 1
-    assert (shown[2]["masks"]["wrong (colour of the label)"] == 255).all()
+    assert (shown[2]["masks"]["wrong (color of the label)"] == 255).all()
     assert len(worst_images(model, dataset, KASegImageProcessor(), rows, count=1)) == 1
     assert model.training
 

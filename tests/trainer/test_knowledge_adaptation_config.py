@@ -39,10 +39,32 @@ def _config(tmp_path, **fields) -> KnowledgeAdaptationConfig:
             "adapter_warmup_steps fits adapters, but no term has one",
         ),
         ({"teacher_output_stride": 12}, r"teacher_output_stride must be one of \(4, 8, 16, 32\), got 12"),
+        ({"adaptation_form": "chanel"}, "adaptation_form must be one of .*channel.*, got 'chanel'"),
+        ({"adaptation_form": "channel", "adaptation_weight": 0.0}, "changes nothing with an adaptation_weight of 0"),
+        ({"adaptation_form": "channel", "adaptation_p": 2.0}, "adaptation_p and adaptation_q are norms of"),
+        ({"adaptation_form": "whitened", "adaptation_q": 1.0}, "'whitened' has none"),
+        ({"latent_channels": 0}, "latent_channels must be at least 1"),
+        ({"distillation_schedule": "step"}, "distillation_schedule must be one of .*linear"),
+        ({"distillation_class_weights": True}, "distillation_class_weights .*there are none"),
+        ({"autoencoder_class_weights": True}, "autoencoder_class_weights .*there are none"),
+        ({"teacher_view": "whole"}, "teacher_view must be one of"),
+        ({"teacher_maps_dir": "maps"}, "teacher_maps_dir would change nothing"),
+        ({"teacher_view": "image", "mix": "cutmix"}, "leave mix out, or teacher_view"),
+        ({"mix": "mosaic"}, "mix must be one of"),
+        ({"mix": "cutmix", "mix_probability": 2.0}, "mix_probability must be over 0"),
+        ({"mix": "cutmix", "mix_of": "some"}, "mix_of must be one of"),
+        ({"mix": "cutmix", "per_device_train_batch_size": 1}, "per_device_train_batch_size must be at least 2"),
+        ({"mix_probability": 1.0}, "mix_probability would change nothing, as mix is not set"),
+        ({"mix_of": "unlabelled"}, "mix_of would change nothing, as mix is not set"),
+        ({"crop_size": [0, 5]}, "crop_size"),
+        ({"min_scale": 2.0, "max_scale": 1.0}, "min_scale"),
+        ({"loss": "hinge"}, "loss must be one of"),
+        ({"backbone_learning_rate_scale": -1.0}, "backbone_learning_rate_scale"),
+        *(({"class_weights": [1.0, w]}, "class_weights must be numbers from 0") for w in (-1.0, math.nan, math.inf)),
         *(({"ema_decay": decay}, "ema_decay must be above 0 and below 1") for decay in (0.0, 1.0, -0.5, 2.0, math.nan)),
     ],
 )
-def test_bad_levers_are_refused(tmp_path, fields: dict, message: str) -> None:
+def test_bad_values_are_refused(tmp_path, fields: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         _config(tmp_path, **fields)
 

@@ -164,12 +164,6 @@ class TestTeacherThatSeesWholeImages:
         other.train()
 
     def test_what_cannot_be_is_refused(self, tmp_path) -> None:
-        with pytest.raises(ValueError, match="teacher_view must be one of"):
-            ka_trainer(tmp_path, teacher_view="whole")
-        with pytest.raises(ValueError, match="teacher_maps_dir would change nothing"):
-            ka_trainer(tmp_path, teacher_maps_dir=str(tmp_path))
-        with pytest.raises(ValueError, match="leave mix out, or teacher_view"):
-            ka_trainer(tmp_path, teacher_view="image", mix="cutmix")
         stream = make_dataset().to_iterable_dataset()
         with pytest.raises(ValueError, match="needs a train_dataset that is a datasets.Dataset"):
             ka_trainer(tmp_path, train=stream, teacher_view="image")
@@ -338,10 +332,6 @@ class TestBaselines:
         expected = KnowledgeDistillationLoss()(own, raw[:, [2, 0]])
         torch.testing.assert_close(terms["knowledge_distillation"], expected)
 
-    def test_unknown_losses_are_refused(self, tmp_path) -> None:
-        with pytest.raises(ValueError, match="unknown loss 'hints'.*hint"):
-            KnowledgeAdaptationConfig(output_dir=str(tmp_path), distillation_losses={"hints": 1.0})
-
     def test_unevenly_spread_void_counts_alike_in_micro_batches(self, tmp_path) -> None:
         """One step on the same 4 images; `dist` is left out, which is not a mean over positions."""
         gradients, logs = [], []
@@ -396,32 +386,19 @@ class TestOptions:
             expected = entry["distillation/cross_entropy"] + factor * distilled
             assert entry["loss"] == pytest.approx(expected, rel=1e-3)
 
-    def test_an_unknown_schedule_is_refused(self, tmp_path) -> None:
-        with pytest.raises(ValueError, match="distillation_schedule.*linear"):
-            KnowledgeAdaptationConfig(output_dir=str(tmp_path), distillation_schedule="step")
-
-    def test_class_weights_for_distillation_need_class_weights(self, tmp_path) -> None:
-        for name in ("distillation_class_weights", "autoencoder_class_weights"):
-            with pytest.raises(ValueError, match=f"{name}.*there are none"):
-                KnowledgeAdaptationConfig(output_dir=str(tmp_path), **{name: True})
-
     def test_void_positions_can_be_left_out(self, tmp_path) -> None:
         trainer = ka_trainer(tmp_path, autoencoder=make_autoencoder(), ignore_void_positions=True)
         batch = next(iter(trainer.get_train_dataloader()))
         batch["labels"][:] = 255
         assert trainer.compute_loss(trainer.model, batch).item() == 0.0
 
-    def test_finer_teacher_taps_and_coarser_students_meet(self, tmp_path) -> None:
-        trainer = ka_trainer(tmp_path, model=make_model(output_stride=32), max_steps=1)
-        assert (trainer.teacher_channels, trainer.teacher_stride) == (32, 4)
+    @pytest.mark.parametrize("teacher, stride, strides", [(4, 32, [2, 2, 2]), (32, 8, [1, 1, 1])])
+    def test_finer_and_coarser_students_meet_the_teacher(self, tmp_path, teacher: int, stride: int, strides) -> None:
+        network = make_teacher() if teacher == 4 else make_model(3, output_stride=teacher)
+        trainer = ka_trainer(tmp_path, make_model(output_stride=stride), network, max_steps=1)
+        assert (trainer.teacher_channels, trainer.teacher_stride) == (32, teacher)
         trainer.train()
-        assert trainer.autoencoder.config.strides == [2, 2, 2]
-
-    def test_finer_student(self, tmp_path) -> None:
-        teacher = make_model(3, output_stride=32)
-        trainer = ka_trainer(tmp_path, model=make_model(output_stride=8), teacher=teacher, max_steps=1)
-        trainer.train()
-        assert trainer.autoencoder.config.strides == [1, 1, 1]
+        assert trainer.autoencoder.config.strides == strides
 
     def test_teacher_from_a_folder(self, tmp_path) -> None:
         teacher = make_teacher()
@@ -436,11 +413,6 @@ class TestOptions:
         other = FeatureAutoencoder(FeatureAutoencoderConfig(in_channels=16, latent_channels=8))
         with pytest.raises(ValueError, match=r"16 channels.*32"):
             ka_trainer(tmp_path, autoencoder=other)
-
-    @pytest.mark.parametrize("field", ["adaptation_weight", "affinity_weight", "latent_channels"])
-    def test_bad_arguments(self, tmp_path, field: str) -> None:
-        with pytest.raises(ValueError, match=field):
-            KnowledgeAdaptationConfig(output_dir=str(tmp_path), **{field: -1})
 
     def test_teacher_adapter_is_taken_as_it_is(self, tmp_path) -> None:
         adapter = TeacherAdapter(make_teacher(), tap="head.aspp_project")
@@ -510,15 +482,6 @@ class TestOptions:
         assert trainer.teacher.label_match.groups == {0: (1,), 1: (0,)}
         adapter = TeacherAdapter(teacher)
         assert ka_trainer(tmp_path, student, adapter, make_autoencoder()).teacher.label_match.groups == {0: (1,)}
-
-
-@pytest.mark.parametrize(("optim", "kind"), [("sgd", torch.optim.SGD), ("adamw_torch", torch.optim.AdamW)])
-def test_the_autoencoder_has_an_optimizer_of_its_own(tmp_path, optim, kind) -> None:
-    args = KnowledgeAdaptationConfig(**arguments(tmp_path, autoencoder_optim=optim, autoencoder_learning_rate=0.003))
-    trainer = AutoencoderTrainer(make_autoencoder(), make_teacher(), autoencoder_arguments(args, steps_per_epoch=1))
-    optimizer = trainer.create_optimizer()
-    assert type(optimizer) is kind and {group["lr"] for group in optimizer.param_groups} == {0.003}
-    assert optim != "sgd" or {group["momentum"] for group in optimizer.param_groups} == {0.9}
 
 
 def test_the_first_stage_neither_evaluates_nor_compiles(tmp_path) -> None:

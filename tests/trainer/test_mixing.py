@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
-from toy import ALONE, arguments, ka_trainer, make_dataset, make_model, make_teacher, seg_trainer
+from toy import ALONE, ka_trainer, make_dataset, make_model, make_teacher, seg_trainer
 
-from kaseg import KnowledgeAdaptationConfig, KnowledgeAdaptationTrainer, SegmentationConfig, SegmentationTrainer
+from kaseg import KnowledgeAdaptationTrainer, SegmentationTrainer
 from kaseg.data import BatchMixer
 
 
@@ -96,22 +96,6 @@ class TestBatches:
 
 
 class TestRefusals:
-    @pytest.mark.parametrize(
-        ("fields", "message"),
-        [
-            ({"mix": "mosaic"}, "mix must be one of"),
-            ({"mix": "cutmix", "mix_probability": 2.0}, "mix_probability must be over 0"),
-            ({"mix": "cutmix", "mix_of": "some"}, "mix_of must be one of"),
-            ({"mix": "cutmix", "per_device_train_batch_size": 1}, "per_device_train_batch_size must be at least 2"),
-            ({"mix_probability": 1.0}, "mix_probability would change nothing, as mix is not set"),
-            ({"mix_of": "unlabelled"}, "mix_of would change nothing, as mix is not set"),
-        ],
-    )
-    @pytest.mark.parametrize("config", [SegmentationConfig, KnowledgeAdaptationConfig])
-    def test_values(self, tmp_path, config, fields: dict, message: str) -> None:
-        with pytest.raises(ValueError, match=message):
-            config(**{**arguments(tmp_path), **fields})
-
     def test_unlabelled_images_that_are_not_there(self, tmp_path) -> None:
         fields = dict(mix="cutmix", mix_of="unlabelled")
         with pytest.raises(ValueError, match="mixes images without masks, but there are none"):

@@ -216,10 +216,6 @@ class TestEvaluation:
         output = trainer.evaluation_loop(trainer.get_eval_dataloader(), "Evaluation")
         assert output.predictions is None and output.label_ids is None and output.num_samples == 3
 
-    def test_another_dataset_can_be_given(self, tmp_path) -> None:
-        trainer = seg_trainer(tmp_path)
-        assert trainer.evaluate(make_dataset(2, seed=5))["eval_mean_iou"] >= 0
-
     def test_predict_scores_as_evaluate_does(self, tmp_path) -> None:
         trainer = seg_trainer(tmp_path, per_device_eval_batch_size=2)
         expected, output = trainer.evaluate(), trainer.predict(make_dataset(3, seed=1))
@@ -274,7 +270,7 @@ class TestArguments:
             trainer.lr_scheduler.step()
         assert rates == pytest.approx([0.01 * (1 - t / 10) ** 0.9 for t in range(11)])
 
-    @pytest.mark.parametrize("schedule", ["linear", "cosine", "inverse_sqrt", "constant", "constant_with_warmup"])
+    @pytest.mark.parametrize("schedule", ["cosine", "constant_with_warmup"])
     def test_other_schedules(self, tmp_path, schedule: str) -> None:
         trainer = seg_trainer(tmp_path, lr_scheduler_type=schedule, max_steps=2)
         trainer.train()
@@ -282,17 +278,8 @@ class TestArguments:
 
     @pytest.mark.parametrize("name", ["compute_metrics", "compute_loss_func", "preprocess_logits_for_metrics"])
     def test_what_would_never_be_called_is_refused(self, tmp_path, name: str) -> None:
-        with pytest.raises(ValueError, match=f"{name} would change nothing"):
-            seg_trainer(tmp_path, more={name: lambda *args: None})
-
-    def test_label_smoothing_is_refused(self, tmp_path) -> None:
-        with pytest.raises(ValueError, match="label_smoothing_factor would change nothing"):
-            seg_trainer(tmp_path, label_smoothing_factor=0.1)
-
-    @pytest.mark.parametrize("weights", [[1.0, -1.0], [1.0, float("nan")], [float("inf"), 1.0]])
-    def test_impossible_class_weights(self, tmp_path, weights: list[float]) -> None:
-        with pytest.raises(ValueError, match="class_weights must be numbers from 0 on"):
-            SegmentationConfig(output_dir=str(tmp_path), class_weights=weights)
+        with pytest.raises(ValueError, match=f"{name}, label_smoothing_factor would change nothing"):
+            seg_trainer(tmp_path, more={name: lambda *args: None}, label_smoothing_factor=0.1)
 
     def test_groups_by_part_and_decay(self, tmp_path) -> None:
         trainer = seg_trainer(tmp_path, backbone_learning_rate_scale=0.1, learning_rate=1.0)
@@ -318,35 +305,6 @@ class TestArguments:
         moved = [name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])]
         of_encoder = [name for name in moved if name.startswith("mobilenet_v2.")]
         assert len(moved) > len(of_encoder) and bool(of_encoder) == (scale > 0)
-
-    def test_every_augmentation_reaches_the_transform(self, tmp_path) -> None:
-        fields = {
-            "scale_step": 0.25,
-            "horizontal_flip": 0.3,
-            "cat_max_ratio": 0.75,
-            "short_edge": 40,
-            "max_long_edge": 50,
-        }
-        trainer = seg_trainer(tmp_path, photometric_distortion=True, min_scale=0.6, max_scale=1.5, hue=0.1, **fields)
-        transform = trainer.train_dataset.transform
-        assert {name: getattr(transform, name) for name in fields} == fields
-        assert transform.scale_range == (0.6, 1.5) and transform.crop_size == (32, 32)
-        assert transform.distortion is not None and transform.jitter is not None
-        plain = seg_trainer(tmp_path).train_dataset.transform
-        assert plain.distortion is None and plain.jitter is None and plain.cat_max_ratio == 1
-
-    @pytest.mark.parametrize(
-        "fields, message",
-        [
-            ({"crop_size": [0, 5]}, "crop_size"),
-            ({"min_scale": 2.0, "max_scale": 1.0}, "min_scale"),
-            ({"loss": "hinge"}, "loss must be one of"),
-            ({"backbone_learning_rate_scale": -1.0}, "backbone_learning_rate_scale"),
-        ],
-    )
-    def test_bad_arguments(self, tmp_path, fields: dict, message: str) -> None:
-        with pytest.raises(ValueError, match=message):
-            SegmentationConfig(output_dir=str(tmp_path), **fields)
 
     def test_class_weights_must_fit(self, tmp_path) -> None:
         with pytest.raises(ValueError, match="3 entries for 2 classes"):

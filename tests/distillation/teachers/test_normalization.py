@@ -23,7 +23,7 @@ STUDENT_MEAN, STUDENT_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
         transformers.SegformerImageProcessor(do_resize=False, do_normalize=False),
         transformers.SegformerImageProcessor(do_resize=False, do_rescale=False, image_mean=[99.0, 98.0, 97.0]),
     ],
-    ids=["beit", "segformer", "mobilevit (BGR)", "not normalised", "not rescaled"],
+    ids=["beit", "segformer", "mobilevit (BGR)", "not normalized", "not rescaled"],
 )
 def test_students_pixels_become_what_the_teachers_processor_gives(processor) -> None:
     """Whatever it does, against the processor itself."""
@@ -84,4 +84,4 @@ class TestFound:
         model = KASegModel(KASegConfig(backbone="mobilenetv2_035"))
         assert find_normalization(model) is None
         TeacherAdapter(model, student_mean=STUDENT_MEAN, student_std=STUDENT_STD)
-        assert "KASegModel normalises images is not known" in caplog.text
+        assert "KASegModel normalizes images is not known" in caplog.text
