@@ -36,7 +36,7 @@ def push(
     from ..uploading import Destination
 
     destination = Destination(repo, "dataset", private, revision, create_pr)
-    with dataset_files(name, repo, data_dir=data_dir, split=split, label_space=label_space, licence=licence) as files:
+    with dataset_files(name, repo, data_dir=data_dir, split=split, label_space=label_space, license=licence) as files:
         send_files(files, destination, commit_message, dry_run, "Upload data set")
 
 
