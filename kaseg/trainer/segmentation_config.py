@@ -36,7 +36,7 @@ WITHOUT_EFFECT = {
         "use_liger_kernel",
     ),
 }
-_OF_ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon")
+OF_ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon")
 # The paper's power, and down to 0, where transformers stops at 1e-7.
 POLY = {"power": 0.9, "lr_end": 0.0}
 
@@ -232,7 +232,7 @@ class SegmentationConfig(TrainingArguments):
                 f"train_sampling_strategy must be 'random' or 'sequential', got {self.train_sampling_strategy!r}: "
                 "images have no length to group them by."
             )
-        if self.optim == "sgd" and (given := self._given(_OF_ADAM)):
+        if self.optim == "sgd" and (given := self._given(OF_ADAM)):
             raise ValueError(f"{', '.join(given)} would change nothing: the optimizer is SGD (optim='sgd').")
         if len(self.crop_size) != 2 or min(self.crop_size) < 1:
             raise ValueError(f"crop_size must be one or two positive numbers (height, width), got {self.crop_size}.")
