@@ -188,7 +188,7 @@ _ORIGIN = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transforme
 
 def _architecture(network: nn.Module) -> str:
     """What a network computes with its weights, as far as its modules and its config tell: strides, dilations, ..."""
-    config = getattr(network, "config", None)
+    config: Any = getattr(network, "config", None)
     fields = config.to_dict() if hasattr(config, "to_dict") else {}
     described = {name: value for name, value in fields.items() if name not in _ORIGIN}
     modules = re.sub(r" at 0x[0-9a-f]+", "", repr(network))  # of functions
