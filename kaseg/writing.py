@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,12 +17,13 @@ from typing import Any
 def whole_file(path: Path) -> Iterator[Path]:
     """Gives the name of a temporary file to write, which takes the place of `path` at the end, or vanishes on an error.
 
-    Processes of a distributed run may write the same file at the same time. Folders that are missing are made.
+    Several processes may write the same file at the same time, on machines that share a disk, too. Folders that are
+    missing are made.
 
     Raises:
         OSError: If it cannot be written (disk full, no permission); the message names `path`.
     """
-    temporary = path.with_name(f".{os.getpid()}.tmp.{path.name}")
+    temporary = path.with_name(f".{_writer()}.tmp.{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -71,7 +73,7 @@ def whole_folder(target: Path, last: str) -> Iterator[Path]:
     target = Path(os.path.abspath(target))
     target.parent.mkdir(parents=True, exist_ok=True)
     inside = target.is_dir()
-    name = f".{target.name}.{os.getpid()}.tmp"
+    name = f".{target.name}.{_writer()}.tmp"
     temporary = target / name if inside else target.with_name(name)
     temporary.mkdir()
     try:
@@ -85,6 +87,11 @@ def whole_folder(target: Path, last: str) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _writer() -> str:
+    """A part of a temporary name that no other writer has: in containers, every process may have the number 1."""
+    return f"{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def _as_json(value: Any) -> Any:

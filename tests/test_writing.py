@@ -38,6 +38,19 @@ def test_processes_of_one_run_write_the_same_file(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["recipe.yaml"]
 
 
+def test_writers_do_not_go_by_the_number_of_their_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In containers that share a disk every one is number 1."""
+    monkeypatch.setattr("os.getpid", lambda: 1)
+    with whole_file(tmp_path / "map") as first, whole_file(tmp_path / "map") as second:
+        first.write_text("whole")
+        second.write_text("whole")
+    assert [file.name for file in tmp_path.iterdir()] == ["map"]
+    (tmp_path / ".export.1.tmp").mkdir()  # of one that was killed
+    with whole_folder(tmp_path / "export", last="b") as folder:
+        (folder / "b").write_text("")
+    assert (tmp_path / "export" / "b").is_file()
+
+
 def test_a_failed_writer_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "new" / "scores.json"
     write_atomically(path, "é")

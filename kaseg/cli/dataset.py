@@ -40,7 +40,7 @@ def push(
     from ..uploading import Destination
 
     destination = Destination(repo, "dataset", private, revision, create_pr)
-    with dataset_files(name, repo, data_dir=data_dir, split=split, label_space=label_space, licence=license) as files:
+    with dataset_files(name, repo, data_dir=data_dir, split=split, label_space=label_space, license=license) as files:
         send_files(files, destination, commit_message, dry_run, "Upload dataset")
 
 

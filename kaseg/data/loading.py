@@ -142,7 +142,7 @@ def _signed(data: AnyDataset | AnyDatasetDict, name: str) -> AnyDataset | AnyDat
         # Of a folder only its name: where it lies is nobody's concern.
         part.info.dataset_name = Path(name).name if Path(name).is_dir() else name
         if spec is not None:
-            part.info.license, part.info.homepage, part.info.citation = spec.licence, spec.homepage, spec.citation
+            part.info.license, part.info.homepage, part.info.citation = spec.license, spec.homepage, spec.citation
     return data
 
 

@@ -47,7 +47,7 @@ class DatasetSpec:
         name: What users type.
         label_space: Its classes, with its usual label encoding.
         layouts: How its files lie on disk; of those that have a split, the first is taken.
-        licence: Licence of the data, in words or as an SPDX id.
+        license: License of the data, in words or as an SPDX id.
         homepage: Where it can be had.
         citation: Who made it.
         title: Its name in full.
@@ -61,7 +61,7 @@ class DatasetSpec:
     name: str
     label_space: LabelSpace
     layouts: tuple[ParquetFiles | FileLayout | RenderedScenes, ...]
-    licence: str
+    license: str
     homepage: str
     citation: str
     title: str = ""
@@ -150,7 +150,7 @@ def _read_spec(name: str, entries: Mapping[str, Mapping[str, Any]]) -> DatasetSp
         encodings=encodings,
         split_sizes=entry["splits"],
         hub=tuple(HubSource(**source) for source in entry.get("hub", ())),
-        **{key: entry[key] for key in ("licence", "homepage", "citation", "title", "download")},
+        **{key: entry[key] for key in ("license", "homepage", "citation", "title", "download")},
     )
 
 

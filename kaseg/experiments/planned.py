@@ -48,7 +48,7 @@ def _planned(fields: Mapping[str, Any], file: Path) -> tuple[KASegConfig, dict[s
         id2label=classes.id2label,
         label2id=classes.label2id,
     )
-    facts = {"dataset": spec.name, "license": spec.licence}
+    facts = {"dataset": spec.name, "license": spec.license}
     if model_args.encoder_from is None:
         # Shapes are enough: no memory for weights, no download.
         with torch.device("meta"):

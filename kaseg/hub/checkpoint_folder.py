@@ -28,7 +28,7 @@ def write_checkpoint_folder(
 ) -> Path:
     """Write config, float16 weights, processor, recipe, results and card of a finished run.
 
-    `config.json` names float32, so the weights load as float32 whatever they are stored in. The licence is that of the
+    `config.json` names float32, so the weights load as float32 whatever they are stored in. The license is that of the
     training data.
 
     Args:
@@ -44,7 +44,7 @@ def write_checkpoint_folder(
     Raises:
         FileNotFoundError: a run is not finished.
         ValueError: an adapted model without other runs beside it, runs that were scored on other data, or a dataset
-            whose licence is not known; weights that are not finite, or too large for float16.
+            whose license is not known; weights that are not finite, or too large for float16.
     """
     run_dir, folder = Path(run_dir), Path(folder)
     results = read_results(run_dir)
@@ -54,7 +54,7 @@ def write_checkpoint_folder(
     if "teacher" in results["recipe"] and len(compared) < 2:
         raise ValueError("An adapted model is only shown beside its teacher and its plain twin: name both runs.")
     if results["dataset"] not in SPECS:
-        raise ValueError(f"The licence of dataset {results['dataset']!r} is not known; add it to kaseg.data.SPECS.")
+        raise ValueError(f"The license of dataset {results['dataset']!r} is not known; add it to kaseg.data.SPECS.")
     model = KASegModel.from_pretrained(run_dir)
     # BatchNorm counts batches in integers; everything else is halved.
     weights = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
@@ -69,7 +69,7 @@ def write_checkpoint_folder(
     save_file(weights, weights_file, metadata={"format": "pt"})
     weights_file.chmod(0o644)  # safetensors leaves it to its owner alone
     (folder / "recipe.yaml").write_text(yaml.safe_dump(results["recipe"], sort_keys=False))
-    licensed = {"license": SPECS[results["dataset"]].licence, **results}
+    licensed = {"license": SPECS[results["dataset"]].license, **results}
     write_json(folder / "results.json", licensed)
     card.save(folder / "README.md")
     return folder

@@ -1,4 +1,4 @@
-"""Data sets on the Hub: Parquet files that hold the pictures, a file of classes and a card."""
+"""Datasets on the Hub: Parquet files that hold the images, a file of classes and a card."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from kaseg.model_card import DataSource
 CLASSES_NAME = "classes.json"
 SHARD_BYTES = 500_000_000
 FEATURES = datasets.Features(image=datasets.Image(), label=datasets.Image(), id=datasets.Value("string"))
+_TEMPLATE = Path(__file__).with_name("dataset_card_template.md")
 
 
 @contextmanager
@@ -33,19 +34,19 @@ def dataset_files(
     data_dir: str | Path | None = None,
     split: str | None = None,
     label_space: LabelSpace | str | Path | None = None,
-    licence: str | None = None,
+    license: str | None = None,
     **options: Any,
 ) -> Iterator[dict[str, Path | bytes]]:
-    """Write a data set as it is sent to the Hub; the files are gone after the `with` block.
+    """Writes a dataset as it is sent to the Hub; the files are gone after the `with` block.
 
-    Pictures keep their encoded bytes where there are any (PNG else, without loss); masks become 8-bit PNG files of
-    train ids, 255 for void. `load_segmentation_dataset(repo_id, label_space=dataset_label_space(repo_id))` thus gives
-    the same samples again, streaming too. `classes.json` holds the classes and their colours.
+    Images keep their encoded bytes where there are any (PNG else, without loss); masks become 8-bit PNG files of train
+    ids, 255 for void. `load_segmentation_dataset(repo_id, label_space=dataset_label_space(repo_id))` thus gives the
+    same samples again, streaming too. `classes.json` holds the classes and their colors.
 
     Args:
         name, data_dir, split, label_space, options: As in [`~kaseg.data.load_segmentation_dataset`].
         repo_id (`str`): Where it will lie, for the card.
-        licence (`str`, *optional*): Licence of the data; by default what is known of `name`, if anything.
+        license (`str`, *optional*): License of the data; by default what is known of `name`, if anything.
 
     Yields:
         `dict[str, Path | bytes]`: path in the repository -> file or content, for [`~kaseg.uploading.upload`].
@@ -57,19 +58,23 @@ def dataset_files(
     loaded = load_segmentation_dataset(name, split=split, data_dir=data_dir, label_space=label_space, **options)
     parts = dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {split or "train": loaded}
     source = DataSource.named(str(name))
-    source = source if licence is None else replace(source, licence=licence)
+    source = source if license is None else replace(source, license=license)
+    classes = {
+        str(index): {"name": name, "color": "#{:02x}{:02x}{:02x}".format(*color)}
+        for index, (name, color) in enumerate(zip(space.names, space.palette, strict=True))
+    }
     with tempfile.TemporaryDirectory(prefix="kaseg-dataset-") as scratch:
         files: dict[str, Path | bytes] = {}
         for part, data in parts.items():
-            files |= _write_parquet(data, space, part, Path(scratch))
-        files[CLASSES_NAME] = _classes(space).encode()
+            files |= _write_parquet(data, part, Path(scratch))
+        files[CLASSES_NAME] = (json.dumps(classes, indent=2) + "\n").encode()
         counts = {part: len(data) for part, data in parts.items()}
-        files["README.md"] = str(_card(repo_id, source, space, counts)).encode()
+        files["README.md"] = str(_card(repo_id, source, classes, counts)).encode()
         yield files
 
 
 def dataset_label_space(repo_id: str, revision: str | None = None, token: str | None = None) -> LabelSpace:
-    """The classes of a data set that [`dataset_files`] made, for `label_space=` of `load_segmentation_dataset`.
+    """Reads the classes of a dataset that [`dataset_files`] made, for `label_space=` of `load_segmentation_dataset`.
 
     Args:
         repo_id (`str`): Hub id.
@@ -77,16 +82,16 @@ def dataset_label_space(repo_id: str, revision: str | None = None, token: str | 
         token (`str`, *optional*): Instead of the one of `hf auth login` or `HF_TOKEN`.
 
     Raises:
-        OSError: no such data set, no right to read it, no network, or no `classes.json` in it.
+        OSError: no such dataset, no right to read it, no network, or no `classes.json` in it.
     """
     with explained_loading(f"datasets/{repo_id}", revision):
         file = hf_hub_download(repo_id, CLASSES_NAME, repo_type="dataset", revision=revision, token=token)
     return replace(read_label_space(file), name=repo_id)
 
 
-def _write_parquet(data: datasets.Dataset, space: LabelSpace, split: str, folder: Path) -> dict[str, Path | bytes]:
+def _write_parquet(data: datasets.Dataset, split: str, folder: Path) -> dict[str, Path | bytes]:
     encoded = datasets.Dataset.from_generator(
-        _encode, features=FEATURES, gen_kwargs={"data": data, "space": space}, cache_dir=str(folder / "cache")
+        _encode, features=FEATURES, gen_kwargs={"data": data}, cache_dir=str(folder / "cache")
     )
     shards = max(1, math.ceil(encoded.data.nbytes / SHARD_BYTES))
     files: dict[str, Path | bytes] = {}
@@ -97,69 +102,58 @@ def _write_parquet(data: datasets.Dataset, space: LabelSpace, split: str, folder
     return files
 
 
-def _encode(data: datasets.Dataset, space: LabelSpace) -> Iterator[dict[str, Any]]:
-    """Samples with encoded pictures."""
+def _encode(data: datasets.Dataset) -> Iterator[dict[str, Any]]:
+    """Samples with encoded images."""
     raw = data.with_format(None)
     for index in range(len(data)):
         sample = data[index]
-        original = raw[index].get("image")
-        image = _original(original) if isinstance(original, Mapping) else None
         yield {
-            "image": image or {"bytes": _png(sample["image"]), "path": None},
-            "label": None if sample["label"] is None else {"bytes": _png(sample["label"]), "path": None},
+            "image": _original(raw[index].get("image")) or _png(sample["image"]),
+            "label": None if sample["label"] is None else _png(sample["label"]),
             "id": sample["id"],
         }
 
 
-def _original(encoded: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The picture as it came, if it can be had: JPEGs would grow several times as PNG."""
-    path = encoded.get("path")
-    if encoded.get("bytes") is not None:
-        return {"bytes": encoded["bytes"], "path": path and Path(path).name}
-    if path and Path(path).is_file():
-        return {"bytes": Path(path).read_bytes(), "path": Path(path).name}
-    return None
+def _original(encoded: Any) -> dict[str, Any] | None:
+    """The image as it came, if it can be had: JPEGs would grow several times as PNG."""
+    if not isinstance(encoded, Mapping):
+        return None
+    content, path = encoded.get("bytes"), encoded.get("path")
+    if content is None and path and Path(path).is_file():
+        content = Path(path).read_bytes()
+    return None if content is None else {"bytes": content, "path": path and Path(path).name}
 
 
-def _png(image: Image.Image) -> bytes:
+def _png(image: Image.Image) -> dict[str, Any]:
     stream = io.BytesIO()
     image.save(stream, format="PNG")
-    return stream.getvalue()
+    return {"bytes": stream.getvalue(), "path": None}
 
 
-def _hex(color: tuple[int, int, int]) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*color)
-
-
-def _classes(space: LabelSpace) -> str:
-    entries = zip(space.names, space.palette, strict=True)
-    return json.dumps({str(i): {"name": n, "color": _hex(c)} for i, (n, c) in enumerate(entries)}, indent=2) + "\n"
-
-
-def _card(repo_id: str, source: DataSource, space: LabelSpace, counts: Mapping[str, int]) -> DatasetCard:
+def _card(
+    repo_id: str, source: DataSource, classes: Mapping[str, Mapping[str, str]], counts: Mapping[str, int]
+) -> DatasetCard:
     title = source.name or repo_id.rpartition("/")[2]
-    files = [{"split": split, "path": f"data/{split}-*"} for split in counts]
     data = DatasetCardData(
         pretty_name=title,
         task_categories=["image-segmentation"],
         task_ids=["semantic-segmentation"],
-        configs=[{"config_name": "default", "data_files": files}],
-        **source.hub_licence,
+        configs=[
+            {
+                "config_name": "default",
+                "data_files": [{"split": split, "path": f"data/{split}-*"} for split in counts],
+            }
+        ],
+        **source.hub_license,
     )
-    classes = enumerate(zip(space.names, space.palette, strict=True))
-    text = [
-        f"---\n{data.to_yaml()}\n---",
-        f"# {plain(title)}",
-        "Columns: `image`, `label` (8-bit mask of class ids, 255 is void) and `id`.",
-        table(("split", "samples"), counts.items()),
-        "```python\nfrom kaseg.data import load_segmentation_dataset\nfrom kaseg.hub import dataset_label_space\n\n"
-        f"name = {json.dumps(repo_id)}\n"
-        "dataset = load_segmentation_dataset(name, label_space=dataset_label_space(name))\n```",
-        "## Classes\n\n"
-        + table(("id", "class", "colour"), [(i, plain(name), code(_hex(color))) for i, (name, color) in classes])
-        + f"\n\n`{CLASSES_NAME}` holds them for programs.",
-        f"## Licence and source\n\n{source.licence or 'The licence is not stated.'}",
-        *([f"Homepage: {source.homepage}"] if source.homepage else []),
-        *([source.citation] if source.citation else []),
-    ]
-    return DatasetCard("\n\n".join(text) + "\n")
+    rows = [(index, plain(entry["name"]), code(entry["color"])) for index, entry in classes.items()]
+    return DatasetCard.from_template(
+        data,
+        template_path=str(_TEMPLATE),
+        plain=plain,
+        title=title,
+        source=source,
+        repo_id=json.dumps(repo_id),
+        splits=table(("split", "samples"), counts.items()),
+        classes=table(("id", "class", "color"), rows),
+    )

@@ -1,4 +1,4 @@
-"""The card (`README.md`) of a model: what is said in it, how it is worded, and the callback that gathers it."""
+"""The card (`README.md`) of a model: its facts, its template, and the callback that collects the facts."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""The wording of a card: metadata for the Hub and the text, from facts alone."""
+"""Renders a card: metadata for the Hub, and the text of `card_template.md`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -14,13 +15,7 @@ from kaseg.model_card.cost import billions, in_words, millions
 from kaseg.model_card.facts import CardFacts
 from kaseg.model_card.sources import DataSource
 
-PAPER = "https://arxiv.org/abs/1903.04688"
-CITATION = """@inproceedings{he2019knowledge,
-  title     = {Knowledge Adaptation for Efficient Semantic Segmentation},
-  author    = {He, Tong and Shen, Chunhua and Tian, Zhi and Gong, Dong and Sun, Changming and Yan, Youliang},
-  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition (CVPR)},
-  year      = {2019}
-}"""
+_TEMPLATE = Path(__file__).with_name("card_template.md")
 _HEADS = {
     "student": "the paper's student head (no ASPP, no decoder)",
     "deeplabv3plus": "a DeepLabV3+ head (ASPP and decoder)",
@@ -29,45 +24,64 @@ _HEADS = {
     "fpn": "a Panoptic FPN head",
 }
 _METRICS = {"mean_iou": "mean IoU", "mean_accuracy": "mean accuracy", "overall_accuracy": "pixel accuracy"}
-_MOST_CLASSES_LISTED = 25
-_USAGE = """```python
-import torch
-from PIL import Image
-
-from kaseg import KASegImageProcessor, KASegModel
-
-image = Image.open("image.jpg")
-processor = KASegImageProcessor.from_pretrained({model_id})
-model = KASegModel.from_pretrained({model_id})
-with torch.no_grad():
-    outputs = model(**processor(image, return_tensors="pt"))
-mask = processor.post_process_semantic_segmentation(outputs, target_sizes=[image.size[::-1]])[0]  # (height, width)
-print({{model.config.id2label[index]: (mask == index).float().mean().item() for index in mask.unique().tolist()}})
-```"""
+_SCORES_HEADER = ("model", "mean IoU (%)", "parameters (M)", "GFLOPs at 513x513", "seed", "steps")
+_MAX_CLASSES_LISTED = 25
 
 
 def render_card(facts: CardFacts) -> ModelCard:
-    """The card: YAML metadata with a `model-index` where there are scores, and the text in Markdown."""
-    sections = [
-        f"---\n{_metadata(facts).to_yaml()}\n---",
-        f"# {plain(facts.name)}",
-        *_introduction(facts),
-        *_scores(facts),
-        *_cost(facts.results),
-        *_training(facts),
-        *facts.remarks,
-        *_sources(facts),
-        "## Citation\n\nThe method is that of the paper; the code and this model are not its authors'.\n\n"
-        f"```bibtex\n{CITATION}\n```",
-    ]
-    return ModelCard("\n\n".join(sections) + "\n")
+    """Renders YAML metadata, with a `model-index` where there are scores, and the text in Markdown."""
+    config, results = facts.config, facts.results
+    classes = [plain(config.id2label[index]) for index in range(config.num_labels)]
+    # Data and teacher have a section of their own; in a recipe they may be paths on the machine that trained.
+    settings = {name: value for name, value in facts.settings.items() if name not in ("dataset", "teacher")}
+    per_class = results.get("per_category_iou") or {}
+    scored = [(f"**{plain(facts.name)}**", results), *((plain(name), other) for name, other in facts.compared.items())]
+    return ModelCard.from_template(
+        _metadata(facts),
+        template_path=str(_TEMPLATE),
+        facts=facts,
+        results=results,
+        settings=facts.settings,
+        data=facts.data,
+        teacher=facts.teacher,
+        latency=results.get("latency"),
+        plain=plain,
+        code=code,
+        model_id=json.dumps(facts.model_id, ensure_ascii=False),
+        classes=classes[:_MAX_CLASSES_LISTED] + ["..."] * (len(classes) > _MAX_CLASSES_LISTED),
+        architecture=architecture(config),
+        scored_on=_scored_on(facts),
+        scores=table(_SCORES_HEADER, [_row(*row) for row in scored]) if facts.has_scores else "",
+        class_scores=per_class and table(("class", "IoU (%)"), [(plain(k), _percent(v)) for k, v in per_class.items()]),
+        cost=in_words(results),
+        loss=_loss_in_words(facts.loss),
+        settings_table=settings and table(("setting", "value"), [(code(k), code(v)) for k, v in settings.items()]),
+    )
 
 
 def _metadata(facts: CardFacts) -> ModelCardData:
     method = ("knowledge-distillation", "knowledge-adaptation") if facts.adapted else ()
-    scored = {"metrics": ["mean_iou"], "eval_results": _eval_results(facts)} if facts.has_scores else {}
+    results, name = facts.results, _scored_on(facts)
+    scored: dict[str, Any] = {}
+    if facts.has_scores:
+        scored["metrics"] = ["mean_iou"]
+        scored["eval_results"] = [
+            EvalResult(
+                task_type="image-segmentation",
+                task_name="Semantic Segmentation",
+                dataset_type=name,
+                dataset_name=name,
+                dataset_split=results.get("split"),
+                metric_type=metric,
+                metric_name=words,
+                metric_value=round(results[metric], 4),
+                metric_args={key: results[key] for key in ("protocol", "caution") if key in results},
+            )
+            for metric, words in _METRICS.items()
+            if metric in results
+        ]
     return ModelCardData(
-        **facts.data.hub_licence,
+        **facts.data.hub_license,
         library_name="kaseg",
         pipeline_tag="image-segmentation",
         tags=list(dict.fromkeys(["semantic-segmentation", *method, *facts.tags])),
@@ -76,152 +90,26 @@ def _metadata(facts: CardFacts) -> ModelCardData:
     )
 
 
-def _eval_results(facts: CardFacts) -> list[EvalResult]:
-    results = facts.results
-    return [
-        EvalResult(
-            task_type="image-segmentation",
-            task_name="Semantic Segmentation",
-            dataset_type=_dataset(facts),
-            dataset_name=_dataset(facts),
-            dataset_split=results.get("split"),
-            metric_type=key,
-            metric_name=name,
-            metric_value=round(results[key], 4),
-            metric_args={key: results[key] for key in ("protocol", "caution") if key in results},
-        )
-        for key, name in _METRICS.items()
-        if key in results
-    ]
-
-
-def _introduction(facts: CardFacts) -> Iterator[str]:
-    config = facts.config
-    names = [config.id2label[index] for index in sorted(config.id2label)]
-    shown = [plain(name) for name in names[:_MOST_CLASSES_LISTED]]
-    listed = ", ".join([*shown, *(["..."] if len(names) > len(shown) else [])])
-    yield (
-        f"A semantic-segmentation model for {len(names)} classes ({listed}): {architecture(config)}. "
-        f"Made with kaseg, after *Knowledge Adaptation for Efficient Semantic Segmentation* ([He et al., CVPR 2019]"
-        f"({PAPER})). {_how_taught(facts)}"
-    )
-    if facts.picture:
-        yield f"![An image and the mask that the model gives]({facts.picture})"
-    yield f"## Use\n\n{_USAGE.format(model_id=json.dumps(facts.model_id, ensure_ascii=False))}"
-
-
 def architecture(config: KASegConfig) -> str:
-    """Encoder, output stride and head in words."""
+    """Names encoder, output stride and head."""
     head = _HEADS.get(config.head, f"the head `{config.head}`")
     return f"encoder `{config.backbone}` (timm) at output stride {config.output_stride} with {head}"
 
 
-def _how_taught(facts: CardFacts) -> str:
-    if not facts.adapted:
-        return "It learns from the labels alone." if facts.loss else ""
-    teacher = code(facts.teacher.name) if facts.teacher else "its teacher"
-    return (
-        f"It learns from the labels and from the features of {teacher}. Teacher and adapters are not part of it: it "
-        "costs what its plain twin costs."
-    )
-
-
-def _scores(facts: CardFacts) -> Iterator[str]:
-    if not facts.has_scores:
-        yield "## Scores\n\nNone are known yet."
-        return
-    results = facts.results
-    step = "step that scored best on this split" if facts.settings.get("load_best_model_at_end") else "last step"
-    yield (
-        f"## Scores\n\n{plain(_dataset(facts))}, split {plain(results.get('split') or 'not stated')}: "
-        f"{results['protocol']}. One run each, scored at its {step}."
-    )
-    header = ("model", "mean IoU (%)", "parameters (M)", "GFLOPs at 513x513", "seed", "steps")
-    compared = [_row(plain(name), other) for name, other in facts.compared.items()]
-    yield table(header, [_row(f"**{plain(facts.name)}**", results), *compared])
-    if results.get("caution"):
-        yield f"**Mind:** {results['caution']}"
-    if facts.adapted and len(facts.compared) < 2:
-        yield (
-            "The table lacks the teacher or the plain twin (same student, recipe, seed and steps, no teacher), so the "
-            "score does not say whether adaptation helped."
-        )
-    if results.get("per_category_iou"):
-        classes = [(plain(label), _percent(value)) for label, value in results["per_category_iou"].items()]
-        yield table(("class", "IoU (%)"), classes)
+def _scored_on(facts: CardFacts) -> str:
+    return DataSource.named(facts.results.get("dataset") or "").name or "a dataset that is not named"
 
 
 def _row(name: str, results: Mapping[str, Any]) -> tuple[Any, ...]:
-    return (
-        name,
-        _percent(results["mean_iou"]),
-        millions(results["parameters"]),
-        billions(results["gflops_513x513"]),
-        results["seed"],
-        results["steps"],
-    )
+    cost = millions(results["parameters"]), billions(results["gflops_513x513"])
+    return (name, _percent(results["mean_iou"]), *cost, results["seed"], results["steps"])
 
 
 def _percent(fraction: float) -> str:
     return f"{100 * fraction:.1f}"
 
 
-def _cost(results: Mapping[str, Any]) -> Iterator[str]:
-    text = f"## Cost\n\n{in_words(results)} for one image of 513x513 pixels (2 x multiply-adds)."
-    if latency := results.get("latency"):
-        text += (
-            f" {latency['milliseconds']:.1f} ms for one image of {latency['height']}x{latency['width']} pixels in "
-            f"{latency['dtype']} (median of {latency['repeats']} passes) on {latency['hardware']}."
-        )
-    yield text
-
-
-def _training(facts: CardFacts) -> Iterator[str]:
-    results = facts.results
-    yield "## Training"
-    if facts.command:
-        yield f"```bash\n{facts.command}\n```"
-    yield _duration(results)
-    if decay := facts.settings.get("ema_decay"):
-        yield f"The model is the exponential moving average of the weights, with a decay of {decay:g}."
-    if facts.loss:
-        weights = {name: w if isinstance(w, str) else f"{w:g}" for name, w in facts.loss.items()}
-        terms = " + ".join(f"{weight} x {name}".removeprefix("1 x ") for name, weight in weights.items())
-        yield f"Loss: {terms.replace('_', '-')}."
-    # Data and teacher are named below; in a recipe they may be paths on the machine that trained.
-    settings = {name: value for name, value in facts.settings.items() if name not in ("dataset", "teacher")}
-    if settings:
-        rows = [(code(name), code(value)) for name, value in settings.items()]
-        yield "Settings that differ from kaseg's defaults:\n\n" + table(("setting", "value"), rows)
-    if versions := results.get("versions"):
-        yield "Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()) + "."
-
-
-def _duration(results: Mapping[str, Any]) -> str:
-    """Steps, epochs, time and machine; of a run that was resumed only the last part's time is known."""
-    text = f"{results['steps']} {'step' if results['steps'] == 1 else 'steps'}"
-    if results.get("epochs"):
-        text += f" ({results['epochs']:.3g} epochs)"
-    if "train_seconds" in results:
-        minutes = f"{results['train_seconds'] / 60:.0f} minutes"
-        first = results.get("train_seconds_from_step")
-        text += f", the last {results['steps'] - first} of them in {minutes}," if first else f" in {minutes}"
-    return f"{text} on {results['hardware']}, seed {results['seed']}."
-
-
-def _sources(facts: CardFacts) -> Iterator[str]:
-    data, teacher = facts.data, facts.teacher
-    name = f"[{plain(data.name)}]({data.homepage})" if data.homepage else plain(data.name) or "not stated"
-    lines = [f"- Training data: {name}. Licence: {data.licence or 'not stated'}. {data.citation}".rstrip()]
-    if teacher:
-        lines.append(f"- Teacher: {code(teacher.name)}. Licence: {teacher.licence or 'not stated'}.")
-    for field, part in (("model", "Weights"), ("encoder_from", "Encoder")):
-        if start := facts.settings.get(field):
-            lines.append(f"- {part} before training: those of {code(start)}, which has a licence of its own.")
-    lines.append("- The weights are under the licence of the training data; the code of kaseg is Apache-2.0.")
-    yield "## Data and licences\n\n" + "\n".join(lines)
-
-
-def _dataset(facts: CardFacts) -> str:
-    """What the scores were taken on."""
-    return DataSource.named(facts.results.get("dataset") or "").name or "a data set that is not named"
+def _loss_in_words(loss: Mapping[str, float | str]) -> str:
+    weights = {name: weight if isinstance(weight, str) else f"{weight:g}" for name, weight in loss.items()}
+    terms = (f"{weight} x {name}".removeprefix("1 x ") for name, weight in weights.items())
+    return " + ".join(terms).replace("_", "-")

@@ -1,4 +1,4 @@
-"""What a model costs, and on what machine that was found."""
+"""What a model costs, and on what machine that was measured."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ _COUNTED: dict[tuple[str, ...], float] = {}
 
 
 def describe_cost(model: Any) -> dict[str, Any]:
-    """Parameters and GFLOPs of one image of 513x513 pixels, under the names that they have in `results.json`; GFLOPs
-    that cannot be counted are `None`."""
+    """Gives `parameters` and `gflops_513x513` of a model; GFLOPs that cannot be counted are `None`."""
     cost = None
     with best_effort("counting the model's operations (GFLOPs)"):
         cost = round(gflops(model), 3)
@@ -23,10 +22,9 @@ def describe_cost(model: Any) -> dict[str, Any]:
 
 
 def gflops(model: Any, height: int = 513, width: int = 513) -> float:
-    """Cost of one image of `height` x `width` pixels: 2 x multiply-adds of convolutions and matrix products, in 10^9.
+    """Counts 2 x multiply-adds of convolutions and matrix products for one image, in 10^9.
 
-    Nothing is computed: shapes alone go through the network, whatever device it is on. They do so once per
-    architecture and size in a process, as a training asks at every evaluation.
+    Only shapes go through the network, whatever device it is on, once per architecture and size in a process.
     """
     # The modules with their channels, strides and dilations; the config holds what no module shows, such as padding.
     architecture = (repr(model), str(getattr(model, "config", "")), f"{height}x{width}")
@@ -55,27 +53,27 @@ def parameter_count(model: torch.nn.Module) -> int:
 
 
 def in_words(results: Mapping[str, Any]) -> str:
-    """Parameters and operations of a model, as `results.json` holds them."""
+    """Names parameters and operations of a model, as `results.json` holds them."""
     return f"{millions(results['parameters'])} M parameters, {billions(results['gflops_513x513'])} GFLOPs"
 
 
 def millions(count: int) -> str:
-    """A number of parameters in millions."""
+    """Formats a number of parameters in millions."""
     return f"{count / 1e6:.2f}"
 
 
 def billions(cost: float | None) -> str:
-    """GFLOPs as text, a dash where they could not be counted."""
+    """Formats GFLOPs, as a dash where they could not be counted."""
     return "–" if cost is None else f"{cost:.2f}"
 
 
 def hardware() -> str:
-    """The machine that this process computes on."""
+    """Names the GPUs of this machine, or else its processor."""
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
     return cpu()
 
 
 def cpu() -> str:
-    """The processor and how many of its threads torch takes."""
+    """Names the processor and how many of its threads torch takes."""
     return f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"

@@ -20,17 +20,17 @@ class CardFacts:
         config: The architecture and the classes.
         results: Keys of `results.json`; with a `mean_iou` the card has scores.
         data: The training data.
-        loss: Terms of the training loss and their weights, see [`~kaseg.model_card.settings.loss_weights`].
+        loss: Terms of the training loss and their weights ([`~kaseg.model_card.settings.loss_weights`]).
         settings: Hyper-parameters that differ from their defaults.
-        teacher: Who taught the model, if anyone did.
+        teacher: The teacher, if there was one.
         compared: Results of other models by name, for the same table.
-        command: How the run is made again.
+        command: The command that repeats the run.
         picture: File beside the card that shows an input and the mask.
         tags: Further tags for the Hub.
         remarks: Paragraphs that end the training section.
 
     Raises:
-        ValueError: a model to compare with was scored on another data set or split.
+        ValueError: a model in `compared` was scored on another dataset or split.
     """
 
     name: str
@@ -48,9 +48,7 @@ class CardFacts:
     remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.has_scores:
-            return
-        for name, other in self.compared.items():
+        for name, other in self.compared.items() if self.has_scores else ():
             for key in ("dataset", "split"):
                 if other.get(key) != self.results.get(key):
                     raise ValueError(

@@ -1,4 +1,4 @@
-"""Which files of a checkpoint folder go to the Hub: what a consumer needs, nothing else."""
+"""Which files of a checkpoint folder go to the Hub: what a user of the model needs, nothing else."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from kaseg.model_card.settings import public_settings
 # The list is of what is sent, not of what is left out: pickles (training_args.bin), optimizer state, adapters and
 # whatever else lies in the folder of a run stay where they are.
 _NAMED = re.compile(
-    r"config\.json|preprocessor_config\.json|README\.md|recipe\.yaml|results\.json"
-    r"|model\.safetensors|model-\d+-of-\d+\.safetensors|model\.safetensors\.index\.json"
+    r"(preprocessor_)?config\.json|README\.md|recipe\.yaml|results\.json"
+    r"|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"
 )
 _PICTURE = re.compile(r"""!\[[^\]]*\]\(\s*<?([^)\s>]+)|<img[^>]*\ssrc=["']([^"']+)""")
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".svg")
@@ -42,7 +42,7 @@ def published_files(folder: str | Path) -> dict[str, Path | bytes]:
 
 
 def _public_recipe(text: str) -> str:
-    """A recipe without the fields and paths that are nobody else's concern; comments stay."""
+    """A recipe without private fields and paths; comments stay."""
     recipe = yaml.safe_load(text) or {}
     public = public_settings(recipe)
     changed = {key for key in recipe if key not in public or public[key] != recipe[key]}

@@ -1,4 +1,4 @@
-"""What a run came to: the common part of a card and of `results.json`."""
+"""The scores, cost and circumstances of a run: the common part of a card and of `results.json`."""
 
 from __future__ import annotations
 
@@ -16,18 +16,11 @@ from kaseg.version import __version__
 
 RESULTS_NAME = "results.json"
 _CLASS_PREFIX = "eval_iou_"
-_SCORES = (
-    "mean_iou",
-    "mean_accuracy",
-    "overall_accuracy",
-    "loss",
-    "num_reference_classes",
-    "num_predicted_classes",
-)
+_SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy", "loss", "num_reference_classes", "num_predicted_classes")
 
 
 def describe_run(model: KASegModel, args: Any, state: Any, metrics: Mapping[str, float]) -> dict[str, Any]:
-    """Scores, cost, seed, steps, hardware and versions of a training, as far as there are any yet.
+    """Collects scores, cost, seed, steps, hardware and versions of a training, as far as there are any yet.
 
     Args:
         model ([`KASegModel`]): The network that is trained.
@@ -44,14 +37,14 @@ def describe_run(model: KASegModel, args: Any, state: Any, metrics: Mapping[str,
         description |= {"caution": words} if (words := caution(description)) else {}
     if getattr(args, "ema_decay", None) is not None:
         description["ema_decay"] = args.ema_decay  # the weights that were scored are an average
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "timm", "transformers", "datasets")}
     return description | {
         "seed": args.seed,
         "steps": state.global_step,
         "epochs": state.epoch,
         "hardware": hardware(),
         **describe_cost(model),
-        "versions": {"kaseg": __version__}
-        | {name: importlib.metadata.version(name) for name in ("torch", "timm", "transformers", "datasets")},
+        "versions": {"kaseg": __version__, **versions},
     }
 
 
@@ -68,7 +61,7 @@ def _protocol(args: Any) -> str:
 
 
 def read_results(run_dir: str | Path) -> dict[str, Any]:
-    """`results.json` of a finished run.
+    """Reads `results.json` of a finished run.
 
     Raises:
         FileNotFoundError: there is none.

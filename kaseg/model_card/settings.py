@@ -1,8 +1,9 @@
-"""Settings of a run: those that differ from their defaults, and what of them concerns others."""
+"""Settings of a run: those that differ from their defaults, and those of them that a card shows."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,59 +11,24 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-# Fields that say where things lie or how a run is watched; changing them does not make it another run.
-PLACES = {"output_dir", "data_dir", "backbone_weights", "teacher_maps_dir"}
-WATCHING = {
-    "logging_steps",
-    "logging_strategy",
-    "logging_first_step",
-    "save_steps",
-    "save_strategy",
-    "save_total_limit",
-    "eval_steps",
-    "eval_strategy",
-    "do_eval",
-    "use_cpu",
-    "disable_tqdm",
-    "report_to",
-    "dataloader_num_workers",
-    "torch_compile",
-    "torch_compile_backend",
-    "dataloader_pin_memory",
-    "dataloader_persistent_workers",
-    "dataloader_prefetch_factor",
-    "dataloader_multiprocessing_context",
-    "logging_nan_inf_filter",
-    "resume_from_checkpoint",
-    "log_level",
-    "log_level_replica",
-    "log_on_each_node",
-    "run_name",
-    "project",
-    "trackio_space_id",
-    "skip_memory_metrics",
-    "ddp_timeout",
-    "save_only_model",
-    "debug",
-}
+# Fields that say where things lie, how a run is watched or where it is pushed; none of them makes it another run.
+_PRIVATE = re.compile(
+    r"output_dir|data_dir|backbone_weights|teacher_maps_dir|push_to_hub|hub_\w+|logging_\w+|log_\w+"
+    r"|save_(steps|strategy|total_limit|only_model)|eval_(steps|strategy)|do_eval|dataloader_(?!drop_last|in_order)\w+"
+    r"|use_cpu|torch_compile|torch_compile_backend|disable_tqdm|report_to|run_name|project|trackio_space_id|debug"
+    r"|resume_from_checkpoint|skip_memory_metrics|ddp_timeout"
+)
 # Fields that may name a folder of this machine.
 _NAMES = {"model", "encoder_from", "teacher", "autoencoder", "dataset", "label_space", "unlabelled_dir"}
 # Fields that other fields fill in.
-_DERIVED = {
-    "max_steps",
-    "optim_args",
-    "lr_scheduler_kwargs",
-    "do_eval",
-    "metric_for_best_model",
-    "greater_is_better",
-}
+_DERIVED = {"max_steps", "optim_args", "lr_scheduler_kwargs", "do_eval", "metric_for_best_model", "greater_is_better"}
 _NEVER_WRITTEN = {"hub_token", "accelerator_config", "parallelism_config"}
 # The paper's own terms in KnowledgeAdaptationConfig and the fields that weigh them; distillation_losses has the others.
 _TERMS = {"adaptation": "adaptation_weight", "affinity": "affinity_weight"}
 
 
 def recipe_of(*parts: Any) -> dict[str, Any]:
-    """Every field that differs from its default, across argument dataclasses: what a recipe file holds.
+    """Collects every field that differs from its default, across argument dataclasses: what a recipe file holds.
 
     Secrets (`hub_token`) and objects that a recipe cannot hold are left out.
     """
@@ -102,8 +68,10 @@ def _defaults(part: Any, **given: Any) -> dict[str, Any]:
             continue
         names = {item.name for item in dataclasses.fields(kind) if item.init}
         required = {name: getattr(part, name) for name in names - declared.keys()}
+        # Choosing a device would reset accelerate's state, which a trainer that is already there goes by.
+        deviceless = type(kind.__name__, (kind,), {"_setup_devices": torch.device("cpu")})
         try:
-            instance = _bystander(kind)(**required, **{name: value for name, value in given.items() if name in names})
+            instance = deviceless(**required, **{name: value for name, value in given.items() if name in names})
         except Exception:
             continue
         return declared | {name: getattr(instance, name) for name in names & declared.keys()}
@@ -111,14 +79,13 @@ def _defaults(part: Any, **given: Any) -> dict[str, Any]:
 
 
 def public_settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe without what is only of use on the machine that trained: places, logging, where it was pushed. Of local
-    files and folders only the name is left."""
-    hidden = PLACES | WATCHING | {"push_to_hub"}
-    return {k: _shown(k, v) for k, v in recipe.items() if k not in hidden and not k.startswith("hub_")}
+    """Leaves out of a recipe what is only of use on the machine that trained: folders, logging, where it was pushed. Of
+    local files and folders only the name is left."""
+    return {name: _shown(name, value) for name, value in recipe.items() if not _PRIVATE.fullmatch(name)}
 
 
 def changed_settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """What differs between two recipes, in words; empty if nothing does."""
+    """Names what differs between two recipes; empty if nothing does."""
     changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
     return ", ".join(f"{name} ({before.get(name)!r} -> {after.get(name)!r})" for name in changed)
 
@@ -130,18 +97,10 @@ def loss_weights(settings: Mapping[str, Any]) -> dict[str, float | str]:
         settings: Fields of a [`~kaseg.trainer.SegmentationConfig`] or [`~kaseg.trainer.KnowledgeAdaptationConfig`] by
             name, defaults included. Terms of weight 0 are left out.
     """
-    rivals = settings.get("distillation_losses") or {}
     weights = {str(settings["loss"]): 1.0} | {term: settings.get(name) for term, name in _TERMS.items()}
-    weights |= {term: options["weight"] for term, options in rivals.items()}
+    baselines = settings.get("distillation_losses") or {}
+    weights |= {term: options["weight"] for term, options in baselines.items()}
     return {term: weight if isinstance(weight, str) else float(weight) for term, weight in weights.items() if weight}
-
-
-def _bystander(part: type) -> type:
-    """The same dataclass; training arguments among them do not choose a device when they are made.
-
-    Choosing one resets accelerate's state, which a trainer that is already there goes by.
-    """
-    return type(part.__name__, (part,), {"_setup_devices": torch.device("cpu")})
 
 
 def _shown(name: str, value: Any) -> Any:

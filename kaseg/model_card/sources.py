@@ -1,4 +1,4 @@
-"""Whose work a model rests on: its training data and its teacher, with their licences."""
+"""Whose work a model rests on: its training data and its teacher, with their licenses."""
 
 from __future__ import annotations
 
@@ -21,69 +21,63 @@ CARD_NAME = "README.md"
 
 @dataclass(frozen=True)
 class DataSource:
-    """A data set as a card names it. What is not known is empty, and the card says so.
+    """A dataset as a card names it. What is not known is empty, and the card says so.
 
     Args:
         name: Name or Hub id.
-        licence: Licence in words or as an SPDX id.
-        homepage: Where it can be had.
+        license: In words or as an SPDX id.
+        homepage: Where to get it.
         citation: Who made it.
     """
 
     name: str = ""
-    licence: str = ""
+    license: str = ""
     homepage: str = ""
     citation: str = ""
 
     @classmethod
     def named(cls, name: str) -> DataSource:
-        """One of [`kaseg.data.SPECS`], or a data set of which no more is known than its name (of a folder, its last
-        part: where it lay is nobody's concern)."""
+        """One of [`kaseg.data.SPECS`], or else the name alone (of a folder its last part, not where it lies)."""
         if name in SPECS:
             spec = SPECS[name]
-            return cls(spec.name, spec.licence, spec.homepage, spec.citation)
+            return cls(spec.name, spec.license, spec.homepage, spec.citation)
         return cls(Path(name).resolve().name if name and Path(name).is_dir() else name)
 
     @classmethod
     def of(cls, dataset: Any) -> DataSource:
-        """What the `info` of a `datasets.Dataset` says, also through [`~kaseg.data.SegmentationDataset`]."""
+        """Reads the `info` of a `datasets.Dataset`, also through [`~kaseg.data.SegmentationDataset`]."""
         info: Any = getattr(getattr(dataset, "dataset", dataset), "info", None)
         name = getattr(info, "dataset_name", None)
         # Data built from files bears the name of the builder: "parquet", "generator", ...
         if not name or name == info.builder_name:
             return cls()
         known = cls.named(name)
-        return cls(
-            name,
-            known.licence or info.license or "",
-            known.homepage or info.homepage or "",
-            known.citation or info.citation or "",
-        )
+        return cls(name, *(getattr(known, k) or getattr(info, k) or "" for k in ("license", "homepage", "citation")))
 
     @property
-    def hub_licence(self) -> dict[str, str]:
-        """The licence as a card's metadata: an SPDX id, or "other" with a name and, where known, a link."""
-        if not self.licence:
+    def hub_license(self) -> dict[str, str]:
+        """The license as a card's metadata: an SPDX id, or "other" with a name and, where known, a link."""
+        if not self.license:
             return {}
-        if re.fullmatch(r"[\w.+-]+", self.licence):
-            return {"license": self.licence.lower()}
-        name = re.sub(r"[^a-z0-9.]+", "-", self.licence.lower()).strip("-")
+        if re.fullmatch(r"[\w.+-]+", self.license):
+            return {"license": self.license.lower()}
+        name = re.sub(r"[^a-z0-9.]+", "-", self.license.lower()).strip("-")
         return {"license": "other", "license_name": name} | ({"license_link": self.homepage} if self.homepage else {})
 
 
 @dataclass(frozen=True)
 class TeacherSource:
-    """A teacher as a card names it; an empty licence is one that is not stated."""
+    """A teacher as a card names it; an empty license is one that is not stated."""
 
     name: str
-    licence: str = ""
+    license: str = ""
 
     @classmethod
     def of(cls, teacher: str | Path | nn.Module) -> TeacherSource:
         """Of a Hub id, a folder, a shipped name or a network.
 
-        The licence is the one in the teacher's own card, in its folder or in the cache of the Hub, or else that of the
-        data that its `results.json` names: nothing is fetched.
+        The license is the one in the teacher's own card, in its folder or in the cache of the Hub, or else that of the
+        data that its `results.json` names: nothing is downloaded.
         """
         network = getattr(teacher, "model", teacher)
         if isinstance(network, nn.Module):
@@ -92,25 +86,19 @@ class TeacherSource:
         name, folder = str(teacher), Path(resolve(str(teacher)))
         if folder.is_dir():
             shown = folder.resolve().name if Path(name).is_dir() else name
-            return cls(shown, _stated_licence(folder / CARD_NAME) or _data_licence(folder))
+            data = read_results(folder).get("dataset") if (folder / RESULTS_NAME).is_file() else None
+            return cls(shown, _stated_license(folder / CARD_NAME) or DataSource.named(data or "").license)
         try:
             card = try_to_load_from_cache(name, CARD_NAME)
         except HFValidationError:  # a folder that is no longer there
             return cls(Path(name).name)
-        return cls(name, _stated_licence(Path(card)) if isinstance(card, str) else "")
+        return cls(name, _stated_license(Path(card)) if isinstance(card, str) else "")
 
 
-def _stated_licence(card: Path) -> str:
-    """The licence in a card's metadata, if it can be read."""
+def _stated_license(card: Path) -> str:
+    """The license in a card's metadata, if it can be read."""
     try:
         metadata = metadata_load(card) if card.is_file() else None
     except (ValueError, YAMLError):
         return ""
     return str((metadata or {}).get("license") or "")
-
-
-def _data_licence(run_dir: Path) -> str:
-    """The licence of the data that a finished run was trained on, if known."""
-    if not (run_dir / RESULTS_NAME).is_file():
-        return ""
-    return DataSource.named(read_results(run_dir).get("dataset") or "").licence

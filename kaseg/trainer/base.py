@@ -194,7 +194,7 @@ class TermTrainer(SearchingTrainer):
         if kwargs:
             raise TypeError(f"The card of a KASegModel has no {', '.join(sorted(kwargs))}.")
         card.data = card.data if dataset is None else DataSource.named(dataset)
-        card.data = card.data if license is None else replace(card.data, licence=license)
+        card.data = card.data if license is None else replace(card.data, license=license)
         card.tags = (tags,) if isinstance(tags, str) else tuple(tags or card.tags)
         card.compared |= {name: read_results(folder) for name, folder in (beside or {}).items()}
         card.picture = card.picture if picture is None else picture

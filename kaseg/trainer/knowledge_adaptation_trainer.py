@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,15 +15,14 @@ from tqdm.auto import tqdm
 from transformers import set_seed
 
 from kaseg.best_effort import best_effort
-from kaseg.data import SegmentationDataset, WithUnlabelled
-from kaseg.data.own_samples import standard_sample
+from kaseg.data import SegmentationDataset, TrainTransform, WithUnlabelled
 from kaseg.distillation.autoencoder import FeatureAutoencoder, FeatureAutoencoderConfig, encoder_strides
 from kaseg.distillation.balance import GradientBalance
 from kaseg.distillation.composite import StudentWithAdapters, checked_student, student_maps
 from kaseg.distillation.map_shape import MapShape
 from kaseg.distillation.teachers.adapter import TeacherAdapter
 from kaseg.distillation.teachers.building import build_teacher
-from kaseg.distillation.teachers.maps import TeacherMaps
+from kaseg.distillation.teachers.maps import TeacherMaps, whole_image
 from kaseg.distillation.terms import build_terms, sources_of
 from kaseg.finite import require_finite
 from kaseg.image_processing_kaseg import KASegImageProcessor
@@ -218,6 +218,15 @@ class KnowledgeAdaptationTrainer(DistillationStep):
                         f"teacher_view='image' needs a train_dataset that is a datasets.Dataset, not {type(dataset)}: "
                         "set teacher_view to 'crop'."
                     )
+                transform = prepared.transform
+                crops = transform.crop_size if isinstance(transform, TrainTransform) else None
+                if crops != self._maps.crop_size:
+                    raise ValueError(
+                        f"teacher_view='image' cuts maps for crops of crop_size {self._maps.crop_size}, but the "
+                        f"train_dataset has a transform of its own, {type(transform).__name__} with crops of {crops}: "
+                        "give a datasets.Dataset, a TrainTransform with that crop_size, or set teacher_view to 'crop'."
+                    )
+                prepared = copy.copy(prepared)  # it may be the user's, and is none of the maps' where it came from
                 prepared.maps = self._maps.crop
             return prepared
         if args.ignore_void_positions:
@@ -281,7 +290,7 @@ class KnowledgeAdaptationTrainer(DistillationStep):
         images: ConcatDataset = ConcatDataset([getattr(part, "dataset", part) for part in parts])
         own = range(self.args.process_index, len(images), self.args.world_size)
         for index in tqdm(own, desc="Teacher", unit="image", disable=self.args.disable_tqdm):
-            self._maps.add(standard_sample(images[index], with_label=False)["image"], self.teacher, self.args.device)
+            self._maps.add(whole_image(images, index), self.teacher, self.args.device)
         self.accelerator.wait_for_everyone()
 
     def _prepare_training(self, resume_from_checkpoint: str | bool | None) -> None:

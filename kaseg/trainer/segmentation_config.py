@@ -36,7 +36,7 @@ WITHOUT_EFFECT = {
         "use_liger_kernel",
     ),
 }
-_OF_ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon")
+OF_ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon")
 # The paper's power, and down to 0, where transformers stops at 1e-7.
 POLY = {"power": 0.9, "lr_end": 0.0}
 
@@ -159,7 +159,7 @@ class SegmentationConfig(TrainingArguments):
                 "images have no length to group them by."
             )
         if self.optim == "sgd":
-            self._refuse_given(_OF_ADAM, "the optimizer is SGD (optim='sgd')")
+            self._refuse_given(OF_ADAM, "the optimizer is SGD (optim='sgd')")
         if len(self.crop_size) != 2 or min(self.crop_size) < 1:
             raise ValueError(f"crop_size must be one or two positive numbers (height, width), got {self.crop_size}.")
         if not 0 < self.min_scale <= self.max_scale:

@@ -12,7 +12,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from kaseg.trainer.base import TermTrainer, share_buffers
 from kaseg.trainer.fingerprint import check_resume
 from kaseg.trainer.knowledge_adaptation_config import KnowledgeAdaptationConfig
-from kaseg.trainer.segmentation_config import POLY
+from kaseg.trainer.segmentation_config import OF_ADAM, POLY
 
 
 def stage_arguments(
@@ -41,6 +41,8 @@ def stage_arguments(
         hub_model_id=None,
         deepspeed=None,
     )
+    if optim == "sgd":  # which would refuse what the student's Adam was given
+        changes |= {name: getattr(KnowledgeAdaptationConfig, name) for name in OF_ADAM}
     return dataclasses.replace(args, **changes)
 
 

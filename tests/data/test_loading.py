@@ -442,7 +442,7 @@ def test_masks_of_colors(tmp_path, streaming):
 def test_info_says_whose_data_they_are(tmp_path):
     scenes = load_segmentation_dataset("scenes", num_scenes=1)
     assert {split: data.info.dataset_name for split, data in scenes.items()} == dict.fromkeys(scenes, "scenes")
-    assert scenes["train"].info.license == SPECS["scenes"].licence
+    assert scenes["train"].info.license == SPECS["scenes"].license
     stream = load_segmentation_dataset("scenes", split="train", num_scenes=1, streaming=True)
     assert stream.info.citation == SPECS["scenes"].citation
     for folder in ("images", "masks"):

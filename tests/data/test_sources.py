@@ -25,7 +25,7 @@ def test_specs_are_complete():
     assert {name: spec.label_space.num_labels for name, spec in SPECS.items()} == NUM_LABELS
     for name, spec in SPECS.items():
         assert spec.name == name == spec.label_space.name
-        assert spec.title and spec.licence and spec.citation and spec.download and spec.layouts
+        assert spec.title and spec.license and spec.citation and spec.download and spec.layouts
         assert (spec.homepage != "") == (name != "scenes")
         assert spec.encodings["train_ids"].label_map is None
         for space in spec.encodings.values():
@@ -36,7 +36,7 @@ def test_specs_are_complete():
             splits = layout.num_scenes if name == "scenes" else layout.split_names
             assert set(splits) <= set(spec.split_sizes)
         assert pickle.loads(pickle.dumps(spec)) == spec
-    assert SPECS["camvid"].licence == "CC-BY-NC-4.0"
+    assert SPECS["camvid"].license == "CC-BY-NC-4.0"
     for space, name in ((CAMVID, "camvid"), (PASCAL_VOC, "voc2012"), (SCENES, "scenes")):
         assert space is SPECS[name].label_space
 
@@ -132,7 +132,7 @@ def test_the_docs_table_says_what_the_catalog_says():
         assert int(classes) == spec.label_space.num_labels
         assert splits == ", ".join(f"{split} {size:,}" for split, size in spec.split_sizes.items())
         assert hub == (", ".join(f"`{source.id}`" for source in spec.hub) or "none known")
-        assert licence == spec.licence
+        assert licence == spec.license
         for pattern in (pattern for files in spec.layouts for pattern in getattr(files, "label", ())):
             folder = pattern.replace("{masks}", "stuffthingmaps").replace("/{split}", "").split("/")[-2]
             assert folder in layout, f"{name}: the docs do not tell of {folder}/"

@@ -13,18 +13,18 @@ from kaseg.model_card import DataSource, TeacherSource
 @pytest.mark.parametrize("name", sorted(SPECS))
 def test_known_data_bring_their_licence(name: str) -> None:
     source = DataSource.named(name)
-    assert (source.name, source.licence, source.homepage) == (name, SPECS[name].licence, SPECS[name].homepage)
-    assert source.hub_licence["license"] in (SPECS[name].licence.lower(), "other")
+    assert (source.name, source.license, source.homepage) == (name, SPECS[name].license, SPECS[name].homepage)
+    assert source.hub_license["license"] in (SPECS[name].license.lower(), "other")
 
 
 def test_a_licence_without_an_id_has_a_name_and_a_link() -> None:
     source = DataSource("voc", "Flickr terms of use (pictures)", "http://example.org")
-    assert source.hub_licence == {
+    assert source.hub_license == {
         "license": "other",
         "license_name": "flickr-terms-of-use-pictures",
         "license_link": "http://example.org",
     }
-    assert DataSource("mine").hub_licence == {}
+    assert DataSource("mine").hub_license == {}
 
 
 def test_a_folder_is_named_without_its_place(tmp_path) -> None:

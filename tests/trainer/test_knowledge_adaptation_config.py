@@ -6,6 +6,8 @@ import pytest
 
 from kaseg import KnowledgeAdaptationConfig
 from kaseg.model_card.settings import loss_weights
+from kaseg.trainer.adapter_trainer import adapter_arguments
+from kaseg.trainer.autoencoder_trainer import autoencoder_arguments
 
 
 def _config(tmp_path, **fields) -> KnowledgeAdaptationConfig:
@@ -67,6 +69,14 @@ def _config(tmp_path, **fields) -> KnowledgeAdaptationConfig:
 def test_bad_values_are_refused(tmp_path, fields: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         _config(tmp_path, **fields)
+
+
+def test_the_stages_take_what_belongs_to_the_students_adam(tmp_path) -> None:
+    """The autoencoder is fitted by SGD, which refuses options of Adam where a user sets both."""
+    config = _config(tmp_path, optim="adamw_torch", adam_beta2=0.99, adam_epsilon=1e-6, adapter_warmup_steps=2)
+    stage = autoencoder_arguments(config, steps_per_epoch=5)
+    assert (stage.optim, stage.optim_args, stage.adam_beta2) == ("sgd", "momentum=0.9", 0.999)
+    assert adapter_arguments(config).adam_beta2 == 0.99  # it is fitted by AdamW as well
 
 
 def test_weights_of_auto_in_every_form(tmp_path) -> None:

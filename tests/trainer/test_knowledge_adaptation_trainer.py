@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -22,7 +23,7 @@ from toy import (
 )
 
 from kaseg import KASegImageProcessor, KASegModel, KnowledgeAdaptationConfig, KnowledgeAdaptationTrainer
-from kaseg.data import load_segmentation_dataset
+from kaseg.data import EvalTransform, SegmentationDataset, TrainTransform, load_segmentation_dataset
 from kaseg.distillation import FeatureAutoencoder, FeatureAutoencoderConfig, TeacherAdapter
 from kaseg.distillation.losses import AdaptationLoss, AffinityLoss, KnowledgeDistillationLoss
 from kaseg.distillation.terms import BASELINE_TERMS
@@ -167,6 +168,25 @@ class TestTeacherThatSeesWholeImages:
         stream = make_dataset().to_iterable_dataset()
         with pytest.raises(ValueError, match="needs a train_dataset that is a datasets.Dataset"):
             ka_trainer(tmp_path, train=stream, teacher_view="image")
+
+    def test_a_dataset_of_ones_own_keeps_to_itself_and_has_the_same_crops(self, tmp_path) -> None:
+        own = SegmentationDataset(make_dataset(), TrainTransform((32, 32)))
+        trainer = ka_trainer(tmp_path, train=own, teacher_view="image")
+        assert trainer.train_dataset.maps is not None and own.maps is None
+        for transform in (TrainTransform((16, 16)), EvalTransform()):
+            own = SegmentationDataset(make_dataset(), transform)
+            with pytest.raises(ValueError, match=rf"crop_size \(32, 32\), but .* {type(transform).__name__}"):
+                ka_trainer(tmp_path, train=own, teacher_view="image")
+
+    def test_images_that_cannot_be_taken_are_named(self, tmp_path) -> None:
+        images = make_dataset(3).cast_column("image", datasets.Image(decode=False)).to_list()
+        images[1]["image"]["bytes"] = images[1]["image"]["bytes"][:60]
+        broken = datasets.Dataset.from_list(images).cast_column("image", datasets.Image())
+        with pytest.raises(ValueError, match="image number 13 cannot be read"):
+            ka_trainer(tmp_path, unlabelled=broken, **self.FIELDS).train()
+        prepared = [{"pixel_values": torch.zeros(3, 32, 32), "labels": np.arange(1024).reshape(32, 32) % 2}] * 4
+        with pytest.raises(ValueError, match="image number 0 is prepared already .* teacher_view to 'crop'"):
+            ka_trainer(tmp_path / "prepared", train=prepared, **self.FIELDS).train()
 
 
 @pytest.mark.parametrize("bf16", [False, True])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,18 +13,20 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+from torch import nn
 from torch.nn import functional as F
 
 from kaseg.data import EvalTransform
+from kaseg.data.own_samples import standard_sample
 from kaseg.data.transforms import View
 from kaseg.distillation.teachers.adapter import TeacherAdapter
 from kaseg.image_processing_kaseg import KASegImageProcessor, to_rgb
 from kaseg.pixels import Normalization
 from kaseg.writing import whole_file
 
-# Whole positions of all encoders but those of stride 32, so that maps span the padded image.
+# At least; more where the map is coarser. Maps then have whole positions only, and span the padded image.
 PADDED_TO = 16
 # An image that is reduced by more than this is read at every so many positions only.
 MAX_SAMPLES_PER_SIDE = 4
@@ -38,9 +42,10 @@ class TeacherMaps:
     Beyer et al. 2021, arXiv 2106.05237, call such targets a "fixed teacher" and find them worse in classification;
     there, crops are as large as what the teacher was trained on).
 
-    Files are named by what is in them: the folder by teacher, tap, classes and image scale, the file by the pixels. So
-    runs may share a folder, samples may move from one dataset to another, and a changed image or teacher is computed
-    anew.
+    Files are named by what is in them: the folder by teacher (weights and architecture), tap, classes and image scale,
+    the file by the pixels. So runs may share a folder, also at the same time, samples may move from one dataset to
+    another, and a changed image or teacher is computed anew, as is a file that was cut off. What a network of one's own
+    keeps neither in modules nor in its `config` is not seen.
 
     Args:
         folder (`str` or `Path`): Where maps are kept. Half of a float32 map each: about 0.4 MB for an image of 500x375
@@ -62,16 +67,20 @@ class TeacherMaps:
         sources: Iterable[str],
     ) -> None:
         self.sources = tuple(sorted(sources))
-        self.folder = Path(folder) / _fingerprint(teacher)
+        normalization = Normalization.of_processor(processor)
+        self.padded_to = max(PADDED_TO, stride)
+        # A teacher whose own normalization is not known gets images as the student does.
+        images = (self.padded_to, normalization if teacher.normalization is None else None)
+        self.folder = Path(folder) / _fingerprint(teacher, images)
         # What the teacher's map of a crop would measure, so that all that follows is as if it had seen the crop.
         self.grid = (math.ceil(crop_size[0] / stride), math.ceil(crop_size[1] / stride))
         self.crop_size = crop_size
-        normalization = Normalization.of_processor(processor)
-        self.transform = EvalTransform(normalization.mean, normalization.std, size_divisor=PADDED_TO)
+        self.transform = EvalTransform(normalization.mean, normalization.std, size_divisor=self.padded_to)
 
     def has(self, image: Image.Image) -> bool:
-        """Whether the maps of an image are there."""
-        return all(self._file(source, image_key(image)).is_file() for source in self.sources)
+        """Whether the maps of an image are there, from the first byte to the last."""
+        key = image_key(image)
+        return all(_is_whole(self._file(source, key)) for source in self.sources)
 
     @torch.no_grad()
     def add(self, image: Image.Image, teacher: Any, device: torch.device | str = "cpu") -> None:
@@ -95,7 +104,7 @@ class TeacherMaps:
                     "float16 (values above 65504?): use teacher_view: crop, or another tap."
                 )
             with whole_file(self._file(source, key)) as temporary:
-                save_file({source: kept}, temporary)
+                temporary.write_bytes(save({source: kept}))  # a full disk is an OSError, which save_file's is not
 
     def crop(self, image: Image.Image, view: View) -> dict[str, torch.Tensor]:
         """The teacher's maps of a crop of the image.
@@ -118,7 +127,7 @@ class TeacherMaps:
 
     def _cut(self, whole: torch.Tensor, size: tuple[int, int], view: View) -> torch.Tensor:
         (x0, y0, dx, dy), (height, width) = view, self.grid
-        padded = tuple(math.ceil(side / PADDED_TO) * PADDED_TO for side in size)  # width, height
+        padded = tuple(math.ceil(side / self.padded_to) * self.padded_to for side in size)  # width, height
         # Where the crop shrinks the image, one sample per position would leave some of the map out.
         dense = min(MAX_SAMPLES_PER_SIDE, max(1, math.ceil(max(abs(dx), abs(dy)) - 1e-3)))
         across = (torch.arange(width * dense) + 0.5) * (self.crop_size[1] / (width * dense))
@@ -136,7 +145,25 @@ class TeacherMaps:
         try:
             return load_file(file)[source].float()
         except SafetensorError as error:
-            raise ValueError(f"{file} is damaged ({error}): delete it, and it is computed anew.") from error
+            raise ValueError(f"{file} is damaged ({error}): the same command computes it anew.") from error
+
+
+def whole_image(samples: Any, index: int) -> Image.Image:
+    """The image of a training sample, in any of the forms of [`~kaseg.data.own_samples.standard_sample`].
+
+    Raises:
+        ValueError: it cannot be read, or is prepared already; the message names it.
+    """
+    try:
+        sample = standard_sample(samples[index], with_label=False)
+    except Exception as error:  # Pillow raises whatever broken bytes run into, and names no file
+        raise ValueError(f"Training image number {index} cannot be read: {error}") from error
+    if "image" not in sample:
+        raise ValueError(
+            f"Training image number {index} is prepared already (pixel_values), and the teacher's maps are of whole "
+            "images: give images, or set teacher_view to 'crop'."
+        )
+    return sample["image"]
 
 
 def image_key(image: Image.Image) -> str:
@@ -146,20 +173,45 @@ def image_key(image: Image.Image) -> str:
     return hashlib.blake2b(pixels.tobytes(), digest_size=16, person=size).hexdigest()
 
 
-def _fingerprint(teacher: TeacherAdapter) -> str:
-    """A name for what decides on a teacher's maps: weights, tap, sizes, normalization, classes."""
+def _is_whole(file: Path) -> bool:
+    """Whether a file is there and as long as it says: it may have been copied in part, or its disk been full."""
+    try:
+        with safe_open(file, framework="pt"):
+            return True
+    except (SafetensorError, OSError):
+        return False
+
+
+# Of a config, what tells where the network came from, not what it computes.
+_ORIGIN = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
+
+
+def _architecture(network: nn.Module) -> str:
+    """What a network computes with its weights, as far as its modules and its config tell: strides, dilations, ..."""
+    config: Any = getattr(network, "config", None)
+    fields = config.to_dict() if hasattr(config, "to_dict") else {}
+    described = {name: value for name, value in fields.items() if name not in _ORIGIN}
+    modules = re.sub(r" at 0x[0-9a-f]+", "", repr(network))  # of functions
+    return f"{type(network).__qualname__} {modules} {json.dumps(described, sort_keys=True, default=str)}"
+
+
+def _fingerprint(teacher: TeacherAdapter, images: tuple[object, ...]) -> str:
+    """A name for what decides on a teacher's maps: weights, architecture, tap, sizes, normalization, classes, and what
+    is said of the images that it is given."""
     digest = hashlib.blake2b(digest_size=8)
-    settings: tuple[object, ...] = (
+    settings = (
         teacher.tap,
         teacher.input_size,
         teacher.image_scale,
         teacher.label_match,
         teacher.normalization,
+        teacher.flip_channels,
+        images,
+        _architecture(teacher.model),
     )
-    if teacher.output_stride is not None:  # with the same weights
-        settings = (*settings, teacher.output_stride)
     digest.update(repr(settings).encode())
-    for name, tensor in sorted(teacher.state_dict().items()):
+    inputs = {name: value for name, value in teacher.named_buffers() if name.startswith("input_")}  # not in state_dict
+    for name, tensor in sorted({**teacher.state_dict(), **inputs}.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

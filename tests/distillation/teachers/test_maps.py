@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import resource
+import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,6 +117,47 @@ def test_damaged_files_are_named(tmp_path) -> None:
         maps.crop(image, (0.0, 0.0, 1.0, 1.0))
 
 
+@pytest.mark.parametrize("length", [0, 20, -1])
+def test_files_that_were_cut_off_are_computed_anew(tmp_path, length: int) -> None:
+    image, teacher = _slope(64, 64), _teacher()
+    maps = _maps(tmp_path, teacher)
+    maps.add(image, teacher)
+    whole = maps.crop(image, (0.0, 0.0, 1.0, 1.0))
+    file = next(tmp_path.rglob("logits/**/*.safetensors"))
+    file.write_bytes(file.read_bytes()[:length])
+    assert not maps.has(image)
+    maps.add(image, teacher)
+    torch.testing.assert_close(maps.crop(image, (0.0, 0.0, 1.0, 1.0)), whole, rtol=0, atol=0)
+
+
+def test_a_full_disk_is_told_with_the_file_and_leaves_nothing(tmp_path) -> None:
+    """A limit of the process on the size of files stands in for the disk."""
+    image, teacher = _slope(640, 640), _teacher()
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1][1]))
+    try:
+        with pytest.raises(OSError, match=r"cannot write .*\.safetensors: File too large"):
+            _maps(tmp_path, teacher).add(image, teacher)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before[1])
+        signal.signal(signal.SIGXFSZ, before[0])
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_two_runs_fill_one_folder_at_the_same_time(tmp_path) -> None:
+    """While the teacher of one looks at an image, another run writes that image's maps."""
+    image, teacher = _slope(64, 64), _teacher()
+    maps, others = _maps(tmp_path, teacher), _maps(tmp_path, teacher)
+
+    def slow(pixel_values: torch.Tensor) -> Any:
+        others.add(image, teacher)
+        return teacher(pixel_values)
+
+    maps.add(image, slow)
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 2  # no temporary file is left
+    assert maps.has(image) and others.has(image)
+
+
 def test_values_beyond_float16_are_refused(tmp_path) -> None:
     teacher = _teacher()
     with torch.no_grad():
@@ -138,3 +183,63 @@ def test_the_same_weights_at_another_stride_have_maps_of_their_own(tmp_path) -> 
     teachers = (TeacherAdapter(model), TeacherAdapter(model), TeacherAdapter(model, output_stride=8))
     first, same, other = (_maps(tmp_path, teacher, sources=("features",)).folder for teacher in teachers)
     assert first == same != other
+
+
+def test_an_architecture_that_was_changed_by_hand_has_maps_of_its_own(tmp_path) -> None:
+    """The same weights, whatever else decides on the map."""
+
+    def changed_stride(teacher: TeacherAdapter) -> None:
+        teacher.model.features.stride = 8
+
+    def changed_config(teacher: TeacherAdapter) -> None:
+        teacher.model.config = KASegConfig(num_labels=2, batch_norm_eps=0.5)
+
+    def changed_channels(teacher: TeacherAdapter) -> None:
+        teacher.flip_channels = True
+
+    folders = [_maps(tmp_path, _teacher()).folder]
+    for change in (lambda teacher: None, changed_stride, changed_config, changed_channels):
+        teacher = _teacher()
+        change(teacher)
+        folders.append(_maps(tmp_path, teacher).folder)
+    assert folders[0] == folders[1] and len(set(folders)) == 4
+
+
+def test_where_a_teacher_came_from_makes_no_difference(tmp_path) -> None:
+    config = KASegConfig(backbone="mobilenetv2_035", head_channels=16, num_labels=2)
+    KASegModel(config).save_pretrained(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    folders = {
+        _maps(tmp_path, TeacherAdapter(KASegModel.from_pretrained(tmp_path / name)), sources=("features",)).folder
+        for name in "ab"
+    }
+    assert len(folders) == 1
+
+
+def test_a_teacher_of_unknown_normalization_sees_the_students_images(tmp_path) -> None:
+    """So its maps are others for a student with another normalization; those of other teachers are not."""
+    processors = (KASegImageProcessor(), KASegImageProcessor(image_mean=[0.5] * 3, image_std=[0.5] * 3))
+
+    def folders(**kwargs) -> set[Path]:
+        return {
+            TeacherMaps(tmp_path, _teacher(**kwargs), STRIDE, (64, 64), processor, ("features",)).folder
+            for processor in processors
+        }
+
+    assert len(folders()) == 2
+    assert len(folders(image_mean=(0.4,) * 3, image_std=(0.3,) * 3)) == 1
+
+
+def test_maps_of_a_coarse_teacher_lie_where_the_crop_lies(tmp_path) -> None:
+    """At stride 32, the last position of an image of 304 pixels (19 times 16) spans padding, too."""
+    image = _slope(304, 304)
+    teacher = _teacher()
+    teacher.model.features = nn.AvgPool2d(32, ceil_mode=True, count_include_pad=False)
+    maps = TeacherMaps(tmp_path, teacher, 32, (64, 64), KASegImageProcessor(), ("features",))
+    maps.add(image, teacher)
+    inputs, view = TrainTransform((64, 64), (1.0, 1.0), horizontal_flip=0.0).with_view(
+        image.crop((128, 128, 192, 192)), Image.new("L", (64, 64))
+    )
+    found = maps.crop(image, (128.0, 128.0, 1.0, 1.0))["teacher_features"]
+    assert view == (0.0, 0.0, 1.0, 1.0)
+    torch.testing.assert_close(found, teacher(inputs["pixel_values"][None]).features[0], atol=0.01, rtol=0)
