@@ -88,8 +88,8 @@ class StudentWithAdapters(nn.Module):
 
     @contextmanager
     def recorded_map(self) -> Iterator[list[torch.Tensor]]:
-        """Inside, the tapped map is put into the list given back, as the network computes it: all that follows in the
-        forward pass, the crop of what was padded and changes of type too, is computed from it."""
+        """Inside, the tapped map is put into the list given back, as the network computes it: before padding is cropped
+        and types change."""
         maps: list[torch.Tensor] = []
         count = len(self.student.encoder.channels)
         index = self.tap % (count + 1)

@@ -102,8 +102,7 @@ def train(
     model_args: ModelArguments, data_args: DataArguments, args: SegmentationConfig, resume: bool = True
 ) -> dict[str, Any]:
     """Train a teacher or a plain student; see [`run`]."""
-    recipe = recipe_of(model_args, data_args, args)
-    return run(recipe, model_args, data_args, args, resume, SegmentationTrainer, {})
+    return run(model_args, data_args, args, resume)
 
 
 def distill(
@@ -120,21 +119,15 @@ def distill(
     """
     if not teacher_args.teacher:
         raise ValueError("Knowledge adaptation needs a teacher: set teacher (Hub id, folder or shipped checkpoint).")
-    recipe = recipe_of(model_args, data_args, args, teacher_args)
-    extra = {"teacher": teacher_args.teacher, "autoencoder": teacher_args.autoencoder}
-    unlabelled_dir = teacher_args.unlabelled_dir
-    return run(recipe, model_args, data_args, args, resume, KnowledgeAdaptationTrainer, extra, unlabelled_dir)
+    return run(model_args, data_args, args, resume, teacher_args)
 
 
 def run(
-    recipe: dict[str, Any],
     model_args: ModelArguments,
     data_args: DataArguments,
     args: SegmentationConfig,
     resume: bool,
-    trainer_class: type[SegmentationTrainer],
-    trainer_kwargs: dict[str, Any],
-    unlabelled_dir: str | None = None,
+    teacher_args: TeacherArguments | None = None,
 ) -> dict[str, Any]:
     """Train, evaluate on `eval_split` after the last step, and write model, recipe and results to `output_dir`.
 
@@ -148,6 +141,7 @@ def run(
     """
     output_dir = Path(args.output_dir)
     results_file = output_dir / RESULTS_NAME
+    recipe = recipe_of(model_args, data_args, args, *([] if teacher_args is None else [teacher_args]))
     if resume:
         check_same_recipe(output_dir / RECIPE_NAME, recipe)
         if results_file.is_file():
@@ -156,24 +150,7 @@ def run(
         _forget(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(output_dir / RECIPE_NAME, yaml.safe_dump(recipe, sort_keys=False))
-    label_space = get_label_space(data_args.dataset, data_args.data_dir, data_args.label_space)
-    train_dataset, eval_dataset = load_data(data_args)
-    unlabelled = None if unlabelled_dir is None else load_images(unlabelled_dir)
-    if data_args.max_labelled_samples is not None:
-        train_dataset, others = _keep_labels(train_dataset, data_args.max_labelled_samples)
-        unlabelled = others if unlabelled is None else ConcatDataset([others, unlabelled])
-    if issubclass(trainer_class, KnowledgeAdaptationTrainer):
-        trainer_kwargs = {**trainer_kwargs, "unlabelled_dataset": unlabelled}
-    model = build_model(model_args, label_space, args.seed)
-    start_from = model_args.model or model_args.encoder_from
-    trainer = trainer_class(
-        model=model,
-        args=args,
-        train_dataset=train_dataset,
-        eval_dataset=eval_dataset,
-        processing_class=KASegImageProcessor() if start_from is None else normalization_of(start_from),
-        **trainer_kwargs,
-    )
+    trainer = _build_trainer(model_args, data_args, args, teacher_args)
     card = _introduce(trainer, recipe, data_args)
     checkpoint = last_complete_checkpoint(output_dir) if resume else None
     first_step = int(checkpoint.rpartition("-")[2]) if checkpoint else 0
@@ -196,6 +173,31 @@ def run(
         with noting(f"The run is finished; model and results are in {output_dir}."):
             trainer.push_to_hub()
     return results
+
+
+def _build_trainer(
+    model_args: ModelArguments, data_args: DataArguments, args: Any, teacher_args: TeacherArguments | None
+) -> SegmentationTrainer:
+    """The trainer with its data and its model."""
+    label_space = get_label_space(data_args.dataset, data_args.data_dir, data_args.label_space)
+    train_dataset, eval_dataset = load_data(data_args)
+    unlabelled = None
+    if teacher_args is not None and teacher_args.unlabelled_dir is not None:
+        unlabelled = load_images(teacher_args.unlabelled_dir)
+    if data_args.max_labelled_samples is not None:
+        train_dataset, others = _keep_labels(train_dataset, data_args.max_labelled_samples)
+        unlabelled = others if unlabelled is None else ConcatDataset([others, unlabelled])
+    model = build_model(model_args, label_space, args.seed)
+    start_from = model_args.model or model_args.encoder_from
+    processor = KASegImageProcessor() if start_from is None else normalization_of(start_from)
+    parts: dict[str, Any] = dict(
+        model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, processing_class=processor
+    )
+    if teacher_args is None:
+        return SegmentationTrainer(**parts)
+    return KnowledgeAdaptationTrainer(
+        teacher=teacher_args.teacher, autoencoder=teacher_args.autoencoder, unlabelled_dataset=unlabelled, **parts
+    )
 
 
 def _keep_labels(data: datasets.Dataset, count: int) -> tuple[datasets.Dataset, datasets.Dataset]:
@@ -242,7 +244,7 @@ def describe_results(
         **describe_run(model, trainer.args, trainer.state, metrics),
         **(_latency(trainer) if data_args.measure_latency else {}),
         "recipe": public_settings(recipe),
-        "log": [_without(entry, "total_flos") for entry in trainer.state.log_history],
+        "log": [{k: v for k, v in entry.items() if k != "total_flos"} for entry in trainer.state.log_history],
     }
 
 
@@ -278,7 +280,3 @@ def check_same_recipe(path: Path, recipe: dict[str, Any]) -> None:
             f"{path.parent} holds a run with another recipe; it differs in {changed}. Choose another output_dir, or "
             "start anew with --no-resume."
         )
-
-
-def _without(entry: dict[str, Any], key: str) -> dict[str, Any]:
-    return {k: v for k, v in entry.items() if k != key}

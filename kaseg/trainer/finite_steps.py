@@ -11,8 +11,8 @@ from transformers import TrainerCallback
 from kaseg.data.dataset import read_names
 from kaseg.finite import NotFiniteError
 
-# GradScaler starts at 2^16 and halves its scale at each overflow: so many in a row and it is at 2^-16, where no
-# gradient of a sound network overflows (our choice).
+# GradScaler starts at 2^16 and halves its scale at each overflow: after 32 in a row it is at 2^-16, where no gradient
+# of a sound network overflows (our choice).
 _MOST_OVERFLOWS = 32
 _LISTED = 16
 

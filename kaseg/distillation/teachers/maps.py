@@ -28,7 +28,7 @@ from kaseg.writing import whole_file
 
 # At least; more where the map is coarser. Maps then have whole positions only, and span the padded image.
 PADDED_TO = 16
-# An image that is reduced by more than this is read at every so many positions only.
+# An image that is reduced by more than this is read at some of its positions only.
 MAX_SAMPLES_PER_SIDE = 4
 
 

@@ -42,8 +42,7 @@ class Tap:
 
 @contextmanager
 def recorded(modules: Mapping[Tap, nn.Module]) -> Iterator[dict[Tap, Any]]:
-    """While inside, the last input or output of each submodule is kept in the dictionary given back. The network is as
-    it was afterwards."""
+    """Inside, the last input or output of each submodule is kept in the dictionary given back."""
     seen: dict[Tap, Any] = {}
 
     def keep(tap: Tap) -> Callable[..., None]:
@@ -110,7 +109,7 @@ def _is_grid(grid: tuple[int, ...] | torch.Size, image_size: tuple[int, int]) ->
 
 
 def _token_grid(count: int, image_size: tuple[int, int], patch_size: int | None) -> tuple[int, int] | None:
-    """The grid of `count` tokens: that of the known patches if there are enough; else the one with exactly so many
+    """The grid of `count` tokens: that of the known patches if there are enough; else the one with exactly `count`
     positions; else the finest of whole patches that leaves a few tokens over."""
     height, width = image_size
     if patch_size and height % patch_size == 0 and width % patch_size == 0:
