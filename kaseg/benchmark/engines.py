@@ -37,13 +37,7 @@ class EngineUnavailable(RuntimeError):
 
 
 def write_files(engine: str, model: Logits, size: Size, folder: Path) -> None:
-    """Writes the file that an engine reads, if it reads one and it is not there yet.
-
-    Args:
-        engine: One of `ENGINES`.
-        model: The model, float32.
-        size: (height, width) of the one image that the file takes.
-        folder: Where to; made if missing.
+    """Writes the file that an engine reads for one image of `size` (height, width), unless it is there.
 
     Raises:
         EngineUnavailable: A package is missing, or the model has no such form.
@@ -78,13 +72,13 @@ def open_engine(engine: str, model: Logits, size: Size, folder: Path, threads: i
 
     Args:
         engine: One of `ENGINES`.
-        model: The model, float32; left as it is. Engines with files read these instead.
+        model: The model, float32; left as it is.
         size: (height, width).
-        folder: Where [`write_files`] wrote.
+        folder: Where [`write_files`] writes what some engines read.
         threads: For ONNX Runtime and OpenVINO; PyTorch has its own setting.
 
     Raises:
-        EngineUnavailable: as for [`write_files`].
+        EngineUnavailable: A package is missing, or the model has no such form.
         ValueError: There is no such engine.
     """
     if engine not in ENGINES:

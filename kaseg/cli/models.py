@@ -17,9 +17,8 @@ def load_model(name: str, device: str | None) -> tuple[Any, Any]:
     transformers knows. Safetensors alone are read, and no code of a repository is run.
 
     Args:
-        name: Hub id, folder or shipped checkpoint, of which a folder here goes first; or the folder of an export for
-            ONNX Runtime or OpenVINO.
-        device: Where to put the model; by default the GPU, if there is one. Exports run on the CPU.
+        name: Hub id, folder or shipped checkpoint, of which a folder here goes first; or the folder of an export.
+        device: By default the GPU, if there is one. Exports run on the CPU.
 
     Raises:
         OSError: there is no such checkpoint.

@@ -36,16 +36,7 @@ _SENTENCE_END = re.compile(r"(?<!e\.g)(?<!i\.e)(?<=\.)\s")
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """One field of an argument dataclass, as a flag and a recipe key.
-
-    Attributes:
-        name: The field's name and the recipe key.
-        kind: What it takes.
-        default: Its default.
-        help: One or two sentences.
-        hidden: Whether the help leaves it out.
-        panel: The group it is listed in.
-    """
+    """One field of an argument dataclass, as a flag and a recipe key, in its group (`panel`) of the help."""
 
     name: str
     kind: ValueType
@@ -93,13 +84,12 @@ def options_of(parts: Sequence[type]) -> dict[str, Option]:
 def build_app(
     parts: Sequence[type], run: Callable[..., None], description: str, elsewhere: Mapping[str, Sequence[type]]
 ) -> typer.Typer:
-    """A command whose flags are the fields of `parts`.
+    """A command whose flags are the fields of the argument dataclasses `parts`.
 
     Args:
-        parts: Argument dataclasses.
         run: Called with one instance per part and `resume=`.
         description: The command's help.
-        elsewhere: Parts of other commands by their name, so that a recipe for another command is told as such.
+        elsewhere: Parts of other commands by their name, for the message about a recipe of another command.
     """
     options = options_of(parts)
 

@@ -23,11 +23,10 @@ def read_recipe(path: Path, known: set[str], others: Mapping[str, set[str]], hin
         path: The file.
         known: The keys it may have.
         others: Keys of other commands by their name, for the error message.
-        hint: What the error message calls the option or argument that the file comes from.
+        hint: The option or argument that names the file, for the error message.
 
     Raises:
-        typer.BadParameter: the file is missing or is not a YAML mapping, a key is unknown, or an environment variable
-            is not set.
+        typer.BadParameter: the file is missing or no YAML mapping, a key is unknown, or a variable is not set.
     """
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))

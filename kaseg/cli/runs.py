@@ -46,15 +46,7 @@ def _call(
     name: Literal["train", "distill"],
     elsewhere: Mapping[str, Sequence[type]],
 ) -> None:
-    """Parses the arguments of `ctx` as fields of `parts`, does a run with an instance of each, reports the results.
-
-    Args:
-        ctx: Context of a command that takes everything.
-        summary: First sentence of the help.
-        parts: Argument dataclasses; the last one holds the training arguments.
-        name: Function of `experiments.run` that takes the instances and `resume=`; it returns the results.
-        elsewhere: Dataclasses of other commands, see [`build_app`].
-    """
+    """Does a run with the arguments of `ctx`, as fields of `parts`, and reports the results."""
 
     # Here, since they take long to import.
     from .options import build_app, normalize_flags

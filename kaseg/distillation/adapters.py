@@ -10,15 +10,10 @@ from torch.nn.utils.parametrizations import orthogonal
 class FeatureAdapter(nn.Sequential):
     """Feature adapter `C_f`: 3x3 convolution (stride 1, padding 1), batch normalization, ReLU.
 
-    The layers are the paper's (He et al. 2019, feature adaptation). Its output channels equal those of the
-    autoencoder's code, as [`~kaseg.distillation.losses.AdaptationLoss`] needs. The convolution has no bias because the
-    batch normalization that follows would cancel it. Used in training only; the student is deployed without it.
+    The layers are the paper's (He et al. 2019, feature adaptation). The convolution has no bias because the batch
+    normalization that follows would cancel it. Used in training only; the student is deployed without it.
 
-    Args:
-        in_channels (`int`): channels of the student's tapped map.
-        out_channels (`int`): channels of the autoencoder's code.
-
-    Shapes: `(B, in_channels, h, w)` -> `(B, out_channels, h, w)`, non-negative.
+    Shapes: the student's map `(B, in_channels, h, w)` -> `(B, out_channels, h, w)` as the code has, non-negative.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -32,15 +27,11 @@ class FeatureAdapter(nn.Sequential):
 class AffinityAdapter(nn.Module):
     """Affinity adapter `C_a`: one 3x3 convolution (stride 1, padding 1).
 
-    That the student's map passes through an adapter of its own before the affinity is taken is the paper's (He et
-    al. 2019, affinity distillation); what the adapter consists of is our choice. The bias lets the signed output follow
-    the common direction of the teacher's non-negative codes.
+    That the student's map passes through an adapter of its own before the affinity is taken is the paper's (He et al.
+    2019, affinity distillation); its layer is our choice. The bias lets the signed output follow the common direction
+    of the teacher's non-negative codes.
 
-    Args:
-        in_channels (`int`): channels of the student's tapped map.
-        out_channels (`int`): channels of the autoencoder's code.
-
-    Shapes: `(B, in_channels, h, w)` -> `(B, out_channels, h, w)`, signed.
+    Shapes: the student's map `(B, in_channels, h, w)` -> `(B, out_channels, h, w)` as the code has, signed.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -57,11 +48,7 @@ class OrthogonalAdapter(nn.Module):
     The projection of VkD (Miles et al., CVPR 2024): it keeps angles and lengths, so that it cannot learn in the
     student's place. No bias, for [`~kaseg.distillation.losses.WhitenedLoss`] centers the student's side.
 
-    Args:
-        in_channels (`int`): channels of the student's tapped map.
-        out_channels (`int`): channels of the autoencoder's code.
-
-    Shapes: `(B, in_channels, h, w)` -> `(B, out_channels, h, w)`, signed.
+    Shapes: the student's map `(B, in_channels, h, w)` -> `(B, out_channels, h, w)` as the code has, signed.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:

@@ -17,16 +17,13 @@ from kaseg.loading_errors import explained_loading
 
 
 def encoder_strides(teacher_stride: int, student_stride: int) -> list[int]:
-    """Strides of the encoder's three convolutions for a teacher's and a student's output stride (our choice).
+    """Strides of the encoder's three convolutions for a teacher's and a student's output stride, in pixels (our
+    choice).
 
     Their product is `student_stride / teacher_stride` where that is 1, 2, 4 or 8: 8 -> 16 gives `[2, 1, 1]`, 4 -> 16
     `[2, 2, 1]`, 4 -> 32 `[2, 2, 2]`. A finer student gives `[1, 1, 1]`; any other ratio the nearest of these products
-    (in log scale). What is then left is resized bilinearly by [`FeatureAutoencoder.encode`] with `size`. No stride
-    exceeds 2, because a 3x3 kernel with a larger one would leave positions of the teacher's map unread.
-
-    Args:
-        teacher_stride (`int`): input pixels per position of the teacher's tapped map, at least 1.
-        student_stride (`int`): input pixels per position of the student's tapped map, at least 1.
+    (in log scale). The rest is resized bilinearly by [`FeatureAutoencoder.encode`]. No stride exceeds 2, because a 3x3
+    kernel with a larger one would leave positions of the teacher's map unread.
 
     Raises:
         ValueError: if a stride is below 1.
@@ -127,14 +124,11 @@ class _DecoderLayer(nn.Module):
 
 
 class FeatureNormalization(nn.Module):
-    """Takes the mean of every channel off the teacher's map and divides all channels by one standard deviation.
+    """Takes the mean of every channel off the teacher's map and divides all channels by one standard deviation, so that
+    each counts for as much as it did (our choice).
 
-    One for all channels, so that each counts for as much as it did. As built it changes nothing, bit by bit, which is
-    what autoencoders were trained with that were saved without statistics. The statistics are never trained (our
-    choice).
-
-    Args:
-        channels (`int`): channels of the map.
+    The statistics are measured, never trained. As built it changes nothing, bit by bit: autoencoders that were saved
+    without statistics give the codes that they gave.
     """
 
     mean: Tensor
@@ -269,8 +263,8 @@ class FeatureAutoencoder(PreTrainedModel):
 
         Args:
             features (`Tensor` of shape `(B, in_channels, h, w)`): the teacher's tapped map.
-            size (`tuple[int, int]`, *optional*): height and width of the student's map. A code of another size is
-                resized to it bilinearly (`align_corners=False`).
+            size (`tuple[int, int]`, *optional*): height and width of the student's map, to which another size is
+                resized bilinearly (`align_corners=False`).
 
         Returns:
             `Tensor` of shape `(B, latent_channels, *size)`, non-negative.

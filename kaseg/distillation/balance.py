@@ -83,14 +83,10 @@ class GradientBalance(nn.Module):
 
 
 def squared_norms(losses: Sequence[Tensor], feature_map: Tensor, scale: float = 1.0) -> Tensor:
-    """Squared norms `(K,)` of the gradients of `losses` at a map that they were computed from, in float32.
+    """Squared norms `(K,)` of the gradients of scalars `losses` at a map that they were computed from, in float32.
 
-    The graph is kept, and nothing is added to the gradients of parameters.
-
-    Args:
-        losses (`Sequence[Tensor]`): Scalars.
-        feature_map (`Tensor`): The map.
-        scale (`float`, defaults to 1.0): Factor on the losses, which keeps gradients in float16 from vanishing.
+    The graph is kept, and nothing is added to the gradients of parameters. `scale` multiplies the losses, which keeps
+    gradients in float16 from vanishing.
     """
     norms = []
     for loss in losses:

@@ -142,14 +142,8 @@ def teacher_output(teacher: nn.Module, inputs: Mapping[str, torch.Tensor]) -> Te
 def teacher_maps(
     teacher: nn.Module, autoencoder: FeatureAutoencoder | None, sources: set[str], inputs: Mapping[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """What terms read of the teacher, by name, and nothing else.
-
-    Args:
-        teacher (`nn.Module`): The teacher, a [`TeacherAdapter`].
-        autoencoder ([`FeatureAutoencoder`], *optional*): Gives the code.
-        sources (`set[str]`): Of `"code"`, `"features"` and `"logits"`.
-        inputs (`Mapping[str, Tensor]`): The batch, see [`teacher_output`].
-    """
+    """The maps of the teacher that terms read, by source (`"code"`, `"features"`, `"logits"`), and nothing else; see
+    [`teacher_output`] for `inputs`."""
     if not sources:
         return {}
     output = teacher_output(teacher, inputs)

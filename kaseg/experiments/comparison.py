@@ -40,15 +40,8 @@ _FOLDER_NAME = re.compile(r"\w[\w.+-]*")
 
 @dataclass(frozen=True)
 class Run:
-    """One training of a comparison.
-
-    Attributes:
-        student: Name of the student, or "teacher".
-        objective: Name of the objective, or "teacher".
-        seed: Seed of weights, data order and augmentation.
-        fields: The recipe, with the keys of `kaseg train` or `kaseg distill`.
-        distils: Whether there is a teacher to learn from.
-    """
+    """One training of a comparison: its student and objective (or "teacher"), seed, recipe (`fields`), and whether a
+    teacher teaches (`distils`)."""
 
     student: str
     objective: str

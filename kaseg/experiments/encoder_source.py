@@ -18,12 +18,7 @@ _FIELDS = ("backbone", "num_channels", "tf_padding", "batch_norm_eps", "backbone
 
 
 def read_encoder(name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """The encoder of a [`KASegModel`], or of a transformers MobileNetV2 DeepLab such as Google's on VOC.
-
-    Its images are normalized as [`normalization_of`] says.
-
-    Args:
-        name: Hub id, folder or shipped name.
+    """The encoder of a [`KASegModel`], or of a transformers MobileNetV2 DeepLab, by its Hub id, folder or shipped name.
 
     Returns:
         Keyword arguments for [`KASegConfig`] that describe it, and its tensors.

@@ -42,9 +42,8 @@ def write_evaluation_page(
         path: The file; its folder is made if missing.
         model, dataset, image_processor, protocol: As in [`~kaseg.evaluation.evaluate_model`]; the dataset has a length.
         results: What it returned, with `model`, `dataset` and `split`.
-        per_image: Its table of images, the worst first.
+        per_image: Its table of images, the worst first, of which `count` are shown at most.
         label_space: Names and colors of the classes.
-        count: How many of the worst images are shown at most.
     """
     header = {title: key for title, key in _SCORES.items() if f"per_category_{key}" in results}
     rows = [

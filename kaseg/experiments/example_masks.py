@@ -14,12 +14,11 @@ from kaseg.modeling_kaseg import KASegModel
 
 @torch.inference_mode()
 def example_masks(checkpoints: Mapping[str, str | Path], dataset: Any, count: int = 6) -> list[dict[str, Any]]:
-    """Images spread over a dataset with their label and every model's mask.
+    """Up to `count` images spread over a dataset with their label and the mask of each model.
 
     Args:
         checkpoints: Name -> folder of a model and its processor.
         dataset: Samples with `image` (PIL) and `label`, with a length.
-        count: How many images at most.
 
     Returns:
         One dictionary per image: `image` (PIL) and `masks` (name, "label" first -> (H, W) train ids).

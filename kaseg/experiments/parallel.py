@@ -34,10 +34,9 @@ def do_in_parallel(
     Args:
         tasks: What to do; they are pickled.
         work: Called with a task in a process that does one task after another.
-        is_ready: Whether what a task needs is there; asked again while others run.
+        is_ready: Whether a task can begin; asked again while others run.
         jobs: Processes.
-        announce: Called with a line when a task begins, ends or fails.
-        name_of: Name of a task in those lines.
+        announce: Called with a line, with the task's name (`name_of`), when it begins, ends or fails.
         progress: Called after each task, failed ones too.
 
     Raises:

@@ -19,14 +19,11 @@ from kaseg.modeling_kaseg import KASegModel
 
 
 def planned_models(file: str | Path) -> dict[str, tuple[KASegConfig, dict[str, Any]]]:
-    """The teacher, if one is trained, and the students of a family.
-
-    Args:
-        file (`str` or `Path`): YAML file of a [`Comparison`] on a named dataset, such as `hub_configs/voc.yaml`.
+    """The teacher, if one is trained, and the students of a family on a named dataset, such as `hub_configs/voc.yaml`.
 
     Returns:
-        Name of the model -> its architecture, and what `results.json` will say of dataset, license and cost. The cost
-        is left out where the encoder is that of another checkpoint (`encoder_from`).
+        Name of the model -> its config, and dataset, license and cost as in `results.json`. The cost is left out where
+        the encoder is that of another checkpoint (`encoder_from`).
 
     Raises:
         ValueError: the file is no family of runs.

@@ -40,15 +40,8 @@ class RecipeFingerprint(TrainerCallback, ExportableState):
 
 
 def fingerprint(args: Any, config: Any, train_dataset: Any, teacher: Any = None) -> dict[str, Any]:
-    """The settings, model, training data and teacher of a run, as JSON holds them. Where things lie and how a run is
-    watched is no part of it.
-
-    Args:
-        args ([`~kaseg.trainer.SegmentationConfig`]): The training arguments.
-        config: Config of the model that is trained.
-        train_dataset: The training data, of which the number of samples counts, if it is known.
-        teacher (`nn.Module`, *optional*): The teacher, by its name.
-    """
+    """The settings, model, training data (their number) and teacher (its name) of a run, as JSON holds them. Where
+    things lie and how a run is watched is no part of it."""
     found = public_settings(recipe_of(args))
     described = config.to_dict() if hasattr(config, "to_dict") else {}
     found |= {f"{_MODEL}{name}": value for name, value in described.items() if name not in _ORIGIN}
@@ -65,7 +58,7 @@ def check_resume(folder: str | Path, own: dict[str, Any], insist: bool, instead:
     Args:
         folder (`str` or `Path`): A checkpoint, or the folder of a finished first stage.
         own (`dict`): [`fingerprint`] of this run.
-        insist (`bool`): The user named the folder: what is wrong with it is a warning.
+        insist (`bool`): The user named the folder: another run is a warning.
         instead (`str`): How the folder is named, to go on all the same.
 
     Raises:

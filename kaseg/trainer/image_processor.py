@@ -19,14 +19,12 @@ def image_processor_for(model: Any, given: Any = None) -> KASegImageProcessor:
 
     Args:
         model: The model.
-        given: The one that the user passed as `processing_class`; one that is no [`KASegImageProcessor`] is replaced by
-            one that gives the same pixel values, without resizing and cropping. By default the one that lies beside the
-            checkpoint that the model was loaded from, or, for a new model, one with ImageNet's mean and standard
-            deviation.
+        given: The user's `processing_class`; one that is no [`KASegImageProcessor`] is replaced by one that gives the
+            same pixel values, without resizing and cropping. By default the one beside the checkpoint that the model
+            was loaded from, or, for a new model, one with ImageNet's mean and standard deviation.
 
     Raises:
-        ValueError: The image processor gives pixel values or labels that training would not see, or has another void
-            label than 255.
+        ValueError: it gives pixel values or labels that training would not see, or has another void label than 255.
     """
     name = getattr(model.config, "name_or_path", None)
     if given is not None:

@@ -26,10 +26,9 @@ class PublishingTrainer(Trainer):
     """`transformers.Trainer` with other uploads: weights, config, image processor, card, recipe and results, see
     [`~kaseg.model_card.published_files.published_files`].
 
-    Nothing else is sent, pickles least of all. `hub_strategy="checkpoint"` and `"all_checkpoints"` ask for what is
-    needed to resume and get it (optimizer, scheduler and random states are pickles of torch), but for
-    `training_args.bin`.
-    Uploads during training run in the background; one that fails is reported, and training goes on.
+    Nothing else is sent, pickles least of all, but for the states of optimizer, scheduler and random numbers that
+    `hub_strategy="checkpoint"` and `"all_checkpoints"` ask for. Uploads during training run in the background; one that
+    fails is reported, and training goes on.
     """
 
     args: Any
@@ -60,9 +59,8 @@ class PublishingTrainer(Trainer):
         Args:
             commit_message (`str`, defaults to `"End of training"`): Commit message.
             blocking (`bool`, defaults to `True`): Wait; otherwise a `Future` is returned.
-            token (`str`, *optional*): Instead of `args.hub_token`.
-            revision (`str`, *optional*): Branch, made if missing; by default `args.hub_revision`, or `main`.
-            private (`bool`, *optional*): Whether a new repository is private; by default `args.hub_private_repo`.
+            token, revision, private (*optional*): In place of `args.hub_token`, `hub_revision` and `hub_private_repo`.
+                A branch is made if it is missing.
             kwargs: For `create_model_card`.
 
         Raises:

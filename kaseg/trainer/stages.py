@@ -57,14 +57,8 @@ def is_finished(folder: Path) -> bool:
 
 
 class StageTrainer(TermTrainer):
-    """A stage that learns from the frozen teacher.
-
-    Args:
-        model (`nn.Module`): What is trained.
-        teacher (`nn.Module`): The teacher, prepared.
-        args ([`KnowledgeAdaptationConfig`]): See [`stage_arguments`].
-        train_dataset, data_collator: Data, prepared.
-    """
+    """A stage that learns from the frozen teacher; data and teacher are prepared, `args` are from
+    [`stage_arguments`]."""
 
     def __init__(
         self,
@@ -80,15 +74,12 @@ class StageTrainer(TermTrainer):
         self.loss_is_scaled_for_ga = False
 
     def do(self, trained: nn.Module, resume: bool, instead: str) -> bool:
-        """Train to the end and save, unless a finished stage can be used.
+        """Train to the end and save, unless a finished stage can be used; returns whether it was finished before.
 
         Args:
-            trained (`nn.Module`): What the student's training reads, on each process its own.
+            trained (`nn.Module`): The module that the student's training reads, on each process its own.
             resume (`bool`): Go on with an unfinished stage, and leave a finished one as it is.
             instead (`str`): What to do where it belongs to another recipe, for the error message.
-
-        Returns:
-            Whether it was finished before.
 
         Raises:
             ValueError: with `resume`, the stage that is there was done by another recipe.
