@@ -56,10 +56,8 @@ class AdapterTrainer(StageTrainer):
 
     Args:
         composite ([`StudentWithAdapters`]): The student and the terms, whose adapters are trained in place.
-        teacher (`nn.Module`): The teacher, prepared.
         autoencoder ([`FeatureAutoencoder`], *optional*): Gives the code, where a term reads it.
-        args ([`KnowledgeAdaptationConfig`]): See [`adapter_arguments`].
-        train_dataset, data_collator: Data, prepared.
+        teacher, args, train_dataset, data_collator: As in [`~kaseg.trainer.stages.StageTrainer`].
     """
 
     stage = "adapters"

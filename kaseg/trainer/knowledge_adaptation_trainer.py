@@ -61,14 +61,8 @@ class KnowledgeAdaptationTrainer(DistillationStep):
         train_dataset, eval_dataset, data_collator, processing_class, kwargs: As in [`SegmentationTrainer`].
 
     Raises:
-        ValueError: a student that is no [`KASegModel`]; unlabelled images where the `train_dataset` is no
-            `datasets.Dataset` or void positions are left out; an autoencoder that does not fit the teacher's map; a
-            teacher that gives no logits or shares no classes with the student where a term compares logits; a
-            [`TeacherAdapter`] that was matched with other classes, or that `teacher_tap`, `teacher_scale` or
-            `teacher_output_stride` comes too late for; an autoencoder that is to be fitted with the teacher's
-            classifier, where none reads the tapped map; a `student_tap` that does not exist; a warm-up of adapters
-            where there are none, or with `model_init`; a teacher that is the student itself; several GPUs in one
-            process.
+        ValueError: parts that do not fit each other, which the message names: student, teacher (its classes, its tap,
+            a [`TeacherAdapter`] that was made with other options), autoencoder and data; several GPUs in one process.
 
     Example:
 

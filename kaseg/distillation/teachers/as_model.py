@@ -14,15 +14,12 @@ from kaseg.image_processing_kaseg import KASegImageProcessor
 
 
 class TeacherModel(nn.Module):
-    """A teacher with the interface of a segmentation model of other classes, for
+    """A teacher with the interface of a segmentation model of the classes `id2label`, for
     [`~kaseg.evaluation.evaluator.evaluate_model`].
 
     Its logits are those that a student with these classes learns from: the teacher's other classes are left out,
-    several that make up one are added up, and maps are brought to where they lie in the image.
-
-    Args:
-        teacher ([`TeacherAdapter`] or `str`): The teacher, or its Hub id, folder or shipped name.
-        id2label (`Mapping[int, str]`): Ids and names of the dataset's classes.
+        several
+    that make up one are added up, and maps are brought to their place in the image.
 
     Raises:
         ValueError: the teacher does not know all of the classes.

@@ -19,8 +19,7 @@ class LabelMatch:
     """The classes of a student and of its teacher, and which belong together.
 
     Args:
-        student: Names of the student's classes, by id.
-        teacher: Names of the teacher's classes, by id.
+        student, teacher: Names of their classes, by id.
         groups: Student's id -> the teacher's ids that make up this class, for the classes that the teacher knows, in
             the student's order.
     """
@@ -74,13 +73,12 @@ class LabelMatch:
 def match_labels(student: Sequence[str], teacher: Sequence[str], label_map: LabelMap | None = None) -> LabelMatch:
     """Match the student's classes with the teacher's: as `label_map` says, and by name for classes it does not name.
 
-    Names are compared without regard to case, spaces and punctuation ("dining table" is "DiningTable"). Classes
-    without names of their own (`LABEL_0`, ...) on either side count as the same classes in the same order if there are
-    as many of them on both sides and no `label_map`, and as unknown otherwise.
+    Names are compared without regard to case, spaces and punctuation ("dining table" is "DiningTable"). Classes without
+    names of their own (`LABEL_0`, ...) on either side count as the same classes in the same order if there are as many
+    of them on both sides and no `label_map`, and as unknown otherwise.
 
     Args:
-        student: Names of the student's classes, by id.
-        teacher: Names of the teacher's classes, by id.
+        student, teacher: Names of their classes, by id.
         label_map: Student's class -> one of the teacher's classes, several of them that make it up together, or `None`
             if the teacher shall not be asked about it. Classes are names or ids.
 

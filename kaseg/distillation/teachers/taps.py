@@ -70,16 +70,11 @@ def _copied(value: Any) -> Any:
 
 
 def as_map(value: Any, image_size: tuple[int, int], patch_size: int | None = None) -> torch.Tensor | None:
-    """What a submodule gave, as a map (B, c, h, w); `None` if it is none.
+    """A map (B, c, h, w) of what a submodule gave for an image of `image_size` (height, width); `None` if it is none.
 
     Maps with channels last (B, h, w, c) are turned; tokens (B, n, c) become a map once those in front of the patches
-    (class tokens, registers, queries) are dropped. Of a tuple, list, dict or `ModelOutput` the last entry that is a
-    map counts.
-
-    Args:
-        value: A tensor or a structure of tensors.
-        image_size: Height and width of the image that the network saw.
-        patch_size: Pixels per side of a patch, if known.
+    (class tokens, registers, queries) are dropped. Of a tuple, list, dict or `ModelOutput` the last entry that is a map
+    counts.
     """
     if isinstance(value, torch.Tensor):
         if value.ndim == 4:
@@ -134,13 +129,11 @@ def find_tap(
     """The default tap: the input of the classifier, the map "just before the classifier" (our reading of the paper's
     "last feature map"); of universal models the map that their mask queries are multiplied with.
 
-    The classifier is a convolution or linear layer with `num_labels` outputs. Where there are several (auxiliary
-    heads), it is the one whose output in a dry run is the logits, as they are or resized; if none is, because the
-    logits are a sum, the one that is called last.
+    The classifier is a convolution or linear layer with `num_labels` outputs, by default the channels of the logits.
+    Where there are several (auxiliary heads), it is the one whose output in a dry run is the logits, as they are or
+    resized; if none is, because the logits are a sum, the one that is called last.
 
     Args:
-        model: The teacher.
-        num_labels: Its number of classes, by default the channels of its logits in the dry run.
         run: Runs the network on an example, and gives its output.
         logits_of: Reads the logits (B, C, h, w) from the output.
 
