@@ -32,7 +32,7 @@ class Destination:
 
     Args:
         repo_id (`str`): `"namespace/name"`; a bare name goes to the namespace of the token.
-        repo_type (`str`, defaults to `"model"`): `"model"` or `"dataset"`.
+        repo_type (`str`, defaults to `"model"`): `"model"`, `"dataset"` or `"space"`; a new Space is one of Gradio.
         private (`bool`, *optional*): Whether a new repository is private; by default what the namespace prescribes
             (public, for most). Says nothing about a repository that is already there.
         revision (`str`, *optional*): Branch, made if it is missing; `main` by default.
@@ -72,7 +72,11 @@ def create_repository(destination: Destination, api: HfApi | None = None) -> str
         if destination.create_pr:
             return destination.repo_id
         url = api.create_repo(
-            destination.repo_id, repo_type=destination.repo_type, private=destination.private, exist_ok=True
+            destination.repo_id,
+            repo_type=destination.repo_type,
+            private=destination.private,
+            exist_ok=True,
+            space_sdk="gradio" if destination.repo_type == "space" else None,
         )
         if destination.revision not in (None, "main"):
             api.create_branch(url.repo_id, branch=destination.revision, repo_type=destination.repo_type, exist_ok=True)
@@ -159,7 +163,8 @@ def _is_network_error(error: Exception) -> bool:
 
 
 def _address(destination: Destination) -> str:
-    return f"{constants.ENDPOINT}/{'' if destination.repo_type == 'model' else 'datasets/'}{destination.repo_id}"
+    folder = "" if destination.repo_type == "model" else f"{destination.repo_type}s/"
+    return f"{constants.ENDPOINT}/{folder}{destination.repo_id}"
 
 
 def _explain(error: Exception, destination: Destination) -> str:

@@ -31,6 +31,7 @@ class Repo:
     type: str
     private: bool = False
     gated: bool = False
+    sdk: str | None = None  # of a Space
     refs: dict[str, str] = field(default_factory=dict)
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     messages: list[tuple[str, str]] = field(default_factory=list)  # (revision, summary)
@@ -67,7 +68,7 @@ class HubServer:
     """The server; `url` is what HF_ENDPOINT should be.
 
     Attributes:
-        repos: By (type, id), with type "model" or "dataset".
+        repos: By (type, id), with type "model", "dataset" or "space".
         tokens: Token -> the namespaces that it may write to; the first one is its user.
         requests: (method, path) of everything that was asked, in order.
         ranges: The Range headers among them.
@@ -114,7 +115,7 @@ class HubServer:
     def repo(self, repo_id: str, type: str = "model") -> Repo:
         return self.repos[type, repo_id]
 
-    def add_repo(self, repo_id: str, files: dict[str, bytes] | None = None, type: str = "model", **flags: bool) -> Repo:
+    def add_repo(self, repo_id: str, files: dict[str, bytes] | None = None, type: str = "model", **flags: Any) -> Repo:
         """Make a repository, past all checks."""
         repo = self.repos[type, repo_id] = Repo(repo_id, type, **flags)
         repo.commit("main", dict(files or {}), "initial commit")
@@ -263,7 +264,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(409, {"error": "You already created this repo", "url": url})
             return
         private = asked.get("visibility") == "private" or bool(asked.get("private"))
-        self.hub.add_repo(repo_id, type=type, private=private)
+        sdk = asked.get("sdk")
+        if (type == "space") != (sdk in ("gradio", "docker", "static", "streamlit")):
+            self._send(400, {"error": f"A {type} with sdk {sdk!r}"})
+            return
+        self.hub.add_repo(repo_id, type=type, private=private, sdk=sdk)
         self._send(200, {"url": url, "name": repo_id, "id": "1"})
 
     def validate_yaml(self) -> None:
@@ -465,8 +470,8 @@ def _entry(path: str, data: bytes) -> dict[str, Any]:
     return entry
 
 
-_API = r"/api/(?P<type>model|dataset)s/(?P<id>[^/]+/[^/]+)"
-_GIT = r"/(?:(?P<type>dataset)s/)?(?P<id>[^/]+/[^/]+)"
+_API = r"/api/(?P<type>model|dataset|space)s/(?P<id>[^/]+/[^/]+)"
+_GIT = r"/(?:(?P<type>dataset|space)s/)?(?P<id>[^/]+/[^/]+)"
 _ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("GET", r"/api/whoami-v2", _Handler.whoami),
     ("POST", r"/api/repos/create", _Handler.create),

@@ -10,7 +10,12 @@ from .hub_options import CreatePr, DryRun, Message, Private, Revision, WithCode,
 
 
 def push(
-    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="output_dir of a run, or a shipped checkpoint.")],
+    folder: Annotated[
+        str,
+        typer.Argument(
+            metavar="FOLDER", help="output_dir of a run, or a shipped checkpoint; with --space a Hub id, too."
+        ),
+    ],
     repo: Annotated[str, typer.Argument(metavar="REPO", help="Repository: namespace/name.")],
     private: Private = None,
     revision: Revision = None,
@@ -24,13 +29,21 @@ def push(
         str | None,
         typer.Option(metavar="HEIGHT,WIDTH", help="--as-transformers: its image processor resizes to this."),
     ] = None,
+    space: Annotated[
+        bool, typer.Option("--space", help="Send the page of kaseg demo with this model, as a Gradio Space.")
+    ] = False,
     dry_run: DryRun = False,
 ) -> None:
     """Send a checkpoint to the Hub: weights, config, image processor, card, recipe and results; nothing else."""
-    from ..hub import files_as_transformers, files_to_push
+    from ..hub import files_as_transformers, files_for_space, files_to_push
     from ..uploading import Destination
 
-    destination = Destination(repo, "model", private, revision, create_pr)
+    destination = Destination(repo, "space" if space else "model", private, revision, create_pr)
+    if space:
+        if as_transformers or with_code or size is not None:
+            raise ValueError("--space sends the demo: leave --as-transformers, --with-code and --size.")
+        send_files(files_for_space(folder), destination, commit_message, dry_run, "Upload demo")
+        return
     if not as_transformers:
         if size is not None:
             raise ValueError("--size would change nothing here: it is for --as-transformers.")
