@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -54,31 +55,43 @@ def read_rows(folder: Path) -> list[dict[str, str]]:
 
 
 def add(folder: Path, results_of: dict[str, dict[str, Any]]) -> None:
-    """Write the results of runs, by name, into the family's two files."""
+    """Write the results of runs, by name, into the family's two files; recipes that no row names any more are dropped.
+
+    Raises:
+        ValueError: a row that is there names a recipe that `recipes.yaml` lacks.
+    """
     rows: dict[str, dict[str, Any]] = {row["run"]: row for row in read_rows(folder)}
     recipes_file = folder / RECIPES
-    recipes = yaml.safe_load(recipes_file.read_text()) if recipes_file.is_file() else {}
+    recipes = (yaml.safe_load(recipes_file.read_text()) if recipes_file.is_file() else None) or {}
     for run, results in results_of.items():
         recipe = {key: value for key, value in results["recipe"].items() if key != "seed"}
         recipes[hash_of(recipe)] = recipe
         rows[run] = rows.get(run, {}) | row_of(run, results, hash_of(recipe))
+    named = {run: row["recipe"] for run, row in rows.items()}
+    if missing := sorted(run for run, recipe in named.items() if recipe not in recipes):
+        raise ValueError(
+            f"{recipes_file} lacks the recipes of {', '.join(missing)}: bring it back to what {folder / RUNS} was "
+            "written with, or add these runs again."
+        )
+    # Quoted: some hashes look like numbers. Written first: a row must not be without its recipe.
+    lines = (
+        f'"{key}": {yaml.safe_dump(recipes[key], width=10**6, default_flow_style=True)}'
+        for key in sorted(set(named.values()))
+    )
+    recipes_file.write_text("".join(lines), encoding="utf-8")
     columns = list(dict.fromkeys(column for row in rows.values() for column in row))
     columns.sort(key=lambda column: column.startswith("curve_"))
     with open(folder / RUNS, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows[run] for run in sorted(rows, key=lambda run: run.replace("/", "-")))
-    # Quoted: some hashes look like numbers.
-    lines = (
-        f'"{key}": {yaml.safe_dump(recipes[key], width=10**6, default_flow_style=True)}' for key in sorted(recipes)
-    )
-    recipes_file.write_text("".join(lines), encoding="utf-8")
 
 
 def main(family: str, *folders: str) -> None:
     """Adds the runs in `folders`, each named by the last three parts of its path: student/objective/seed."""
     results = {
-        "/".join(Path(folder).parts[-3:]): json.loads((Path(folder) / "results.json").read_text()) for folder in folders
+        "/".join(Path(os.path.abspath(folder)).parts[-3:]): json.loads((Path(folder) / "results.json").read_text())
+        for folder in folders
     }
     Path(family).mkdir(parents=True, exist_ok=True)
     add(Path(family), results)

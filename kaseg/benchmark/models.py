@@ -76,7 +76,7 @@ def build_model(spec: str, num_labels: int = NUM_LABELS) -> Logits:
     else:
         name = resolve(spec)
         with explained_loading(name):
-            config = AutoConfig.from_pretrained(name)
+            config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     if config.model_type == "oneformer":
         raise ValueError(f"{spec}: OneFormer is told its task in words beside the image, which is not measured here")
     universal = config.model_type in MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES

@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from ..checkpoints import DEFAULT_MODEL
+from .app import is_given
 
 
 def demo(
+    context: typer.Context,
     models: Annotated[
         list[str] | None,
         typer.Argument(metavar="[MODEL]...", help="Hub ids, folders or shipped checkpoints; the default model."),
@@ -33,8 +35,9 @@ def demo(
     if static is not None:
         if len(names) > 1:
             raise ValueError(f"--static writes a page of one model, got {len(names)}: {', '.join(names)}.")
-        if share:
-            raise ValueError("--share makes a link to a server, and --static needs none: leave one of them out.")
+        served = [f"--{name}" for name in ("host", "port", "share", "device") if is_given(context, name)]
+        if served:
+            raise ValueError(f"--static writes a page that needs no server: leave out {', '.join(served)}.")
         _write_static(names[0], static, onnxruntime_web)
         return
     if onnxruntime_web is not None:

@@ -37,14 +37,17 @@ def load_model(name: str, device: str | None) -> tuple[Any, Any]:
     record = Path(source) / RECORD_NAME
     if record.is_file() and read_record(record)["format"] != "transformers":
         return _load_export(source), _load_processor(source)
+    # False everywhere, as transformers would otherwise ask on the terminal whether to run a repository's code.
     with explained_loading(source):
-        is_ours = AutoConfig.from_pretrained(source).model_type == KASegConfig.model_type
+        is_ours = AutoConfig.from_pretrained(source, trust_remote_code=False).model_type == KASegConfig.model_type
         model: Any
         if is_ours:
             model, processor = KASegModel.from_pretrained(source), _load_processor(source)
         else:
-            model = AutoModelForSemanticSegmentation.from_pretrained(source, use_safetensors=True).eval()
-            processor = AutoImageProcessor.from_pretrained(source)
+            model = AutoModelForSemanticSegmentation.from_pretrained(
+                source, use_safetensors=True, trust_remote_code=False
+            ).eval()
+            processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

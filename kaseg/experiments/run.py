@@ -21,7 +21,6 @@ from kaseg.encoders import check_encoder_name
 from kaseg.evaluation.latency import milliseconds_per_image
 from kaseg.experiments.encoder_source import normalization_of, read_encoder
 from kaseg.experiments.recipe import LOADING_OPTIONS, DataArguments, ModelArguments, TeacherArguments
-from kaseg.image_processing_kaseg import KASegImageProcessor
 from kaseg.model_card import DataSource, ModelCardCallback
 from kaseg.model_card.cost import hardware
 from kaseg.model_card.results import RESULTS_NAME, describe_run
@@ -189,7 +188,8 @@ def _build_trainer(
         unlabelled = others if unlabelled is None else ConcatDataset([others, unlabelled])
     model = build_model(model_args, label_space, args.seed)
     start_from = model_args.model or model_args.encoder_from
-    processor = KASegImageProcessor() if start_from is None else normalization_of(start_from)
+    # Of a new model, the trainer chooses it, and warns where the encoder's weights want another one.
+    processor = None if start_from is None else normalization_of(start_from)
     parts: dict[str, Any] = dict(
         model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, processing_class=processor
     )
@@ -218,7 +218,7 @@ def _introduce(trainer: SegmentationTrainer, recipe: dict[str, Any], data_args: 
     card.data = DataSource.named(data_args.dataset)
     card.settings = recipe
     card.command = f"kaseg {'distill' if 'teacher' in recipe else 'train'} --config {RECIPE_NAME}"
-    card.results |= {"dataset": data_args.dataset, "split": data_args.eval_split}
+    card.results |= {"dataset": card.data.name, "split": data_args.eval_split}
     return card
 
 
@@ -238,7 +238,7 @@ def describe_results(
     """The content of `results.json` but for the time: scores, cost, speed, seed, steps, losses and versions."""
     model = trainer.segmentation_model
     return {
-        "dataset": data_args.dataset,
+        "dataset": DataSource.named(data_args.dataset).name,  # of a folder its name: results are published
         "split": data_args.eval_split,
         "train_split": data_args.train_split,
         **describe_run(model, trainer.args, trainer.state, metrics),

@@ -28,7 +28,8 @@ def summarize(comparison: Comparison, finished: Finished) -> list[dict[str, Any]
         the teacher and the plain objective `gain` (mean, `None` without a pair), `gain_interval` (95 % of Student's t
         distribution over the paired differences, `None` with fewer than two pairs), `gap_closed`
         (`gain` / (teacher - plain), `None` unless the teacher is the better one) and `unlike_pairs` (seeds whose two
-        runs were done on different hardware, which rounds differently, so that they differ by more than the objective).
+        runs were done on different hardware, with different versions of PyTorch, or one of them compiled
+        (`torch_compile`): these round differently, so that the runs differ by more than the objective).
     """
     groups: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = {}
     for run, results in finished:
@@ -89,7 +90,7 @@ def format_gain(row: Mapping[str, Any]) -> str:
     interval = row["gain_interval"]
     reach = "one pair" if interval is None else f"{100 * interval[0]:+.1f} to {100 * interval[1]:+.1f}"
     if row["unlike_pairs"]:
-        reach += f"; seeds {', '.join(map(str, row['unlike_pairs']))} against plain runs on other hardware"
+        reach += f"; seeds {', '.join(map(str, row['unlike_pairs']))} against plain runs that round differently"
     return f"{100 * row['gain']:+.1f} ({reach})"
 
 
@@ -127,7 +128,14 @@ def _gain(
         "gain": gain,
         "gain_interval": None if (interval := paired_interval(differences)) is None else list(interval),
         "gap_closed": gain / gap if gap > 0 else None,
-        "unlike_pairs": [
-            seed for seed in adapted if seed in plain and adapted[seed]["hardware"] != plain[seed]["hardware"]
-        ],
+        "unlike_pairs": [seed for seed in adapted if seed in plain and _round_differently(adapted[seed], plain[seed])],
     }
+
+
+def _round_differently(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether two runs were computed in different ways, as far as both say: older versions said less."""
+    ways = (
+        (results["hardware"], results.get("versions", {}).get("torch"), results.get("compiled"))
+        for results in (first, second)
+    )
+    return any(None not in pair and pair[0] != pair[1] for pair in zip(*ways, strict=True))

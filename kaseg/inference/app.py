@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import html
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from gradio import Blocks
 
 MAX_FILE_SIZE = "50mb"
+MAX_MEGAPIXELS = 64  # a small file can hold an image that fills the memory
+KEPT_SECONDS = 3600  # of what visitors sent and were shown
 MAX_FRAMES = 300
 _EXAMPLES = (3, 11, 27)
 # Gradio's columns wrap on phones; what is left is to keep pictures inside the screen.
@@ -76,7 +81,7 @@ def legend(predictor: Predictor, found: Segmentation) -> str:
 
 def save_downloads(predictor: Predictor, found: Segmentation, drawn: Image.Image, folder: Path) -> tuple[str, str]:
     """Write mask (palette PNG, pixel values are class ids) and overlay with legend; returns both paths."""
-    folder = Path(tempfile.mkdtemp(dir=folder))
+    folder = _new_folder(folder)
     mask, picture = folder / "mask.png", folder / "overlay.png"
     colorize(found.mask, predictor.palette).save(mask)
     fractions = class_fractions(found.mask)
@@ -130,10 +135,10 @@ class _Page:
         if file is None:
             return None, ""
         start, frames = time.perf_counter(), 0
-        folder = tempfile.mkdtemp(dir=self.folder)
+        folder = _new_folder(self.folder)
         for _ in predict_video(self.predictors[model], file, folder, max_frames=MAX_FRAMES):
             frames += 1
-        (written,) = Path(folder).glob("*_overlay.mp4")
+        (written,) = folder.glob("*_overlay.mp4")
         return str(written), f"{frames} frames, {frames / (time.perf_counter() - start):.1f} per second"
 
 
@@ -158,9 +163,12 @@ def build(predictors: Mapping[str, Predictor]) -> Blocks:
     if not predictors:
         raise ValueError("The demo needs at least one model.")
     names = list(predictors)
-    # What visitors are shown lies below Gradio's own cache, from which alone it serves files.
-    page = _Page(predictors, Path(tempfile.mkdtemp(prefix="kaseg-demo-")))
-    with gr.Blocks(title="kaseg", analytics_enabled=False) as blocks:
+    # Gradio serves files from its own cache alone, where it puts copies of what is written here. Nothing of a visitor
+    # stays on the disk.
+    folder = Path(tempfile.mkdtemp(prefix="kaseg-demo-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    page = _Page(predictors, folder)
+    with gr.Blocks(title="kaseg", analytics_enabled=False, delete_cache=(KEPT_SECONDS // 6, KEPT_SECONDS)) as blocks:
         gr.Markdown("# kaseg\nSmall, fast semantic segmentation. Drop a photo, or take one.")
         found = gr.State()
         opacity = gr.Slider(0, 1, value=0.5, step=0.05, label="Opacity", render=False)
@@ -209,12 +217,14 @@ def build(predictors: Mapping[str, Predictor]) -> Blocks:
 def launch(
     blocks: Blocks, host: str = "127.0.0.1", port: int | None = None, share: bool = False, block: bool = True
 ) -> str:
-    """Serve the page, on this machine alone unless told otherwise; uploads are limited to 50 MB, and no file but what
-    the page itself has written is served.
+    """Serve the page, on this machine alone unless told otherwise; uploads are limited to 50 MB and 64 megapixels, and
+    no file but what the page itself has written is served. Files are removed after an hour, and at the end. The limit
+    of pixels is Pillow's, so it holds for the whole process.
 
     Returns:
         The page's address (with `block`, once it is stopped by Ctrl-C).
     """
+    Image.MAX_IMAGE_PIXELS = MAX_MEGAPIXELS * 500_000  # Pillow warns above this and refuses above its double
     _, address, public = blocks.launch(
         server_name=host,
         server_port=port,
@@ -228,6 +238,15 @@ def launch(
         ssr_mode=False,
     )
     return public or address
+
+
+def _new_folder(root: Path) -> Path:
+    """A new folder below `root`, from which those of an hour ago are removed."""
+    for old in root.iterdir():
+        with suppress(OSError):
+            if old.is_dir() and time.time() - old.stat().st_mtime > KEPT_SECONDS:
+                shutil.rmtree(old)
+    return Path(tempfile.mkdtemp(dir=root))
 
 
 def _examples() -> list[list[Image.Image]]:

@@ -35,6 +35,11 @@ _CAMERAS: dict[str, tuple[str, str, dict[str, str]]] = {
     "darwin": ("avfoundation", "{}", {"framerate": "30"}),
     "win32": ("dshow", "video={}", {}),
 }
+# Containers that hold what they show. Playlists and scripts (HLS, DASH, concat) name other files and addresses, which
+# whoever sends a server a video must not have it open.
+_CONTAINERS = (
+    "asf,avi,flv,gif,h264,hevc,ivf,m4v,matroska,mov,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,vc1,webm,yuv4mpegpipe"
+)
 _SECONDS_BETWEEN_LOOKS = 0.005
 _CLOCK = Fraction(1, 60_000)  # a multiple of the usual frame rates; MPEG-4 allows no more than 65,535
 _DEFAULT_RATE = Fraction(25)
@@ -148,7 +153,7 @@ def _open(source: str) -> Any:
     av = pyav()
     # Whole, as FFmpeg takes what stands before a colon for a protocol.
     file, layout = os.path.abspath(source) if os.path.exists(source) else source, None
-    options: dict[str, str] = {}
+    options = {"format_whitelist": _CONTAINERS}
     if is_webcam(source):
         if sys.platform not in _CAMERAS:
             raise ValueError(f"webcams are known on {', '.join(_CAMERAS)}, not on {sys.platform}")
@@ -161,6 +166,8 @@ def _open(source: str) -> Any:
         raise
     except (av.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
+        if isinstance(error, av.ArgumentError) and not is_webcam(source):
+            reason = f"{reason} (playlists, and other kinds of files than {_CONTAINERS}, are not read)"
         raise ValueError(f"{source} cannot be opened as a video: {reason}") from error
 
 

@@ -43,6 +43,7 @@ def describe_run(model: KASegModel, args: Any, state: Any, metrics: Mapping[str,
         "steps": state.global_step,
         "epochs": state.epoch,
         "hardware": hardware(),
+        "compiled": bool(getattr(args, "torch_compile", False)),
         **describe_cost(model),
         "versions": {"kaseg": __version__, **versions},
     }

@@ -41,7 +41,9 @@ class DataSource:
         if name in SPECS:
             spec = SPECS[name]
             return cls(spec.name, spec.license, spec.homepage, spec.citation)
-        return cls(Path(name).resolve().name if name and Path(name).is_dir() else name)
+        folder = Path(name).resolve().name if name and Path(name).is_dir() else name
+        # Else the next to read the name would take it for the known dataset, and its license for this one's.
+        return cls(f"folder {folder}" if folder in SPECS else folder)
 
     @classmethod
     def of(cls, dataset: Any) -> DataSource:

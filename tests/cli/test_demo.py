@@ -40,7 +40,9 @@ def test_without_a_name_it_is_the_default_model(kaseg, served) -> None:
     "arguments, message",
     [
         (["a", "b", "--static", "page"], "a page of one model, got 2: a, b"),
-        (["a", "--static", "page", "--share"], "--share makes a link"),
+        (["a", "--static", "page", "--share"], "needs no server: leave out --share"),
+        (["a", "--static", "page", "--host", "0.0.0.0", "--port", "80"], "leave out --host, --port"),
+        (["a", "--static", "page", "--device", "cuda"], "leave out --device"),
         (["a", "--onnxruntime-web", "."], "would change nothing without --static"),
     ],
 )

@@ -56,3 +56,38 @@ def test_runs_are_added_once(collect: Any, tmp_path: Path) -> None:
     # Runs that differ in the seed alone have one recipe.
     recipes = yaml.safe_load((tmp_path / "recipes.yaml").read_text())
     assert recipes == {first["recipe"]: {"learning_rate": 0.5}} and first["recipe"] == second["recipe"]
+
+
+def test_a_row_without_its_recipe_is_found_when_the_next_is_written(collect: Any, tmp_path: Path) -> None:
+    results = {
+        **{key: 1 for key in (*collect.FACTS, *collect.SCORES, "seed")},
+        "recipe": {"learning_rate": 0.5},
+        "versions": {"kaseg": "0.1.0", "torch": "2.15.0"},
+        "per_category_iou": {"sky": 0.25},
+        "log": [],
+    }
+    first, second = "os16/kd/seed-1", "os16/plain/seed-1"
+    collect.add(tmp_path, {first: results})
+    before = (tmp_path / "runs.csv").read_text()
+    (tmp_path / "recipes.yaml").write_text("")  # as where one of the two files was committed alone
+    with pytest.raises(ValueError, match=f"recipes.yaml lacks the recipes of {first}: "):
+        collect.add(tmp_path, {second: results | {"recipe": {"learning_rate": 0.1}}})
+    assert (tmp_path / "runs.csv").read_text() == before
+    collect.add(tmp_path, {first: results})
+    # A run that was done again by another recipe does not leave the old one behind.
+    collect.add(tmp_path, {first: results | {"recipe": {"learning_rate": 0.1}}})
+    (row,) = collect.read_rows(tmp_path)
+    assert list(yaml.safe_load((tmp_path / "recipes.yaml").read_text())) == [row["recipe"]]
+
+
+def test_runs_are_named_by_their_folders_wherever_one_stands(
+    collect: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named: list[str] = []
+    monkeypatch.setattr(collect, "add", lambda folder, results: named.extend(results))
+    folder = tmp_path / "os16/plain/seed-1"
+    folder.mkdir(parents=True)
+    (folder / "results.json").write_text("{}")
+    monkeypatch.chdir(folder.parent)
+    collect.main(str(tmp_path / "family"), "seed-1")
+    assert named == ["os16/plain/seed-1"]

@@ -22,6 +22,7 @@ from kaseg.data import SCENES
 from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArguments
 from kaseg.experiments.run import build_model, distill, recipe_of, train
 from kaseg.model_card.cost import gflops
+from kaseg.model_card.published_files import published_files
 
 MODEL = ModelArguments(backbone="mobilenetv2_035", output_stride=32, pretrained_backbone=False)
 DATA = DataArguments(dataset="scenes", max_train_samples=8, max_eval_samples=2)
@@ -208,4 +209,41 @@ def test_label_space_is_passed_on(tmp_path) -> None:
     names.write_text("\n".join(f"class {index}" for index in range(9)) + "\n")
     data = DataArguments(dataset="scenes", max_train_samples=4, max_eval_samples=1, label_space=str(names))
     results = train(MODEL, data, _args(tmp_path / "run", max_steps=1))
+    assert results["dataset"] == "scenes"
     assert all(name.startswith("class ") for name in results["per_category_iou"])
+
+
+def test_published_files_do_not_tell_where_a_folder_of_data_lay(tmp_path) -> None:
+    """Nor is a folder that is called like a known dataset taken for it, with its license."""
+    for name in ("mine", "camvid"):
+        data, output_dir = tmp_path / "somebody" / name, tmp_path / "runs" / name
+        for part in ("train", "validation"):
+            for kind in ("images", "masks"):
+                (data / part / kind).mkdir(parents=True)
+            for index in range(2):
+                mask = Image.new("L", (64, 64), index)
+                mask.paste(1 - index, (0, 0, 32, 32))
+                mask.save(data / part / "masks" / f"{index}.png")
+                mask.convert("RGB").save(data / part / "images" / f"{index}.png")
+        (data / "classes.txt").write_text("a\nb\n")
+        results = train(MODEL, DataArguments(dataset=str(data)), _args(output_dir, max_steps=1))
+        assert results["dataset"] == {"mine": "mine", "camvid": "folder camvid"}[name]
+        for file, content in published_files(output_dir).items():
+            text = content if isinstance(content, bytes) else content.read_bytes()
+            assert b"somebody" not in text and b"CC BY-NC" not in text, file
+
+
+def test_a_new_model_is_told_which_normalization_its_encoder_was_trained_with(tmp_path, caplog, monkeypatch) -> None:
+    class Built(Exception):
+        pass
+
+    def train_nothing(trainer: SegmentationTrainer, **kwargs) -> None:
+        raise Built
+
+    monkeypatch.setattr(SegmentationTrainer, "train", train_nothing)
+    for backbone, warns in (("mobilenetv2_035", False), ("mobilenetv4_conv_small_050", True)):
+        caplog.clear()
+        model = ModelArguments(backbone=backbone, output_stride=32, pretrained_backbone=False)
+        with pytest.raises(Built):
+            train(model, DATA, _args(tmp_path / backbone))
+        assert ("were trained with mean (0.5, 0.5, 0.5)" in caplog.text) is warns

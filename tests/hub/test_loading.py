@@ -17,6 +17,8 @@ from transformers import AutoModelForSemanticSegmentation, MobileNetV2Config
 
 import kaseg
 from kaseg import KASegConfig, KASegImageProcessor, KASegModel, KnowledgeAdaptationConfig, KnowledgeAdaptationTrainer
+from kaseg.benchmark.models import build_model
+from kaseg.cli.models import load_model
 from kaseg.distillation import FeatureAutoencoder, FeatureAutoencoderConfig, TeacherAdapter
 from kaseg.loading_errors import CheckpointError
 
@@ -212,7 +214,10 @@ def test_pickles_are_not_read(hub: HubServer, checkpoint_files: Files, tmp_path:
     assert hub.count("GET", "/commits/|/discussions") == 0, "the conversion service was not asked"
 
 
-def test_code_in_a_repository_is_not_run(hub: HubServer, checkpoint_files: Files, tmp_path: Path) -> None:
+def test_code_in_a_repository_is_not_run(
+    hub: HubServer, checkpoint_files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda *text: "y")  # whatever transformers asks on a terminal
     trace = tmp_path / "trace"
     code = f"open({str(trace)!r}, 'w')\nclass Evil: ...\n".encode()
     auto_map = {name: "evil.Evil" for name in ("AutoConfig", "AutoModelForSemanticSegmentation", "AutoImageProcessor")}
@@ -231,4 +236,7 @@ def test_code_in_a_repository_is_not_run(hub: HubServer, checkpoint_files: Files
         KASegModel.from_pretrained("me/foreign")
     with pytest.raises(ValueError, match="custom code"):
         TeacherAdapter.from_pretrained("me/foreign")
+    for load in (lambda: load_model("me/foreign", "cpu"), lambda: build_model("me/foreign", 2)):
+        with pytest.raises(ValueError, match="custom code"):
+            load()
     assert not trace.exists()

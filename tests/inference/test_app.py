@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -14,7 +17,7 @@ from PIL import Image
 
 from kaseg import KASegConfig, KASegImageProcessor, KASegModel
 from kaseg.data.scenes import render_scene
-from kaseg.inference import Predictor
+from kaseg.inference import Predictor, app
 from kaseg.inference.app import MAX_FRAMES, _Page, build, draw, launch, legend, save_downloads, segment, shares
 
 # A helper, not a test; importlib mode leaves it off the path.
@@ -81,6 +84,27 @@ def test_downloads_hold_the_mask(predictor, image, tmp_path) -> None:
     assert Image.open(picture).width >= image.width and Image.open(picture).height > image.height
 
 
+def test_downloads_of_an_hour_ago_are_removed(predictor, image, tmp_path) -> None:
+    found = segment(predictor, image)
+    old, fresh = (Path(save_downloads(predictor, found, found.image, tmp_path)[0]).parent for _ in range(2))
+    os.utime(old, (time.time() - 3700,) * 2)
+    newest = Path(save_downloads(predictor, found, found.image, tmp_path)[0]).parent
+    assert sorted(tmp_path.iterdir()) == sorted([fresh, newest])
+
+
+def test_nothing_is_left_on_the_disk(tmp_path) -> None:
+    """Nor in Gradio's cache, which it clears where it is told to."""
+    program = (
+        "import sys; from types import SimpleNamespace; from kaseg.inference.app import build, KEPT_SECONDS\n"
+        "blocks = build({'a': SimpleNamespace()})\n"
+        "print(blocks.delete_cache, KEPT_SECONDS)"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "GRADIO_TEMP_DIR": str(tmp_path / "gradio")}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["(600,", "3600)", "3600"], done.stderr
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("kaseg-demo-")] == []
+
+
 def test_no_image_is_no_error(predictor, tmp_path) -> None:
     page = _Page({"a": predictor}, tmp_path)
     assert page.segment(None, "a", 0.5)[0] is None
@@ -115,9 +139,11 @@ def test_a_page_needs_a_model() -> None:
 
 @pytest.fixture(scope="module")
 def address(predictor) -> Iterator[str]:
+    before = Image.MAX_IMAGE_PIXELS
     blocks = build({"small": predictor, "second": _predictor(1)})
     yield launch(blocks, block=False).rstrip("/")
     blocks.close()
+    Image.MAX_IMAGE_PIXELS = before
 
 
 def _status(request: str | urllib.request.Request) -> int:
@@ -146,6 +172,13 @@ class TestServer:
             f"{address}/gradio_api/run/segment", body, {"Content-Type": "application/json"}, method="POST"
         )
         assert _status(request) >= 400
+
+    def test_small_files_of_huge_images_are_refused(self, address: str, tmp_path) -> None:
+        Image.new("1", (9000, 9000)).save(tmp_path / "bomb.png")  # 10 kB, and 81 megapixels
+        assert (tmp_path / "bomb.png").stat().st_size < 100_000
+        with pytest.raises(Image.DecompressionBombError):
+            Image.open(tmp_path / "bomb.png")
+        assert app.MAX_MEGAPIXELS == 64
 
     def test_large_uploads_are_refused(self, address: str) -> None:
         edge = "edge"
