@@ -14,6 +14,8 @@ from .loading_errors import explained_loading
 VOID = 255
 HEADS = ("student", "deeplabv3plus", "lraspp", "mlp", "fpn")
 OUTPUT_STRIDES = (4, 8, 16, 32)
+# Fields of any config that tell where a network came from and who wrote the file, not what it computes.
+ORIGIN_FIELDS = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
 
 
 class KASegConfig(PreTrainedConfig):

@@ -11,14 +11,13 @@ from transformers import TrainerCallback
 from transformers.trainer import OPTIMIZER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 
+from kaseg.configuration_kaseg import ORIGIN_FIELDS
 from kaseg.model_card.settings import changed_settings, public_settings, recipe_of
 from kaseg.model_card.sources import TeacherSource
 
 logger = logging.getLogger(__name__)
 
 _MODEL = "model."  # before the fields of a model's config
-# Of those: what tells where it came from or who wrote the file, not what is trained.
-_ORIGIN = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
 
 
 class RecipeFingerprint(TrainerCallback, ExportableState):
@@ -44,7 +43,7 @@ def fingerprint(args: Any, config: Any, train_dataset: Any, teacher: Any = None)
     things lie and how a run is watched is no part of it."""
     found = public_settings(recipe_of(args))
     described = config.to_dict() if hasattr(config, "to_dict") else {}
-    found |= {f"{_MODEL}{name}": value for name, value in described.items() if name not in _ORIGIN}
+    found |= {f"{_MODEL}{name}": value for name, value in described.items() if name not in ORIGIN_FIELDS}
     if hasattr(train_dataset, "__len__"):
         found["training samples"] = len(train_dataset)
     if teacher is not None:

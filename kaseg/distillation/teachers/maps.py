@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 from torch.nn import functional as F
 
+from kaseg.configuration_kaseg import ORIGIN_FIELDS
 from kaseg.data import EvalTransform
 from kaseg.data.own_samples import standard_sample
 from kaseg.data.transforms import View
@@ -182,15 +183,11 @@ def _is_whole(file: Path) -> bool:
         return False
 
 
-# Of a config, what tells where the network came from, not what it computes.
-_ORIGIN = {"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"}
-
-
 def _architecture(network: nn.Module) -> str:
     """What a network computes with its weights, as far as its modules and its config tell: strides, dilations, ..."""
     config: Any = getattr(network, "config", None)
     fields = config.to_dict() if hasattr(config, "to_dict") else {}
-    described = {name: value for name, value in fields.items() if name not in _ORIGIN}
+    described = {name: value for name, value in fields.items() if name not in ORIGIN_FIELDS}
     modules = re.sub(r" at 0x[0-9a-f]+", "", repr(network))  # of functions
     return f"{type(network).__qualname__} {modules} {json.dumps(described, sort_keys=True, default=str)}"
 
