@@ -57,7 +57,7 @@ class Encoder(nn.Module):
         layout = self._layout(in_channels)
         own_kwargs = self.create_kwargs
         for any_size in _ANY_SIZE:
-            if layout is None and self._accepts({**own_kwargs, **any_size}):
+            if layout is None and self._build({**own_kwargs, **any_size}) is None:
                 layout = self._layout(in_channels)
         if layout is None:
             raise ValueError(
@@ -79,34 +79,26 @@ class Encoder(nn.Module):
         """Build the encoder, dilated as far towards `output_stride` as timm can."""
         plain = self.create_kwargs
         for stride in (s for s in (4, 8, 16) if s >= output_stride):
-            try:
-                self._create_with({**plain, "output_stride": stride})
-            except (AssertionError, TypeError, RuntimeError, AttributeError):
-                continue
-            if self.reductions[-1] == stride:
+            if self._build({**plain, "output_stride": stride}) is None and self.reductions[-1] == stride:
                 return
-        try:
-            self._create_with(plain)
-        except (AssertionError, TypeError, RuntimeError, AttributeError) as error:
+        if (error := self._build(plain)) is not None:
             check_encoder_name(self.name)
             raise ValueError(
                 f"timm encoder {self.name!r} offers no feature maps ({str(error) or type(error).__name__}). Use for "
                 f"example {EXAMPLES}."
             ) from error
 
-    def _create_with(self, kwargs: dict[str, Any]) -> None:
-        self.body = timm.create_model(self.name, pretrained=False, **kwargs)
-        self.create_kwargs = kwargs
-        self.channels: list[int] = list(self.body.feature_info.channels())
-        self.reductions: list[int] = list(self.body.feature_info.reduction())
-
-    def _accepts(self, kwargs: dict[str, Any]) -> bool:
-        """Build the encoder with these keyword arguments, if it knows them."""
+    def _build(self, kwargs: dict[str, Any]) -> Exception | None:
+        """Build the encoder with these keyword arguments; what timm says if it does not take them."""
         try:
-            self._create_with(kwargs)
-        except (AssertionError, TypeError, RuntimeError, AttributeError):
-            return False
-        return True
+            self.body = timm.create_model(self.name, pretrained=False, **kwargs)
+            channels, reductions = self.body.feature_info.channels(), self.body.feature_info.reduction()
+        except (AssertionError, TypeError, RuntimeError, AttributeError) as error:
+            return error
+        self.create_kwargs = kwargs
+        self.channels: list[int] = list(channels)
+        self.reductions: list[int] = list(reductions)
+        return None
 
     def _layout(self, in_channels: int) -> Layout | None:
         """[`_find_layout`], once per name and arguments in this process."""

@@ -156,18 +156,8 @@ class TeacherAdapter(nn.Module):
             raise ValueError("label_map would change nothing: it belongs to student_labels, which are missing.")
 
     @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: str | Path,
-        tap: str | None = None,
-        student_mean: Sequence[float] | None = None,
-        student_std: Sequence[float] | None = None,
-        student_labels: Mapping[int, str] | None = None,
-        label_map: LabelMap | None = None,
-        image_scale: float = 1.0,
-        output_stride: int | None = None,
-    ) -> TeacherAdapter:
-        """A teacher from a Hub id, folder or shipped name, with its own mean and standard deviation.
+    def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> TeacherAdapter:
+        """`TeacherAdapter(name_or_path, **options)`: a teacher from a Hub id, folder or shipped name.
 
         Any semantic or universal segmentation model of transformers, or one saved by segmentation_models.pytorch, whose
         weights are safetensors. Code that comes with a repository is not run: load such a model yourself and wrap it.
@@ -176,16 +166,7 @@ class TeacherAdapter(nn.Module):
             OSError: no such model, no right to read it, no network, or damaged or no safetensors weights.
             ValueError: a model of another kind, or one that cannot have this stride.
         """
-        return cls(
-            str(name_or_path),
-            tap=tap,
-            student_mean=student_mean,
-            student_std=student_std,
-            student_labels=student_labels,
-            label_map=label_map,
-            image_scale=image_scale,
-            output_stride=output_stride,
-        )
+        return cls(str(name_or_path), **options)
 
     def train(self, mode: bool = True) -> TeacherAdapter:
         return super().train(False)
