@@ -26,12 +26,8 @@ ENCODED_FEATURES = datasets.Features(
 
 
 class DecodeSample:
-    """Turns encoded columns into an upright RGB picture and a mask of train ids.
-
-    Args:
-        label_space: What the masks hold.
-        unlabelled: Samples may have no mask; their `label` is then `None`.
-    """
+    """Turns encoded columns into an upright RGB image and a mask of train ids; `None` where there may be none
+    (`unlabelled`)."""
 
     def __init__(self, label_space: LabelSpace, unlabelled: bool = False) -> None:
         self.label_space = label_space
@@ -114,13 +110,8 @@ def mask_of(sample: Any) -> Any:
 
 
 def decode_on_access(data: AnyDataset, function: SampleFunction, bad: BadSamples | None = None) -> AnyDataset:
-    """Applies a function of one sample whenever one is accessed.
-
-    Args:
-        data: Samples before the function.
-        function: Makes `image`, `label` and `id`.
-        bad: If given, samples of a stream on which the function fails go there and are left out.
-    """
+    """Applies a function that makes `image`, `label` and `id` of a sample whenever one is accessed. If `bad` is given,
+    samples of a stream on which the function fails go there and are left out."""
     if not isinstance(data, datasets.IterableDataset):
         return data.with_transform(_Batched(function))
     if bad is None:
