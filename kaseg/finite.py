@@ -1,4 +1,4 @@
-"""Models whose numbers are no longer numbers, which are neither scored nor saved nor published."""
+"""Checks for NaN and infinite weights: such models are neither scored nor saved nor published."""
 
 from __future__ import annotations
 

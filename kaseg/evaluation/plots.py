@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Up to so many classes there is room for a number in every cell.
+# The most classes for which every cell has room for a number.
 _MOST_WITH_NUMBERS = 40
 
 

@@ -29,7 +29,7 @@ class InferenceProtocol:
     Args:
         mode: "whole" or "slide".
         crop_size: Height and width of the sliding window in pixels, or one number for both; needed for "slide".
-        overlap: By how many pixels neighbouring windows overlap, for both sides or each; mmsegmentation's stride is
+        overlap: By how many pixels neighboring windows overlap, for both sides or each; mmsegmentation's stride is
             `crop_size - overlap`. Default: a third of the window, rounded, as most of mmsegmentation's configurations
             have it.
         scales: Factors by which the prepared image is resized, one pass each. Default: 1 only.

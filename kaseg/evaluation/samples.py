@@ -45,7 +45,7 @@ def prepared_batches(
     processes: Processes | None = None,
     with_labels: bool = True,
 ) -> Iterator[list[PreparedSample]]:
-    """Runs of neighbouring samples whose prepared images have one size. Images are never padded.
+    """Runs of neighboring samples whose prepared images have one size. Images are never padded.
 
     Args:
         dataset: Samples with `image` and `label` (`None` or left out where there is none), and perhaps `id`.

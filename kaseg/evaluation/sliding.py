@@ -47,7 +47,7 @@ def average_windows(
         predict: Takes pixels (N, C, h, w), gives logits (N, num_labels, ceil(h / step), ceil(w / step)).
         pixel_values: (B, C, H, W); a tensor, or what gives windows of itself when sliced, as a tensor does.
         window: Height and width of a window in pixels.
-        overlap: By how many pixels neighbouring windows overlap at least, vertically and horizontally.
+        overlap: By how many pixels neighboring windows overlap at least, vertically and horizontally.
         step: Pixels per logit, see [`window_starts`].
         batch_size: How many windows go through `predict` at once; above 1 only with `step=1`, where all are of one
             size.

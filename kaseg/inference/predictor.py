@@ -78,7 +78,7 @@ class Predictor:
         batch_size: Images per batch at most.
         max_pixels: Largest input in pixels for one pass.
         tile: Height and width of a tile in pixels, a multiple of 32.
-        overlap: Overlap of neighbouring tiles in pixels, below `tile`.
+        overlap: Overlap of neighboring tiles in pixels, below `tile`.
         alpha: Weight of the colors in overlays, 0..1.
 
     Raises:
