@@ -16,15 +16,6 @@ def best_effort(what: str, kept: str = "") -> Iterator[None]:
     Args:
         what (`str`): What is made, such as `"the model card"`.
         kept (`str`, *optional*): Where the result itself is, in a sentence.
-
-    Example:
-
-    ```python
-    >>> from kaseg.best_effort import best_effort
-    >>> with best_effort("the plot", "The scores are in scores.json."):
-    ...     raise OSError("disk full")
-
-    ```
     """
     try:
         yield

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kaseg.image_processing_kaseg import KASegImageProcessor
+from kaseg.image_processing_kaseg import KASegImageProcessor, to_rgb
 
 MEAN = np.array([0.485, 0.456, 0.406])
 STD = np.array([0.229, 0.224, 0.225])
@@ -250,3 +250,10 @@ def test_save_and_load_keep_the_options(tmp_path: Path) -> None:
 def test_unknown_options_are_refused() -> None:
     with pytest.raises(TypeError, match="no_such_option"):
         KASegImageProcessor()(make_image(), no_such_option=1)
+
+
+def test_pil_images_without_a_known_range_are_refused() -> None:
+    with pytest.raises(ValueError, match="image 1 of the batch.*mode 'F'"):
+        KASegImageProcessor()([Image.new("RGB", (4, 4)), Image.new("F", (4, 4))])
+    with pytest.raises(ValueError, match="reach from 0 to 70000"):
+        to_rgb(Image.fromarray(np.array([[0, 70000]], dtype=np.int32)))

@@ -12,10 +12,16 @@ from typing import Any, TypeAlias
 import datasets
 
 from kaseg.data.bad_samples import ON_ERROR, BadSamples, SkippedSample, drop_bad_samples, drop_doubled_ids
-from kaseg.data.columns import standard_columns
 from kaseg.data.label_spaces import LabelSpace, read_label_space
 from kaseg.data.layouts import FileLayout, NamedFiles, PairedFolders, ParquetFiles, RenderedScenes, whats_there
-from kaseg.data.samples import ENCODED_FEATURES, AnyDataset, DecodeSample, RenderSample, decode_on_access
+from kaseg.data.samples import (
+    ENCODED_FEATURES,
+    AnyDataset,
+    DecodeSample,
+    RenderSample,
+    decode_on_access,
+    standard_columns,
+)
 from kaseg.data.sources import FOLDER_LAYOUT, SPECS, DatasetSpec, find_label_space, hub_source
 
 SPLIT_SYNONYMS = {"val": "validation"}

@@ -30,11 +30,6 @@ class PhotometricDistortion:
 
     Raises:
         ValueError: If a setting is out of its range; the message names it.
-
-    Example:
-        >>> distorted = PhotometricDistortion()(image)
-        >>> distorted.size == image.size, distorted.mode
-        (True, 'RGB')
     """
 
     def __init__(

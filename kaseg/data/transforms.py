@@ -101,12 +101,6 @@ class TrainTransform:
 
     Raises:
         ValueError: A setting is out of its range; the message names it.
-
-    Example:
-        >>> transform = TrainTransform(crop_size=(336, 448))
-        >>> sample = transform(image, label)
-        >>> sample["pixel_values"].shape, sample["labels"].shape
-        (torch.Size([3, 336, 448]), torch.Size([336, 448]))
     """
 
     def __init__(

@@ -33,19 +33,6 @@ class BoundaryCounts:
         ignore_index: Reference value of void pixels.
         dilation_ratio: d as a part of the diagonal; the paper's value.
         device: Where to count; inputs are moved there.
-
-    Example:
-
-    ```python
-    >>> import numpy as np
-    >>> from kaseg.evaluation.boundary import BoundaryCounts
-    >>> counts = BoundaryCounts(num_labels=2)
-    >>> reference = np.repeat([[0], [0], [1], [1]], 4, axis=1)
-    >>> counts.update(predictions=np.zeros((4, 4), dtype=int), references=reference)
-    >>> counts.scores()["per_category_boundary_iou"]
-    [0.42857142857142855, 0.0]
-
-    ```
     """
 
     def __init__(
