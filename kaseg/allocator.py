@@ -16,11 +16,10 @@ _LARGEST = 2**31 - 1
 def keep_freed_memory() -> bool:
     """Lets this process keep the memory that it frees, to use it again, where the C library is glibc (Linux).
 
-    By itself glibc gives large blocks, which the maps of a network are, back to the system at once; getting them anew
-    means that the system clears and maps every page of every map again and again. `docs/benchmarks.md` says what that
-    costs training and prediction on a CPU. In return the process stays as large as it once was. The `kaseg` command
-    calls this; a script may do so before its first tensor, or set
-    `MALLOC_MMAP_MAX_`, `MALLOC_TRIM_THRESHOLD_` and `MALLOC_ARENA_MAX` in the environment. Our choice; see
+    By itself glibc gives large blocks, which the maps of a network are, back to the system at once, which then clears
+    and maps every page of every map again and again; `docs/benchmarks.md` says what that costs on a CPU. In return the
+    process stays as large as it once was. The `kaseg` command calls this; a script may do so before its first tensor,
+    or set `MALLOC_MMAP_MAX_`, `MALLOC_TRIM_THRESHOLD_` and `MALLOC_ARENA_MAX` in the environment. Our choice; see
     mallopt(3).
 
     Returns:

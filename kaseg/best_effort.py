@@ -1,4 +1,4 @@
-"""What comes after a result must not take the result with it, nor hide where it is."""
+"""Work that follows a result: its failure neither loses the result nor hides where it is."""
 
 from __future__ import annotations
 
@@ -11,20 +11,11 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def best_effort(what: str, kept: str = "") -> Iterator[None]:
-    """Work of which a failure is a warning, and what follows goes on.
+    """Turns a failure of the work inside into a warning, and what follows goes on.
 
     Args:
         what (`str`): What is made, such as `"the model card"`.
         kept (`str`, *optional*): Where the result itself is, in a sentence.
-
-    Example:
-
-    ```python
-    >>> from kaseg.best_effort import best_effort
-    >>> with best_effort("the plot", "The scores are in scores.json."):
-    ...     raise OSError("disk full")
-
-    ```
     """
     try:
         yield
@@ -36,12 +27,7 @@ def best_effort(what: str, kept: str = "") -> Iterator[None]:
 
 @contextmanager
 def noting(note: str) -> Iterator[None]:
-    """Work whose failure ends what is done, with a note in the error that says where the result is: the commands print
-    it.
-
-    Args:
-        note (`str`): The note, a sentence.
-    """
+    """Adds a note to errors of the work inside, a sentence that says where the result is; the commands print it."""
     try:
         yield
     except Exception as error:

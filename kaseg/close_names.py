@@ -1,4 +1,7 @@
-"""What to say of a name that is not known."""
+"""What to say of a name that is not known.
+
+The file is flat and imports nothing of kaseg, so that it can lie in a Hub repository beside the model files.
+"""
 
 from __future__ import annotations
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from typing import Any
 
 from transformers import PreTrainedConfig
 
 from .checkpoints import resolve
+from .close_names import did_you_mean
 from .loading_errors import explained_loading
 
 VOID = 255
@@ -198,8 +198,8 @@ class KASegConfig(PreTrainedConfig):
         look like its own: a misspelt one would change nothing."""
         own = set(inspect.signature(cls.__init__).parameters) - {"self", "kwargs"}
         for name in others:
-            if close := difflib.get_close_matches(name, own, n=1, cutoff=0.85):
-                raise ValueError(f"{cls.__name__} has no field {name!r}. Did you mean {close[0]}?")
+            if close := did_you_mean(name, own, cutoff=0.85):
+                raise ValueError(f"{cls.__name__} has no field {name!r}.{close}")
 
     @property
     def encoder_kwargs(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Models whose numbers are no longer numbers, which are neither scored nor saved nor published."""
+"""Checks for NaN and infinite weights: such models are neither scored nor saved nor published."""
 
 from __future__ import annotations
 
@@ -13,11 +13,7 @@ class NotFiniteError(ValueError):
 
 
 def require_finite(module: nn.Module, what: str) -> None:
-    """Look at all parameters and statistics of BatchNorm.
-
-    Args:
-        module: Any network.
-        what: Its name, for the message.
+    """Checks all parameters and statistics of BatchNorm of `module`, which messages call `what`.
 
     Raises:
         NotFiniteError: a number is NaN or infinite; the message names the tensor.
@@ -30,11 +26,7 @@ def require_finite(module: nn.Module, what: str) -> None:
 
 
 def require_finite_tensors(tensors: dict[str, torch.Tensor], what: str) -> None:
-    """As [`require_finite`], for tensors by name.
-
-    Raises:
-        NotFiniteError: a number is NaN or infinite; the message names the tensor.
-    """
+    """Checks tensors by name as [`require_finite`] does."""
     kept = {name: tensor for name, tensor in tensors.items() if tensor.device.type != "meta"}
     if not kept:
         return

@@ -1,4 +1,4 @@
-"""The image processor of kaseg: pictures to `pixel_values`, masks to `labels`, logits back to masks.
+"""The image processor of kaseg: images to `pixel_values`, masks to `labels`, logits back to masks.
 
 The file is flat and imports only flat files beside it, so that it can lie in a Hub repository beside the weights and be
 run from there with `trust_remote_code=True`.
@@ -30,11 +30,21 @@ from transformers.utils import logging
 from .checkpoints import resolve
 from .loading_errors import explained_loading
 from .masks import argmax_resized, resize_logits
-from .pixels import SIXTEEN_TO_EIGHT_BIT, VOID, Normalization, check_same_size, to_rgb, upright
+from .pixels import (
+    VOID,
+    Normalization,
+    as_tensor,
+    channels_first,
+    check_same_size,
+    class_ids,
+    rgb_of_tensor,
+    single_images,
+    to_rgb,
+    upright,
+)
 
 logger = logging.get_logger(__name__)
 
-_MAP_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
 # What lies in a preprocessor_config.json beside options.
 _NO_OPTIONS = ("auto_map", "feature_extractor_type", "image_processor_type", "processor_class")
 # Options of transformers that would change nothing here.
@@ -42,73 +52,50 @@ _WITHOUT_EFFECT = ("do_center_crop", "crop_size", "image_seq_length")
 
 
 class KASegImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
-    """The options of [`KASegImageProcessor`] beyond those every `transformers` image processor has.
-
-    Attributes:
-        ignore_index (`int`, *optional*, defaults to 255):
-            The label of void pixels; padded label pixels get it.
-        size_divisor (`int`, *optional*):
-            With `do_pad=True`, pad height and width up to multiples of this.
-    """
+    """The options of [`KASegImageProcessor`] beyond those every `transformers` image processor has."""
 
     ignore_index: int
     size_divisor: int | None
 
 
 class KASegImageProcessor(TorchvisionBackend):
-    r"""Prepares pictures and masks for [`KASegModel`] and turns its logits into masks.
+    r"""Prepares images and masks for [`KASegModel`] and turns its logits into masks.
 
-    By default nothing is resized, since the models take any input size: values are divided by 255 and normalised with
+    By default nothing is resized, since the models take any input size: values are divided by 255 and normalized with
     the ImageNet mean and standard deviation.
 
-    Accepted pictures: PIL images of any mode (grey, `LA`, `RGBA`, palette, 16-bit grey, CMYK; EXIF orientation is
-    applied), numpy arrays (H, W) or (H, W, C), torch tensors (H, W) or (C, H, W), batches and lists of these, and what
-    `transformers.image_utils.load_image` opens from a string. Layout: the customary end (last for numpy, first for
-    torch) is taken for the channels where its size can be a number of channels, otherwise the other end;
-    `input_data_format` overrules this.
+    Images may be PIL images of any mode (gray, `LA`, `RGBA`, palette, 16-bit gray, CMYK; EXIF orientation is applied),
+    numpy arrays (H, W) or (H, W, C), torch tensors (H, W) or (C, H, W), batches and lists of these, and what
+    `transformers.image_utils.load_image` opens from a string. The channels of an array are looked for at the customary
+    end (last for numpy, first for torch), then at the other one; `input_data_format` overrules this.
 
-    Masks come out bit-exact as int64: palette images keep their indices, resizing takes the nearest pixel, measured
-    between pixel centres as PIL does.
+    Masks become int64 with the same values: palette images keep their indices, and resizing takes the nearest pixel,
+    measured between pixel centers as PIL does.
 
     Args:
-        do_convert_rgb (`bool`, *optional*, defaults to `True`):
-            Make three 8-bit channels of whatever comes in: grey is repeated, alpha dropped, 16-bit unsigned values are
-            divided by 257. With `False` channels and values stay as they are (for models with another
-            `num_channels`); `image_mean` and `image_std` must then have as many entries as there are channels.
-        do_resize (`bool`, *optional*, defaults to `False`):
-            Resize to `size`.
-        size (`dict[str, int]`, *optional*):
-            `{"height": h, "width": w}`, `{"shortest_edge": s}` or `{"shortest_edge": s, "longest_edge": l}`, in
-            pixels. Needed when `do_resize=True`.
-        resample (`PILImageResampling`, *optional*, defaults to `BILINEAR`):
-            Filter for resizing pictures, antialiased.
-        do_rescale (`bool`, *optional*, defaults to `True`):
-            Multiply by `rescale_factor`.
-        rescale_factor (`float`, *optional*, defaults to 1/255):
-            The factor.
-        do_normalize (`bool`, *optional*, defaults to `True`):
-            Subtract `image_mean`, divide by `image_std`.
-        image_mean (`float` or `list[float]`, *optional*, defaults to ImageNet's):
-            Mean per channel, for values in 0..1.
-        image_std (`float` or `list[float]`, *optional*, defaults to ImageNet's):
-            Standard deviation per channel.
-        do_pad (`bool`, *optional*, defaults to `False`):
-            Pad below and to the right with 0 after normalisation (`ignore_index` in labels), to the largest height
-            and width of the batch or to `pad_size`. Meant for training: the logits of a padded picture cover the
-            padding too, and the global pooling in the student's head sees it.
-        pad_size (`dict[str, int]`, *optional*):
-            `{"height": h, "width": w}` to pad to instead of the batch's largest.
-        size_divisor (`int`, *optional*):
-            Round the padded height and width up to multiples of this.
-        ignore_index (`int`, *optional*, defaults to 255):
-            The void label. Masks are refused with any other from 0 to 254, which may be classes.
+        do_convert_rgb (`bool`, defaults to `True`): Make three 8-bit channels: gray is repeated, alpha dropped, 16-bit
+            unsigned values are divided by 257. With `False` channels and values stay (for models with another
+            `num_channels`); `image_mean` and `image_std` then need one entry per channel.
+        do_resize (`bool`, defaults to `False`): Resize to `size`.
+        size (`dict[str, int]`, *optional*): `{"height": h, "width": w}`, `{"shortest_edge": s}` or
+            `{"shortest_edge": s, "longest_edge": l}`, in pixels.
+        resample (`PILImageResampling`, defaults to `BILINEAR`): Filter for resizing images, antialiased.
+        do_rescale (`bool`, defaults to `True`): Multiply by `rescale_factor` (`float`, defaults to 1/255).
+        do_normalize (`bool`, defaults to `True`): Subtract `image_mean` and divide by `image_std` (`float` or
+            `list[float]`, per channel, for values in 0..1; ImageNet's by default).
+        do_pad (`bool`, defaults to `False`): Pad at the bottom and at the right, with 0 after normalization
+            (`ignore_index` in labels), to the batch's largest height and width or to `pad_size`
+            (`{"height": h, "width": w}`). For training: the logits of a padded image cover the padding too, and the
+            global pooling in the student's head sees it.
+        size_divisor (`int`, *optional*): Round the padded height and width up to multiples of this.
+        ignore_index (`int`, defaults to 255): The void label. Masks are refused with any other from 0 to 254, which may
+            be classes.
 
     Example:
 
     ```python
     >>> from PIL import Image
     >>> from kaseg import KASegImageProcessor
-
     >>> processor = KASegImageProcessor()
     >>> inputs = processor(Image.new("RGB", (64, 48)), Image.new("L", (64, 48)), return_tensors="pt")
     >>> inputs["pixel_values"].shape, inputs["labels"].shape
@@ -143,15 +130,12 @@ class KASegImageProcessor(TorchvisionBackend):
 
     @classmethod
     def of(cls, processor: Any) -> "KASegImageProcessor":
-        """Makes a KASegImageProcessor that gives the same pixel values and labels as another image processor, without
-        its resizing, cropping and padding.
-
-        Args:
-            processor: An image processor of transformers; a KASegImageProcessor is given back as it is.
+        """Makes a KASegImageProcessor with the pixel values and labels of another image processor of transformers, but
+        without its resizing, cropping and padding; a KASegImageProcessor is returned as it is.
 
         Raises:
-            ValueError: There is none, because the other one reads BGR, shifts labels (`do_reduce_labels`) or makes
-                other pixel values; the message says which.
+            ValueError: The other one reads BGR, shifts labels (`do_reduce_labels`) or makes other pixel values than its
+                options say.
         """
         if isinstance(processor, cls):
             return processor
@@ -194,9 +178,9 @@ class KASegImageProcessor(TorchvisionBackend):
         """Makes the model's inputs; calling the processor does the same.
 
         Args:
-            images: One picture or several, see the class.
-            segmentation_maps: One mask per picture, holding class ids: PIL images of one channel, integer arrays or
-                tensors (H, W), a batch (B, H, W), or paths.
+            images: One image or several, see the class.
+            segmentation_maps: One mask of class ids per image: PIL images of one channel, integer arrays or tensors
+                (H, W), a batch (B, H, W), or paths.
             kwargs: Any option of the class, for this call only; also `return_tensors` (`"pt"`, `"np"` or `None` for
                 lists), `input_data_format` and `device`.
 
@@ -204,8 +188,8 @@ class KASegImageProcessor(TorchvisionBackend):
             `pixel_values`, float32 (B, C, H, W), and with masks `labels`, int64 (B, H, W).
 
         Raises:
-            ValueError: Pictures and masks differ in number or size, channels do not fit, or the sizes in the batch
-                differ and neither resizing nor padding makes them equal.
+            ValueError: Images and masks differ in number or size, channels do not fit, or the sizes in the batch differ
+                and neither resizing nor padding makes them equal.
         """
         return super().preprocess(images, segmentation_maps, **kwargs)
 
@@ -225,72 +209,56 @@ class KASegImageProcessor(TorchvisionBackend):
         **kwargs: Any,
     ) -> BatchFeature:
         _refuse_without_effect(kwargs)
-        pictures = self._prepare_pictures(images, do_convert_rgb, input_data_format, device, kwargs)
-        maps = None
+        reading = {"do_convert_rgb": do_convert_rgb, "input_data_format": input_data_format, "device": device}
+        tensors = self._prepare_images(images, kwargs, **reading)
+        shared = {**kwargs, "do_pad": False, "pad_size": None, "return_tensors": None}
+        values = self._preprocess(tensors, **shared)["pixel_values"]
+        data = {"pixel_values": [image.to(torch.float32) for image in values]}
         if segmentation_maps is not None:
             if 0 <= ignore_index < 255:
                 raise ValueError(
                     f"ignore_index={ignore_index} may be a class: void is 255 for KASegModel, its trainers and scores. "
                     "Leave ignore_index out (negative values are for losses of your own)."
                 )
-            maps = _prepare_maps(segmentation_maps)
-            _check_maps_fit(pictures, maps)
-
-        shared = {**kwargs, "do_pad": False, "pad_size": None, "return_tensors": None}
-        values = self._preprocess(pictures, **shared)["pixel_values"]
-        data = {"pixel_values": [picture.to(torch.float32) for picture in values]}
-        if maps is not None:
+            maps = _prepare_maps(segmentation_maps, tensors)
             as_is = {"do_rescale": False, "do_normalize": False, "resample": tvF.InterpolationMode.NEAREST_EXACT}
             data["labels"] = self._preprocess(maps, **{**shared, **as_is})["pixel_values"]
         if do_pad:
             target = _padded_size(data["pixel_values"], pad_size, size_divisor)
-            data["pixel_values"] = self.pad(data["pixel_values"], pad_size=target, fill_value=0)
-            if maps is not None:
-                data["labels"] = self.pad(data["labels"], pad_size=target, fill_value=ignore_index)
+            for name, value in (("pixel_values", 0), ("labels", ignore_index)):
+                if name in data:
+                    data[name] = self.pad(data[name], pad_size=target, fill_value=value)
         elif return_tensors is not None:
             _check_stackable(data["pixel_values"])
-        if maps is not None:
+        if "labels" in data:
             data["labels"] = [labels.squeeze(0) for labels in data["labels"]]
         return BatchFeature(data=data, tensor_type=return_tensors)
 
     def rescale_and_normalize(  # type: ignore[override]
-        self,
-        images: torch.Tensor,
-        do_rescale: bool,
-        rescale_factor: float,
-        do_normalize: bool,
-        image_mean: float | Sequence[float] | None,
-        image_std: float | Sequence[float] | None,
+        self, images: torch.Tensor, do_rescale: bool, rescale_factor: float, do_normalize: bool, *statistics: Any
     ) -> torch.Tensor:
         if not do_rescale and not do_normalize:
             return images
-        options = (do_rescale, rescale_factor, do_normalize, image_mean, image_std)
-        return Normalization.of_options(*options, num_channels=images.shape[1])(images)
+        mean, std = statistics
+        return Normalization.of_options(do_rescale, rescale_factor, do_normalize, mean, std, images.shape[1])(images)
 
-    def _prepare_pictures(
-        self,
-        images: Any,
-        do_convert_rgb: bool | None,
-        input_data_format: str | ChannelDimension | None,
-        device: Any,
-        options: dict[str, Any],
-    ) -> list[torch.Tensor]:
+    def _prepare_images(self, images: Any, options: Mapping[str, Any], **reading: Any) -> list[torch.Tensor]:
         mean = options.get("image_mean")
         expected = len(mean) if options.get("do_normalize") and isinstance(mean, (list, tuple)) else None
-        pictures = []
-        for index, image in enumerate(_flatten(images, single_ndims=(2, 3))):
+        tensors = []
+        for index, image in enumerate(single_images(images, single_ndims=(2, 3))):
             try:
-                picture = self.process_image(image, do_convert_rgb, input_data_format, device, num_channels=expected)
+                tensor = self.process_image(image, num_channels=expected, **reading)
             except ValueError as error:
                 raise ValueError(f"image {index} of the batch: {error}") from error
-            if options.get("do_rescale") and picture.is_floating_point() and picture.max() <= 1:
+            if options.get("do_rescale") and tensor.is_floating_point() and tensor.max() <= 1:
                 logger.warning_once(
-                    "A picture of floating point values in 0..1 is rescaled again; pass do_rescale=False for those."
+                    "An image of floating point values in 0..1 is rescaled again; pass do_rescale=False for those."
                 )
-            pictures.append(picture)
-        if not pictures:
+            tensors.append(tensor)
+        if not tensors:
             raise ValueError("no images were given")
-        return pictures
+        return tensors
 
     def process_image(
         self,
@@ -301,39 +269,31 @@ class KASegImageProcessor(TorchvisionBackend):
         num_channels: int | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Makes one tensor (C, H, W) of one picture: uint8 where it was uint8, otherwise a float.
-
-        Args:
-            image: A PIL image, array, tensor, or a string that `load_image` opens.
-            do_convert_rgb: Make three 8-bit channels, see the class.
-            input_data_format: `"channels_first"` or `"channels_last"`, for arrays and tensors.
-            device: Where the result should lie.
-            num_channels: How many channels the picture should end up with (default: any).
+        """Makes a tensor (C, H, W) of one image: uint8 where it was uint8, otherwise a float.
 
         Raises:
-            ValueError: If the picture is empty, its layout cannot be told, or it does not end up with `num_channels`.
+            ValueError: The image is empty, its layout cannot be told, or it does not end up with `num_channels`.
         """
         if isinstance(image, (str, os.PathLike)):
-            # load_image would clip 16-bit grey.
+            # load_image would clip 16-bit gray.
             image = Image.open(image) if os.path.isfile(image) else load_image(os.fspath(image))
         if isinstance(image, Image.Image):
             image = np.array(to_rgb(image) if do_convert_rgb else upright(image))
             input_data_format = ChannelDimension.LAST
-        customary = ChannelDimension.FIRST if isinstance(image, torch.Tensor) else ChannelDimension.LAST
-        tensor = _as_tensor(image)
+        channels_end = 0 if isinstance(image, torch.Tensor) else -1
+        tensor = as_tensor(image)
         if tensor.numel() == 0:
-            raise ValueError(f"the picture is empty, its shape is {tuple(tensor.shape)}")
-        if tensor.ndim == 2:
-            tensor = tensor.unsqueeze(0)
+            raise ValueError(f"the image is empty, its shape is {tuple(tensor.shape)}")
+        if tensor.ndim == 3 and input_data_format is not None:
+            tensor = tensor.movedim(-1, 0) if input_data_format == ChannelDimension.LAST else tensor
         else:
-            plausible = (1, 3, 4) if do_convert_rgb else (num_channels,)
-            layout = input_data_format or _guess_layout(tensor.shape, customary, plausible)
-            tensor = tensor.movedim(-1, 0) if layout == ChannelDimension.LAST else tensor
-        tensor = _as_rgb(tensor) if do_convert_rgb else tensor
+            plausible = (1, 3, 4) if do_convert_rgb else () if num_channels is None else (num_channels,)
+            tensor = channels_first(tensor, channels_end, plausible)
+        tensor = rgb_of_tensor(tensor) if do_convert_rgb else tensor
         if num_channels is not None and tensor.shape[0] != num_channels:
             raise ValueError(
                 f"it has {tensor.shape[0]} channels, but image_mean has {num_channels} entries: give image_mean and "
-                "image_std one entry per channel, or set do_convert_rgb=True for RGB pictures"
+                "image_std one entry per channel, or set do_convert_rgb=True for RGB images"
             )
         if tensor.dtype != torch.uint8 and not tensor.is_floating_point():
             tensor = tensor.to(torch.float32)
@@ -347,23 +307,21 @@ class KASegImageProcessor(TorchvisionBackend):
     ) -> list[torch.Tensor] | list[SemanticSegmentationPostProcessorOutput]:
         """Turns the model's outputs into masks: bilinear resizing (`align_corners=False`) of the logits, then argmax.
 
-        The images are done one after the other and in strips ([`~kaseg.masks.argmax_resized`]); with
-        `return_segmentation_scores`, the memory needed beyond the logits is 4 * classes * height * width bytes per
-        image.
+        Images are done one after the other and in strips ([`~kaseg.masks.argmax_resized`]).
 
         Args:
             outputs: Anything with `logits` (B, num_labels, h, w).
-            target_sizes: One (height, width) per picture, usually its original size; also a tensor (B, 2). `None`
-                leaves the masks at the size of the logits.
-            return_segmentation_scores: Also give the resized logits.
+            target_sizes: One (height, width) per image, usually its original size; also a tensor (B, 2). `None` leaves
+                the masks at the size of the logits.
+            return_segmentation_scores: Also give the resized logits: 4 * classes * height * width bytes per image.
 
         Returns:
-            One int64 tensor (height, width) of class ids per picture; or, with `return_segmentation_scores=True`, one
+            One int64 tensor (height, width) of class ids per image; or, with `return_segmentation_scores=True`, one
             `SemanticSegmentationPostProcessorOutput` each with `segmentation` and `segmentation_scores` (num_labels,
             height, width).
 
         Raises:
-            ValueError: If `target_sizes` has another length than the batch, or there are logits of one class alone.
+            ValueError: `target_sizes` has another length than the batch, or the logits are of one class alone.
         """
         logits = outputs.logits
         if logits.shape[1] < 2:
@@ -375,8 +333,8 @@ class KASegImageProcessor(TorchvisionBackend):
             raise ValueError(f"target_sizes has {len(sizes)} entries for a batch of {len(logits)}: one each is needed")
         if self.do_pad and target_sizes is not None:
             logger.warning_once(
-                "This processor pads (do_pad=True), and logits of padded pictures cover the padding: the masks are "
-                "right only for pictures that needed none. Call the processor with do_pad=False for inference."
+                "This processor pads (do_pad=True), and logits of padded images cover the padding: the masks are right "
+                "only for images that needed none. Call the processor with do_pad=False for inference."
             )
         results = []
         for scores, size in zip(logits, sizes, strict=True):
@@ -390,15 +348,8 @@ class KASegImageProcessor(TorchvisionBackend):
 
 
 def pixel_values_of(processor: Any, image: Image.Image) -> torch.Tensor:
-    """Makes what a network sees of one whole image, as evaluation, prediction and cards do.
-
-    Args:
-        processor: Any image processor; it is told not to pad or crop, since a mask has to cover the image.
-        image: A PIL image of any mode; unless the processor keeps channels as they are, it gets [`to_rgb`]'s.
-
-    Returns:
-        (1, C, h, w), float32.
-    """
+    """Makes (1, C, h, w), float32, of a whole PIL image of any mode, as evaluation, prediction and cards do: not padded
+    or cropped, since a mask has to cover the image, and RGB unless the processor keeps channels as they are."""
     keeps_channels = isinstance(processor, KASegImageProcessor) and not processor.do_convert_rgb
     image = upright(image) if keeps_channels else to_rgb(image)
     return processor(image, do_pad=False, do_center_crop=False, return_tensors="pt")["pixel_values"]
@@ -414,100 +365,28 @@ def _refuse_without_effect(options: Mapping[str, Any]) -> None:
         raise ValueError(f"data_format is {options['data_format']!r}, but pixel_values are always (B, C, H, W)")
 
 
-def _flatten(images: Any, single_ndims: tuple[int, ...]) -> list[Any]:
-    """Lists single images out of nested lists and batched arrays; `single_ndims` are the dimensions of one image."""
-    if isinstance(images, (list, tuple)):
-        return [single for item in images for single in _flatten(item, single_ndims)]
-    if isinstance(images, (Image.Image, str, os.PathLike)):
-        return [images]
-    if isinstance(images, (np.ndarray, torch.Tensor)):
-        if images.ndim in single_ndims:
-            return [images]
-        if images.ndim == max(single_ndims) + 1:
-            return list(images)
-        raise ValueError(
-            f"an array of shape {tuple(images.shape)} is neither one image nor a batch: one has "
-            f"{' or '.join(map(str, single_ndims))} dimensions"
-        )
-    raise TypeError(f"expected PIL images, arrays, tensors or paths, found {type(images).__name__}")
-
-
-def _as_tensor(array: Any) -> torch.Tensor:
-    """Wraps an array; torch refuses negative strides and foreign byte orders, and warns at read-only memory."""
-    if isinstance(array, torch.Tensor):
-        return array
-    array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
-
-
-def _guess_layout(shape: Sequence[int], customary: ChannelDimension, plausible: tuple[int | None, ...]) -> str:
-    """Tells which end of a three-dimensional shape holds the channels."""
-    ends = {ChannelDimension.FIRST: shape[0], ChannelDimension.LAST: shape[-1]}
-    other = ChannelDimension.LAST if customary == ChannelDimension.FIRST else ChannelDimension.FIRST
-    if plausible == (None,) or ends[customary] in plausible:
-        return customary
-    if ends[other] in plausible:
-        return other
-    expected = " or ".join(map(str, plausible))
-    raise ValueError(
-        f"its shape {tuple(shape)} has no end with {expected} channels: pass input_data_format, or, for another number "
-        "of channels, do_convert_rgb=False with image_mean and image_std of that length"
-    )
-
-
-def _as_rgb(tensor: torch.Tensor) -> torch.Tensor:
-    """Makes three 8-bit channels of (C, H, W): one is repeated, the alpha of two or four is dropped."""
-    if tensor.dtype == torch.uint16:
-        tensor = (tensor.to(torch.float32) / SIXTEEN_TO_EIGHT_BIT).round().to(torch.uint8)
-    elif tensor.dtype == torch.bool:
-        tensor = tensor.to(torch.uint8) * 255
-    if tensor.shape[0] not in (1, 2, 3, 4):
-        raise ValueError(f"{tensor.shape[0]} channels cannot be made RGB: pass do_convert_rgb=False to keep them")
-    return tensor[:1].expand(3, -1, -1) if tensor.shape[0] < 3 else tensor[:3]
-
-
-def _prepare_maps(segmentation_maps: Any) -> list[torch.Tensor]:
+def _prepare_maps(segmentation_maps: Any, images: list[torch.Tensor]) -> list[torch.Tensor]:
     """Makes one int64 tensor (1, H, W) per mask, with the values untouched."""
-    maps = []
-    for index, item in enumerate(_flatten(segmentation_maps, single_ndims=(2,))):
-        if isinstance(item, (str, os.PathLike)):
-            with Image.open(item) as file:
-                file.load()
-            item = file
-        if isinstance(item, Image.Image):
-            if item.mode not in _MAP_MODES:
-                raise ValueError(
-                    f"segmentation map {index} is a PIL image of mode '{item.mode}': its pixels are colours, not class "
-                    f"ids. Map the colours to ids first; modes that hold ids: {', '.join(_MAP_MODES)}"
-                )
-            item = np.array(upright(item))
-        tensor = _as_tensor(item)
-        if tensor.is_floating_point():
-            raise ValueError(f"segmentation map {index} has dtype {tensor.dtype}: class ids must be integers")
-        maps.append(tensor.to(torch.int64).unsqueeze(0))
+    masks = single_images(segmentation_maps, single_ndims=(2,))
+    maps = [class_ids(mask, f"segmentation map {index}") for index, mask in enumerate(masks)]
+    if len(maps) != len(images):
+        raise ValueError(f"{len(maps)} segmentation maps were given for {len(images)} images: give one for each")
+    for index, (image, labels) in enumerate(zip(images, maps, strict=True)):
+        image_size, label_size = ((tensor.shape[-1], tensor.shape[-2]) for tensor in (image, labels))
+        check_same_size(image_size, label_size, where=f"segmentation map {index}: ")
     return maps
 
 
-def _check_maps_fit(pictures: list[torch.Tensor], maps: list[torch.Tensor]) -> None:
-    if len(maps) != len(pictures):
-        raise ValueError(f"{len(maps)} segmentation maps were given for {len(pictures)} images: give one for each")
-    for index, (picture, labels) in enumerate(zip(pictures, maps, strict=True)):
-        image_size, label_size = ((tensor.shape[-1], tensor.shape[-2]) for tensor in (picture, labels))
-        check_same_size(image_size, label_size, where=f"segmentation map {index}: ")
-
-
-def _padded_size(pictures: list[torch.Tensor], pad_size: SizeDict | None, size_divisor: int | None) -> SizeDict:
+def _padded_size(images: list[torch.Tensor], pad_size: SizeDict | None, size_divisor: int | None) -> SizeDict:
+    sides = [max(image.shape[axis] for image in images) for axis in (-2, -1)]
     if pad_size is not None and pad_size.height and pad_size.width:
-        height, width = pad_size.height, pad_size.width
-    else:
-        height = max(picture.shape[-2] for picture in pictures)
-        width = max(picture.shape[-1] for picture in pictures)
-    divisor = size_divisor or 1
-    return SizeDict(height=math.ceil(height / divisor) * divisor, width=math.ceil(width / divisor) * divisor)
+        sides = [pad_size.height, pad_size.width]
+    height, width = (math.ceil(side / (size_divisor or 1)) * (size_divisor or 1) for side in sides)
+    return SizeDict(height=height, width=width)
 
 
-def _check_stackable(pictures: list[torch.Tensor]) -> None:
-    sizes = sorted({tuple(picture.shape[-2:]) for picture in pictures})
+def _check_stackable(images: list[torch.Tensor]) -> None:
+    sizes = sorted({tuple(image.shape[-2:]) for image in images})
     if len(sizes) > 1:
         shown = ", ".join(map(str, sizes[:4])) + (", ..." if len(sizes) > 4 else "")
         raise ValueError(

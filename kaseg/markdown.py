@@ -8,19 +8,7 @@ from typing import Any
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table. Cells may hold Markdown; what would end a cell or a row is escaped.
-
-    Example:
-
-    ```python
-    >>> from kaseg.markdown import table
-    >>> print(table(["class", "IoU"], [["road|lane", 0.5]]))
-    | class | IoU |
-    |---|---|
-    | road\\|lane | 0.5 |
-
-    ```
-    """
+    """A table. Cells may hold Markdown; what would end a cell or a row is escaped."""
     return "\n".join([_row(header), "|" + "---|" * len(header), *map(_row, rows)])
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# 64 MiB of float32: one strip for most pictures, and three for 19 classes at 1024x2048.
+# 64 MiB of float32: one strip for most images, and three for 19 classes at 1024x2048.
 MAX_ELEMENTS = 2**24
 # A mebibyte of float32, which stays in the cache of a core.
 _CPU_ELEMENTS = 2**18
@@ -113,16 +113,16 @@ def _argmax_between_rows(logits: Tensor, mask: Tensor, max_elements: int) -> Non
             weight = weights[:, :, strip]
             scores = wide[:, :, above - offset, None] * (1 - weight)
             scores.addcmul_(wide[:, :, below - offset, None], weight)
-            # eq into float, as the comparison into bool is not vectorised.
+            # eq into float, as the comparison into bool is not vectorized.
             torch.eq(scores, scores.amax(1, keepdim=True), out=scores)
             mask[:, strip] = classes - scores.mul_(ranks).amax(1)
             row = strip.stop
 
 
 def _source_rows(rows_in: int, height: int) -> tuple[Tensor, Tensor]:
-    """For every row of the result the source row above it and the weight of the one below: half-pixel centres, clamped
+    """For every row of the result the source row above it and the weight of the one below: half-pixel centers, clamped
     at the edges as `F.interpolate` does."""
-    centres = (torch.arange(height, dtype=torch.float64) + 0.5) * rows_in / height - 0.5
-    centres = centres.clamp(0, rows_in - 1)
-    upper = centres.floor().long()
-    return upper, (centres - upper).to(torch.float32)
+    centers = (torch.arange(height, dtype=torch.float64) + 0.5) * rows_in / height - 0.5
+    centers = centers.clamp(0, rows_in - 1)
+    upper = centers.floor().long()
+    return upper, (centers - upper).to(torch.float32)

@@ -6,6 +6,7 @@ processor.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -29,23 +30,18 @@ _TURNS = {
 }
 # Where Pillow looks for the orientation.
 _EXIF_KEYS = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+_MASK_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
 # uint16 covers 0..65535, and 65535 / 255 = 257 exactly.
 SIXTEEN_TO_EIGHT_BIT = 257
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Makes an upright 8-bit RGB image of any PIL image.
+    """Makes an upright 8-bit image of mode `RGB` of any PIL image.
 
     The EXIF orientation is applied. Transparency is dropped, not blended, as `transformers.image_utils.load_image`
-    does. 16-bit grey values (modes `I;16*`, and `I`, which is how older Pillow versions open 16-bit PNG files) are
-    divided by 257 and rounded; Pillow alone, and so `pipeline("image-segmentation")`, clips them at 255: give a
+    does. 16-bit gray values (modes `I;16*`, and `I`, which is how older Pillow versions open 16-bit PNG files) are
+    divided by 257 and rounded. Pillow alone, and so `pipeline("image-segmentation")`, clips them at 255: give a
     pipeline `to_rgb(image)`.
-
-    Args:
-        image: A PIL image in any mode but `F`.
-
-    Returns:
-        A PIL image of mode `RGB`, upright.
 
     Raises:
         ValueError: For mode `F`, whose value range is unknown, and for mode `I` outside 0..65535.
@@ -59,7 +55,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError(
-                f"a PIL image of mode '{image.mode}' is read as 16-bit grey, but its values reach from {values.min()} "
+                f"a PIL image of mode '{image.mode}' is read as 16-bit gray, but its values reach from {values.min()} "
                 f"to {values.max()}: convert it to 8 bits first"
             )
         image = Image.fromarray(np.rint(values / SIXTEEN_TO_EIGHT_BIT).astype(np.uint8))
@@ -81,6 +77,94 @@ def upright(image: Image.Image) -> Image.Image:
     for key in _EXIF_KEYS:  # or the next to look would turn it once more
         turned.info.pop(key, None)
     return turned
+
+
+def single_images(images: Any, single_ndims: tuple[int, ...]) -> list[Any]:
+    """Lists single images out of nested lists and batched arrays; `single_ndims` are the dimensions of one image.
+
+    Raises:
+        ValueError: An array is neither one image nor a batch.
+        TypeError: There is something else than PIL images, arrays, tensors and paths.
+    """
+    if isinstance(images, list | tuple):
+        return [single for item in images for single in single_images(item, single_ndims)]
+    if isinstance(images, Image.Image | str | os.PathLike):
+        return [images]
+    if isinstance(images, np.ndarray | torch.Tensor):
+        if images.ndim in single_ndims:
+            return [images]
+        if images.ndim == max(single_ndims) + 1:
+            return list(images)
+        raise ValueError(
+            f"an array of shape {tuple(images.shape)} is neither one image nor a batch: one has "
+            f"{' or '.join(map(str, single_ndims))} dimensions"
+        )
+    raise TypeError(f"expected PIL images, arrays, tensors or paths, found {type(images).__name__}")
+
+
+def as_tensor(array: Any) -> torch.Tensor:
+    """Wraps an array; torch refuses negative strides and foreign byte orders, and warns at read-only memory."""
+    if isinstance(array, torch.Tensor):
+        return array
+    array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def channels_first(tensor: torch.Tensor, customary: int, plausible: tuple[int, ...]) -> torch.Tensor:
+    """Makes (C, H, W) of (H, W), (H, W, C) or (C, H, W).
+
+    Args:
+        tensor: The image.
+        customary: The end, 0 or -1, at which the channels are where both are plausible.
+        plausible: Numbers of channels that there may be; empty for any.
+
+    Raises:
+        ValueError: Neither end has a plausible number of channels.
+    """
+    if tensor.ndim == 2:
+        return tensor.unsqueeze(0)
+    for end in (customary, -1 - customary):
+        if not plausible or tensor.shape[end] in plausible:
+            return tensor.movedim(end, 0)
+    raise ValueError(
+        f"its shape {tuple(tensor.shape)} has no end with {' or '.join(map(str, plausible))} channels: pass "
+        "input_data_format, or, for another number of channels, do_convert_rgb=False with image_mean and image_std of "
+        "that length"
+    )
+
+
+def rgb_of_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    """Makes three 8-bit channels of (C, H, W): one is repeated, the alpha of two or four is dropped."""
+    if tensor.dtype == torch.uint16:
+        tensor = (tensor.to(torch.float32) / SIXTEEN_TO_EIGHT_BIT).round().to(torch.uint8)
+    elif tensor.dtype == torch.bool:
+        tensor = tensor.to(torch.uint8) * 255
+    if tensor.shape[0] not in (1, 2, 3, 4):
+        raise ValueError(f"{tensor.shape[0]} channels cannot be made RGB: pass do_convert_rgb=False to keep them")
+    return tensor[:1].expand(3, -1, -1) if tensor.shape[0] < 3 else tensor[:3]
+
+
+def class_ids(mask: Any, where: str) -> torch.Tensor:
+    """Makes int64 (1, H, W) of a mask of class ids: a path, a PIL image, an array or a tensor (H, W).
+
+    Raises:
+        ValueError: The mask holds colors or floating point numbers; the message starts with `where`.
+    """
+    if isinstance(mask, str | os.PathLike):
+        with Image.open(mask) as file:
+            file.load()
+        mask = file
+    if isinstance(mask, Image.Image):
+        if mask.mode not in _MASK_MODES:
+            raise ValueError(
+                f"{where} is a PIL image of mode '{mask.mode}': its pixels are colors, not class ids. Map the colors "
+                f"to ids first; modes that hold ids: {', '.join(_MASK_MODES)}"
+            )
+        mask = np.array(upright(mask))
+    tensor = as_tensor(mask)
+    if tensor.is_floating_point():
+        raise ValueError(f"{where} has dtype {tensor.dtype}: class ids must be integers")
+    return tensor.to(torch.int64).unsqueeze(0)
 
 
 def check_same_size(image: tuple[int, int], label: tuple[int, int], where: str = "") -> None:

@@ -37,21 +37,13 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file (UTF-8) so that a killed process leaves either the old content or the new one.
-
-    Raises:
-        OSError: If it cannot be written; the message names `path`.
-    """
+    """Writes a text file (UTF-8) so that a killed process leaves either the old content or the new one."""
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes `content`; NaN and infinity, which JSON does not have, become null.
-
-    Raises:
-        OSError: If it cannot be written; the message names `path`.
-    """
+    """Writes `content`; NaN and infinity, which JSON does not have, become null."""
     write_atomically(path, json.dumps(_as_json(content), indent=2, allow_nan=False) + "\n")
 
 

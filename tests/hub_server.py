@@ -122,6 +122,14 @@ class HubServer:
         return repo
 
 
+class _Refused(Exception):
+    """An answer that ends a request: status, body and headers."""
+
+
+def _error(status: int, code: str, message: str) -> _Refused:
+    return _Refused(status, {"error": message}, {"X-Error-Code": code, "X-Error-Message": message})
+
+
 class _Handler(BaseHTTPRequestHandler):
     hub: HubServer
     protocol_version = "HTTP/1.1"
@@ -162,12 +170,18 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(failure.status, {"error": f"injected {failure.status}"}, failure.headers)
             return
         self.cut = failure is not None and failure.cut
+        try:
+            self._handle(parts.path)
+        except _Refused as refused:
+            self._send(*refused.args)
+
+    def _handle(self, path: str) -> None:
         for method, pattern, handle in _ROUTES:
-            match = re.fullmatch(pattern, parts.path)
+            match = re.fullmatch(pattern, path)
             if match and self.command in method.split():
                 handle(self, **{name: urllib.parse.unquote(text) for name, text in match.groupdict().items() if text})
                 return
-        self._error(404, "EntryNotFound", f"no such endpoint: {self.command} {parts.path}")
+        raise _error(404, "EntryNotFound", f"no such endpoint: {self.command} {path}")
 
     def _next_failure(self, path: str) -> Failure | None:
         with self.hub.lock:
@@ -210,44 +224,36 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.wfile.write(data)
 
-    def _error(self, status: int, code: str, message: str) -> None:
-        self._send(status, {"error": message}, {"X-Error-Code": code, "X-Error-Message": message})
-
     def _token(self) -> str | None:
         return self.headers.get("Authorization", "").removeprefix("Bearer ") or None
 
     def _namespaces(self) -> list[str]:
         return self.hub.tokens.get(self._token() or "", [])
 
-    def _may_write(self, repo_id: str, opening_pr: bool = False) -> bool:
+    def _require_token(self) -> list[str]:
         if not self._namespaces():
-            self._send(401, {"error": "Invalid username or password."})
-        elif not opening_pr and repo_id.partition("/")[0] not in self._namespaces():
-            message = f"You don't have the rights to write to {repo_id}"
-            self._send(403, {"error": message}, {"X-Error-Message": message})
-        else:
-            return True
-        return False
+            raise _Refused(401, {"error": "Invalid username or password."})
+        return self._namespaces()
 
-    def _find(self, type: str, id: str, revision: str | None = None) -> tuple[Repo, str] | None:
-        """The repository and the commit, or an error is sent."""
+    def _require_write(self, repo_id: str, opening_pr: bool = False) -> None:
+        if repo_id.partition("/")[0] not in self._require_token() and not opening_pr:
+            message = f"You don't have the rights to write to {repo_id}"
+            raise _Refused(403, {"error": message}, {"X-Error-Message": message})
+
+    def _find(self, type: str, id: str, revision: str | None = None) -> tuple[Repo, str]:
+        """The repository and the commit."""
         repo = self.hub.repos.get((type, id))
         if repo is None or (repo.private and id.partition("/")[0] not in self._namespaces()):
-            self._error(404 if self._namespaces() else 401, "RepoNotFound", "Repository not found")
-            return None
+            raise _error(404 if self._namespaces() else 401, "RepoNotFound", "Repository not found")
         sha = repo.sha(revision or "main")
         if sha is None:
-            self._error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
-            return None
+            raise _error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         return repo, sha
 
     # -- account and repositories
 
     def whoami(self) -> None:
-        names = self._namespaces()
-        if not names:
-            self._send(401, {"error": "Invalid username or password."})
-            return
+        names = self._require_token()
         orgs = [{"type": "org", "name": name} for name in names[1:]]
         access = {"accessToken": {"displayName": "test", "role": "write"}}
         self._send(200, {"type": "user", "id": "1", "name": names[0], "orgs": orgs, "auth": access})
@@ -257,12 +263,10 @@ class _Handler(BaseHTTPRequestHandler):
         names = self._namespaces()
         repo_id = f"{asked.get('organization') or (names or ['nobody'])[0]}/{asked['name']}"
         type = asked.get("type") or "model"
-        if not self._may_write(repo_id):
-            return
+        self._require_write(repo_id)
         url = f"{self.hub.url}/{_prefix(type)}{repo_id}"
         if (type, repo_id) in self.hub.repos:
-            self._send(409, {"error": "You already created this repo", "url": url})
-            return
+            raise _Refused(409, {"error": "You already created this repo", "url": url})
         private = asked.get("visibility") == "private" or bool(asked.get("private"))
         sdk = asked.get("sdk")
         if (type == "space") != (sdk in ("gradio", "docker", "static", "streamlit")):
@@ -275,57 +279,34 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, {"errors": [], "warnings": []})
 
     def info(self, type: str, id: str, revision: str | None = None) -> None:
-        found = self._find(type, id, revision)
-        if found is None:
-            return
-        repo, sha = found
-        self._send(
-            200,
-            {
-                "_id": "1",
-                "id": id,
-                "modelId": id,
-                "author": id.partition("/")[0],
-                "sha": sha,
-                "private": repo.private,
-                "gated": "manual" if repo.gated else False,
-                "disabled": False,
-                "downloads": 0,
-                "likes": 0,
-                "tags": [],
-                "lastModified": "2026-01-01T00:00:00.000Z",
-                "createdAt": "2026-01-01T00:00:00.000Z",
-                "siblings": [{"rfilename": path} for path in repo.commits[sha]],
-            },
-        )
+        repo, sha = self._find(type, id, revision)
+        date = "2026-01-01T00:00:00.000Z"
+        gated = "manual" if repo.gated else False
+        answer = {"_id": "1", "id": id, "modelId": id, "author": id.partition("/")[0], "sha": sha, "gated": gated}
+        answer |= {"private": repo.private, "disabled": False, "downloads": 0, "likes": 0, "tags": []}
+        files = [{"rfilename": path} for path in repo.commits[sha]]
+        self._send(200, {**answer, "lastModified": date, "createdAt": date, "siblings": files})
 
     def refs(self, type: str, id: str) -> None:
-        found = self._find(type, id)
-        if found is None:
-            return
-        entries = [{"name": n, "ref": f"refs/heads/{n}", "targetCommit": s} for n, s in found[0].refs.items()]
+        repo, _ = self._find(type, id)
+        entries = [{"name": n, "ref": f"refs/heads/{n}", "targetCommit": s} for n, s in repo.refs.items()]
         branches = [entry for entry in entries if not entry["name"].startswith("refs/")]
         self._send(200, {"branches": branches, "converts": [], "tags": [], "pullRequests": []})
 
     def branch(self, type: str, id: str, name: str) -> None:
-        found = self._find(type, id)
-        if found is None or not self._may_write(id):
-            return
-        repo, sha = found
+        repo, sha = self._find(type, id)
+        self._require_write(id)
         if name in repo.refs:
-            self._error(409, "BranchExists", "Reference already exists")
-            return
+            raise _error(409, "BranchExists", "Reference already exists")
         repo.refs[name] = sha
         self._send(201, {})
 
     # -- uploads
 
     def preupload(self, type: str, id: str, revision: str) -> None:
-        opening_pr = "create_pr" in self.query
-        found = self._find(type, id, revision)
-        if found is None or not self._may_write(id, opening_pr):
-            return
-        present = found[0].commits[found[1]]
+        repo, sha = self._find(type, id, revision)
+        self._require_write(id, "create_pr" in self.query)
+        present = repo.commits[sha]
         files = []
         for file in json.loads(self.body)["files"]:
             path = file["path"]
@@ -336,9 +317,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, {"files": files})
 
     def lfs_batch(self, id: str, type: str = "model") -> None:
-        if not self._namespaces():
-            self._send(401, {"error": "Invalid username or password."})
-            return
+        self._require_token()
         objects = []
         for item in json.loads(self.body)["objects"]:
             entry = {"oid": item["oid"], "size": item["size"]}
@@ -349,18 +328,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def lfs_put(self, oid: str) -> None:
         if hashlib.sha256(self.body).hexdigest() != oid:
-            self._send(400, {"error": "content does not match its sha256"})
-            return
+            raise _Refused(400, {"error": "content does not match its sha256"})
         self.hub.lfs[oid] = self.body
         self._send(200)
 
     def commit(self, type: str, id: str, revision: str) -> None:
         opening_pr = "create_pr" in self.query
-        found = self._find(type, id, revision)
-        if found is None or not self._may_write(id, opening_pr):
-            return
+        repo, base = self._find(type, id, revision)
+        self._require_write(id, opening_pr)
         with self.hub.lock:
-            repo, base = found
             files, message = dict(repo.commits[base]), ""
             for line in self.body.splitlines():
                 item = json.loads(line)
@@ -387,15 +363,12 @@ class _Handler(BaseHTTPRequestHandler):
     # -- downloads
 
     def tree(self, type: str, id: str, revision: str, path: str = "") -> None:
-        found = self._find(type, id, revision)
-        if found is None:
-            return
-        files = found[0].commits[found[1]]
+        repo, sha = self._find(type, id, revision)
+        files = repo.commits[sha]
         folder = f"{path}/" if path else ""
         below = [name for name in files if name.startswith(folder)]
         if path and not below:
-            self._error(404, "EntryNotFound", f"{path} does not exist on {revision}")
-            return
+            raise _error(404, "EntryNotFound", f"{path} does not exist on {revision}")
         entries: dict[str, dict[str, Any]] = {}
         for name in below:
             parents = name.removeprefix(folder).split("/")[:-1]
@@ -408,33 +381,26 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, list(entries.values()))
 
     def paths_info(self, type: str, id: str, revision: str) -> None:
-        found = self._find(type, id, revision)
-        if found is None:
-            return
+        repo, sha = self._find(type, id, revision)
         if "json" in self.headers.get("Content-Type", ""):
             paths = json.loads(self.body)["paths"]
         else:
             paths = urllib.parse.parse_qs(self.body.decode()).get("paths", [])
-        files = found[0].commits[found[1]]
+        files = repo.commits[sha]
         entries = [_entry(path, files[path]) for path in paths if path in files]
         folders = [path for path in paths if any(name.startswith(path.rstrip("/") + "/") for name in files)]
         entries += [{"type": "directory", "oid": "0" * 40, "size": 0, "path": path} for path in folders]
         self._send(200, entries)
 
     def resolve(self, id: str, revision: str, path: str, type: str = "model") -> None:
-        found = self._find(type, id, revision)
-        if found is None:
-            return
-        repo, sha = found
+        repo, sha = self._find(type, id, revision)
         if repo.gated and not self._namespaces():
-            self._error(401, "GatedRepo", f"Access to {type} {id} is restricted.")
-            return
+            raise _error(401, "GatedRepo", f"Access to {type} {id} is restricted.")
         data = repo.commits[sha].get(path)
         if data is None:
             message = f"{path} does not exist on {revision}"
             extra = {"X-Error-Code": "EntryNotFound", "X-Error-Message": message, "X-Repo-Commit": sha}
-            self._send(404, {"error": message}, extra)
-            return
+            raise _Refused(404, {"error": message}, extra)
         etag = f'"{_oid(path, data)}"'
         headers = {"X-Repo-Commit": sha, "ETag": etag, "Accept-Ranges": "bytes", "Content-Type": "text/plain"}
         if _is_lfs(path):

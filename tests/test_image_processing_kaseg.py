@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import ast
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
-from kaseg import KASegConfig, KASegModel
 from kaseg.image_processing_kaseg import KASegImageProcessor, to_rgb
 
 MEAN = np.array([0.485, 0.456, 0.406])
 STD = np.array([0.229, 0.224, 0.225])
 
 
-def picture(height: int = 12, width: int = 17, channels: int = 3, seed: int = 0) -> np.ndarray:
+def make_image(height: int = 12, width: int = 17, channels: int = 3, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
 
 
-def normalised(rgb: np.ndarray) -> np.ndarray:
+def normalized(rgb: np.ndarray) -> np.ndarray:
     return ((rgb / 255.0 - MEAN) / STD).transpose(2, 0, 1)
 
 
@@ -33,8 +30,8 @@ def pixel_values(image: object, **kwargs: object) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["pil", "numpy", "numpy_chw", "torch", "torch_hwc", "read_only", "flipped", "batch"])
-def test_normalisation_is_the_same_for_every_container(kind: str) -> None:
-    rgb = picture()
+def test_normalization_is_the_same_for_every_container(kind: str) -> None:
+    rgb = make_image()
     read_only = rgb.copy()
     read_only.flags.writeable = False
     given = {
@@ -47,22 +44,15 @@ def test_normalisation_is_the_same_for_every_container(kind: str) -> None:
         "flipped": rgb[:, ::-1].copy()[:, ::-1],
         "batch": rgb[None],
     }[kind]
-    np.testing.assert_allclose(pixel_values(given), normalised(rgb), atol=1e-6)
+    np.testing.assert_allclose(pixel_values(given), normalized(rgb), atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "1"])
 def test_pil_modes_become_what_pil_makes_of_them(mode: str) -> None:
-    source = Image.fromarray(picture()).convert(mode)
+    source = Image.fromarray(make_image()).convert(mode)
     if mode in ("LA", "RGBA"):
-        source.putalpha(Image.fromarray(picture(channels=1)[..., 0]))
-    np.testing.assert_allclose(pixel_values(source), normalised(np.asarray(source.convert("RGB"))), atol=1e-6)
-
-
-def test_the_pipeline_loader_and_the_processor_see_the_same_picture() -> None:
-    from transformers.image_utils import load_image
-
-    rgba = Image.fromarray(picture(channels=4), "RGBA")
-    np.testing.assert_array_equal(np.asarray(to_rgb(rgba)), np.asarray(load_image(rgba)))
+        source.putalpha(Image.fromarray(make_image(channels=1)[..., 0]))
+    np.testing.assert_allclose(pixel_values(source), normalized(np.asarray(source.convert("RGB"))), atol=1e-6)
 
 
 @pytest.mark.parametrize("container", ["png", "array", "mode_I"])
@@ -75,35 +65,17 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(container: str, tmp_path: Path) 
     elif container == "mode_I":
         image = Image.fromarray(deep.astype(np.int32))
     eight = np.round(deep / 65535 * 255)
-    np.testing.assert_allclose(pixel_values(image), normalised(np.stack([eight] * 3, -1)), atol=1e-6)
-
-
-def test_pil_images_without_a_known_range_are_refused() -> None:
-    with pytest.raises(ValueError, match="image 1 of the batch.*mode 'F'"):
-        KASegImageProcessor()([Image.new("RGB", (4, 4)), Image.new("F", (4, 4))])
-    with pytest.raises(ValueError, match="reach from 0 to 70000"):
-        to_rgb(Image.fromarray(np.array([[0, 70000]], dtype=np.int32)))
+    np.testing.assert_allclose(pixel_values(image), normalized(np.stack([eight] * 3, -1)), atol=1e-6)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4])
 def test_arrays_of_other_channel_counts(channels: int) -> None:
-    array = picture(channels=channels)
+    array = make_image(channels=channels)
     rgb = np.repeat(array[..., :1], 3, -1) if channels < 3 else array[..., :3]
     kwargs = {"input_data_format": "channels_last"} if channels == 2 else {}
-    np.testing.assert_allclose(pixel_values(array, **kwargs), normalised(rgb), atol=1e-6)
+    np.testing.assert_allclose(pixel_values(array, **kwargs), normalized(rgb), atol=1e-6)
     if channels == 1:
-        np.testing.assert_allclose(pixel_values(array[..., 0]), normalised(rgb), atol=1e-6)
-
-
-def test_exif_orientation_is_applied(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(picture()).save(tmp_path / "turned.jpg", exif=exif)
-    turned = Image.open(tmp_path / "turned.jpg")
-    expected = normalised(np.asarray(ImageOps.exif_transpose(turned)))
-    assert expected.shape == (3, 17, 12)
-    np.testing.assert_allclose(pixel_values(turned), expected, atol=1e-6)
-    np.testing.assert_allclose(pixel_values(str(tmp_path / "turned.jpg")), expected, atol=1e-6)
+        np.testing.assert_allclose(pixel_values(array[..., 0]), normalized(rgb), atol=1e-6)
 
 
 def test_masks_are_bit_exact(tmp_path: Path) -> None:
@@ -115,27 +87,27 @@ def test_masks_are_bit_exact(tmp_path: Path) -> None:
     stored = Image.open(tmp_path / "mask.png")
     assert stored.mode == "P"
     for given in (stored, Image.fromarray(ids), ids, torch.from_numpy(ids), ids[None], str(tmp_path / "mask.png")):
-        labels = KASegImageProcessor()(picture(), given, return_tensors="pt")["labels"]
+        labels = KASegImageProcessor()(make_image(), given, return_tensors="pt")["labels"]
         assert labels.dtype == torch.int64
         np.testing.assert_array_equal(labels.numpy(), ids[None])
 
 
 def test_resize_picks_the_same_mask_pixels_as_pil_and_the_same_picture_within_one_step() -> None:
-    rgb, ids = picture(41, 61), np.random.default_rng(1).integers(0, 300, (41, 61), dtype=np.int32)
+    rgb, ids = make_image(41, 61), np.random.default_rng(1).integers(0, 300, (41, 61), dtype=np.int32)
     out = KASegImageProcessor(do_resize=True, size={"height": 17, "width": 33})(rgb, ids, return_tensors="pt")
     expected = Image.fromarray(ids.astype(np.float32)).resize((33, 17), Image.Resampling.NEAREST)
     np.testing.assert_array_equal(out["labels"][0].numpy(), np.asarray(expected))
     small = np.asarray(Image.fromarray(rgb).resize((33, 17), Image.Resampling.BILINEAR))
-    np.testing.assert_allclose(out["pixel_values"][0].numpy(), normalised(small), atol=1.01 / 255 / 0.22)
+    np.testing.assert_allclose(out["pixel_values"][0].numpy(), normalized(small), atol=1.01 / 255 / 0.22)
 
 
 def test_shortest_edge() -> None:
-    out = KASegImageProcessor(do_resize=True, size={"shortest_edge": 20})(picture(40, 60), return_tensors="pt")
+    out = KASegImageProcessor(do_resize=True, size={"shortest_edge": 20})(make_image(40, 60), return_tensors="pt")
     assert out["pixel_values"].shape == (1, 3, 20, 30)
 
 
 def test_different_sizes_need_padding_and_the_error_says_so() -> None:
-    batch = [picture(10, 20), picture(12, 8)]
+    batch = [make_image(10, 20), make_image(12, 8)]
     masks = [np.zeros((10, 20), np.uint8), np.ones((12, 8), np.uint8)]
     with pytest.raises(ValueError, match=r"\(10, 20\), \(12, 8\).*do_pad=True"):
         KASegImageProcessor()(batch, masks, return_tensors="pt")
@@ -148,7 +120,7 @@ def test_different_sizes_need_padding_and_the_error_says_so() -> None:
     for index, (image, mask) in enumerate(zip(batch, masks, strict=True)):
         height, width = mask.shape
         expected[index, :height, :width] = mask
-        values[index, :, :height, :width] = normalised(image)
+        values[index, :, :height, :width] = normalized(image)
     np.testing.assert_array_equal(out["labels"].numpy(), expected)
     np.testing.assert_allclose(out["pixel_values"].numpy(), values, atol=1e-6)
 
@@ -163,7 +135,7 @@ def test_void_is_no_class(where: str) -> None:
     options = {"ignore_index": 0}
     processor = KASegImageProcessor(**options) if where == "constructor" else KASegImageProcessor()
     with pytest.raises(ValueError, match="void is 255"):
-        processor(picture(10, 20), np.zeros((10, 20), np.uint8), **({} if where == "constructor" else options))
+        processor(make_image(10, 20), np.zeros((10, 20), np.uint8), **({} if where == "constructor" else options))
 
 
 def test_logits_of_one_class_make_no_masks() -> None:
@@ -173,7 +145,7 @@ def test_logits_of_one_class_make_no_masks() -> None:
 
 def test_a_pad_size_below_the_image_is_refused() -> None:
     with pytest.raises(ValueError, match="pad_size"):
-        KASegImageProcessor()(picture(10, 20), do_pad=True, pad_size={"height": 8, "width": 32})
+        KASegImageProcessor()(make_image(10, 20), do_pad=True, pad_size={"height": 8, "width": 32})
 
 
 @pytest.mark.parametrize("channels", [1, 4, 6])
@@ -192,7 +164,7 @@ def test_channels_that_do_not_fit_the_mean_are_named() -> None:
     with pytest.raises(ValueError, match="image 0 of the batch: .*4 channels.*3 entries"):
         KASegImageProcessor(do_convert_rgb=False)(Image.new("RGBA", (8, 8)))
     with pytest.raises(ValueError, match=r"\(12, 17, 7\).*input_data_format"):
-        KASegImageProcessor()(picture(channels=7))
+        KASegImageProcessor()(make_image(channels=7))
     one_number = KASegImageProcessor(do_convert_rgb=False, image_mean=0.5, image_std=0.25)
     values = one_number(Image.new("RGBA", (8, 8), (255, 255, 255, 255)), return_tensors="pt")["pixel_values"]
     assert values.shape == (1, 4, 8, 8) and torch.allclose(values, torch.full_like(values, 2.0))
@@ -201,7 +173,7 @@ def test_channels_that_do_not_fit_the_mean_are_named() -> None:
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (Image.new("RGB", (17, 12)), "mode 'RGB'.*colours"),
+        (Image.new("RGB", (17, 12)), "mode 'RGB'.*colors"),
         (np.zeros((12, 17), np.float32), "must be integers"),
         (np.zeros((17, 12), np.uint8), "map 0: the image is 17x12 and its label mask 12x17"),
         (np.zeros((2, 12, 17), np.uint8), "2 segmentation maps were given for 1 images"),
@@ -209,7 +181,7 @@ def test_channels_that_do_not_fit_the_mean_are_named() -> None:
 )
 def test_unusable_masks_are_named(mask: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        KASegImageProcessor()(picture(), mask)
+        KASegImageProcessor()(make_image(), mask)
 
 
 def test_wrong_input_is_refused_plainly() -> None:
@@ -220,7 +192,7 @@ def test_wrong_input_is_refused_plainly() -> None:
     with pytest.raises(TypeError, match="NoneType"):
         KASegImageProcessor()(None)
     with pytest.raises(ValueError, match="does not crop"):
-        KASegImageProcessor()(picture(), do_center_crop=True, crop_size={"height": 4, "width": 4})
+        KASegImageProcessor()(make_image(), do_center_crop=True, crop_size={"height": 4, "width": 4})
 
 
 def test_input_is_left_untouched() -> None:
@@ -269,7 +241,7 @@ def test_save_and_load_keep_the_options(tmp_path: Path) -> None:
     assert stored["size"] == {"shortest_edge": 64} and stored["image_processor_type"] == "KASegImageProcessor"
     again = KASegImageProcessor.from_pretrained(tmp_path)
     assert again.to_dict() == processor.to_dict()
-    image = picture(70, 90)
+    image = make_image(70, 90)
     assert torch.equal(
         again(image, return_tensors="pt")["pixel_values"], processor(image, return_tensors="pt")["pixel_values"]
     )
@@ -277,50 +249,11 @@ def test_save_and_load_keep_the_options(tmp_path: Path) -> None:
 
 def test_unknown_options_are_refused() -> None:
     with pytest.raises(TypeError, match="no_such_option"):
-        KASegImageProcessor()(picture(), no_such_option=1)
+        KASegImageProcessor()(make_image(), no_such_option=1)
 
 
-def test_the_file_runs_from_a_hub_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The exported copy, loaded as remote code in a module of its own, does the same and never imports kaseg."""
-    from transformers import dynamic_module_utils
-
-    monkeypatch.setattr(KASegImageProcessor, "_auto_class", None)  # registering is sticky: restored afterwards
-    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
-    monkeypatch.setattr(sys, "path", sys.path.copy())
-    KASegImageProcessor.register_for_auto_class()
-    KASegImageProcessor(size_divisor=16).save_pretrained(tmp_path / "repo")
-    stored = json.loads((tmp_path / "repo/preprocessor_config.json").read_text())
-    reference = stored["auto_map"]["AutoImageProcessor"]
-    assert reference == "image_processing_kaseg.KASegImageProcessor"
-    remote = dynamic_module_utils.get_class_from_dynamic_module(reference, str(tmp_path / "repo"))
-    assert remote is not KASegImageProcessor and remote.__module__.startswith("transformers_modules")
-    given = (picture(5, 7), picture(5, 7, 1)[..., 0])
-    ours = KASegImageProcessor(size_divisor=16)(*given, do_pad=True, return_tensors="pt")
-    theirs = remote.from_pretrained(tmp_path / "repo")(*given, do_pad=True, return_tensors="pt")
-    assert theirs["labels"].shape == (1, 16, 16)
-    assert all(torch.equal(ours[key], theirs[key]) for key in ("pixel_values", "labels"))
-
-    source = ast.parse((tmp_path / "repo/image_processing_kaseg.py").read_text())
-    imported = {node.module for node in ast.walk(source) if isinstance(node, ast.ImportFrom)}
-    imported |= {alias.name for node in ast.walk(source) if isinstance(node, ast.Import) for alias in node.names}
-    assert not {name for name in imported if name is None or name.split(".")[0] == "kaseg"}
-
-
-def test_pipeline_gives_masks_of_the_picture_s_size() -> None:
-    from transformers import pipeline
-
-    torch.manual_seed(0)
-    config = KASegConfig(backbone="mobilenetv2_100", output_stride=32, num_labels=5)
-    model = KASegModel(config).eval()
-    processor = KASegImageProcessor()
-    image = Image.fromarray(picture(64, 97))
-    found = pipeline("image-segmentation", model=model, image_processor=processor)(image)
-
-    with torch.no_grad():
-        outputs = model(**processor(image, return_tensors="pt"))
-    mask = processor.post_process_semantic_segmentation(outputs, [(64, 97)])[0].numpy()
-    assert sorted(entry["label"] for entry in found) == [f"LABEL_{i}" for i in np.unique(mask)]
-    for entry in found:
-        class_id = config.label2id[entry["label"]]
-        assert entry["mask"].size == (97, 64) and entry["score"] is None
-        np.testing.assert_array_equal(np.asarray(entry["mask"]) == 255, mask == class_id)
+def test_pil_images_without_a_known_range_are_refused() -> None:
+    with pytest.raises(ValueError, match="image 1 of the batch.*mode 'F'"):
+        KASegImageProcessor()([Image.new("RGB", (4, 4)), Image.new("F", (4, 4))])
+    with pytest.raises(ValueError, match="reach from 0 to 70000"):
+        to_rgb(Image.fromarray(np.array([[0, 70000]], dtype=np.int32)))

@@ -109,7 +109,6 @@ def test_everyone_sees_the_same(kind: str, processor: KASegImageProcessor, model
         "data, file": pixel_values_of(processor, read_image(path)),
         "trainer's evaluation": trainer._eval_transform(args)(image, label)["pixel_values"][None],
         "evaluator": prepared.pixel_values,
-        "predictor": Predictor(model, processor)._prepare(image),
     }
     if not processor.do_resize:
         normalization = Normalization.of_processor(processor)

@@ -129,7 +129,7 @@ class TestLostWork:
     @pytest.mark.parametrize("stage", ["train", "distill"])
     def test_what_describes_a_run_cannot_end_it(self, stage, trained, data, tmp_path, monkeypatch, caplog) -> None:
         monkeypatch.setattr("kaseg.model_card.callback.render_card", fails)
-        monkeypatch.setattr("kaseg.model_card.cost.gflops", fails)
+        monkeypatch.setattr("kaseg.evaluation.cost.gflops", fails)
         monkeypatch.setattr("kaseg.experiments.run.milliseconds_per_image", fails)
         monkeypatch.setattr("kaseg.model_card.callback.DataSource.of", fails)
         source = DataArguments(dataset=str(data), measure_latency=True)
@@ -176,7 +176,7 @@ class TestLostWork:
             ("kaseg.evaluation.per_image.write_table", {"--per-image"}),
             ("kaseg.writing.write_json", {"--json"}),
             ("kaseg.cli.output.print_scores", set()),
-            ("kaseg.model_card.cost.gflops", None),
+            ("kaseg.evaluation.cost.gflops", None),
         ],
     )
     def test_evaluate(self, broken, missing, trained, data, tmp_path, monkeypatch) -> None:

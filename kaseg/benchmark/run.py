@@ -15,9 +15,8 @@ import transformers
 from kaseg.benchmark.engines import ENGINES, EngineUnavailable, Run, Size, open_engine
 from kaseg.benchmark.measure import peak_memory
 from kaseg.benchmark.models import Logits, build_model
-from kaseg.evaluation.latency import milliseconds
+from kaseg.evaluation.cost import cpu, gflops, milliseconds, parameter_count
 from kaseg.markdown import plain, table
-from kaseg.model_card.cost import cpu, gflops, parameter_count
 
 
 def benchmark(

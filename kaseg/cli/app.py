@@ -27,12 +27,6 @@ class ErrorReportingGroup(TyperGroup):
             raise typer.Exit(1) from None
 
 
-def is_given(context: typer.Context, name: str) -> bool:
-    """Whether an option of a command was given, be it with its default."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name != "DEFAULT"
-
-
 def show_version(wanted: bool) -> None:
     """Prints the version and exits, if it is wanted."""
     if wanted:

@@ -8,16 +8,16 @@ from typing import Annotated
 import typer
 
 from ..checkpoints import DEFAULT_MODEL
-from .app import is_given
+
+_THIS_MACHINE = "127.0.0.1"
 
 
 def demo(
-    context: typer.Context,
     models: Annotated[
         list[str] | None,
         typer.Argument(metavar="[MODEL]...", help="Hub ids, folders or shipped checkpoints; the default model."),
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; this machine alone by default.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on; this machine alone by default.")] = _THIS_MACHINE,
     port: Annotated[int | None, typer.Option(help="Port; the first free one from 7860 by default.")] = None,
     share: Annotated[bool, typer.Option(help="Make a public link through Gradio's servers.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; a GPU if there is one.")] = None,
@@ -35,8 +35,8 @@ def demo(
     if static is not None:
         if len(names) > 1:
             raise ValueError(f"--static writes a page of one model, got {len(names)}: {', '.join(names)}.")
-        served = [f"--{name}" for name in ("host", "port", "share", "device") if is_given(context, name)]
-        if served:
+        given = {"--host": host != _THIS_MACHINE, "--port": port, "--share": share, "--device": device}
+        if served := [option for option, value in given.items() if value]:
             raise ValueError(f"--static writes a page that needs no server: leave out {', '.join(served)}.")
         _write_static(names[0], static, onnxruntime_web)
         return

@@ -142,8 +142,8 @@ def _write(
 
 
 def _cost(network: Any) -> dict[str, Any]:
+    from ..evaluation.cost import describe_cost
     from ..export.runtimes.base import ExportedModel
-    from ..model_card.cost import describe_cost
     from ..modeling_kaseg import KASegModel
     from ..version import __version__
 

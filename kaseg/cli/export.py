@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import common
-from .app import is_given
 
 if TYPE_CHECKING:
     from ..export import Int8Data
@@ -142,12 +141,17 @@ def _refuse_unused(context: typer.Context, format: Format, dtype: Dtype, output:
     elif format not in (Format.ONNX, Format.TRANSFORMERS_JS):
         unused.add("calibration")
     names = [option.name for option in context.command.params if option.name in unused]
-    given = [f"--{name.replace('_', '-')}" for name in names if name and is_given(context, name)]
+    given = [f"--{name.replace('_', '-')}" for name in names if name and _is_given(context, name)]
     if given:
         raise ValueError(
             f"{', '.join(given)} would change nothing here. --image-dtype is for --output mask, --calibration "
             "for int8 in ONNX and transformers.js, the options of datasets, splits and losses for --dtype int8."
         )
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
 
 
 def _int8_data(network: Any, where: Any, samples: int, calibration: Calibration, max_loss: float) -> Int8Data:

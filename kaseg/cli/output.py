@@ -33,7 +33,7 @@ def print_run(results: Mapping[str, Any], output_dir: Path) -> None:
 
 def print_scores(results: Mapping[str, Any]) -> None:
     """IoU and, where known, boundary IoU and accuracy per class and on the whole, and the model's cost."""
-    from ..model_card.cost import in_words
+    from ..evaluation.cost import in_words
 
     columns = {"IoU %": ("per_category_iou", "mean_iou")}
     if results.get("per_category_boundary_iou"):

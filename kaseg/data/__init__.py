@@ -1,4 +1,4 @@
-"""Data sets, label spaces, joint transforms and batches."""
+"""Datasets, label spaces, joint transforms and batches."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from kaseg.data.bad_samples import SkippedSample
 from kaseg.data.class_weights import ClassCounts, count_classes, median_frequency_weights
 from kaseg.data.collator import SegmentationCollator
 from kaseg.data.dataset import SegmentationDataset, StreamingSegmentationDataset, WithUnlabelled
-from kaseg.data.image_files import read_image, read_mask
-from kaseg.data.images import load_images
+from kaseg.data.image_files import load_images, read_image, read_mask
 from kaseg.data.label_spaces import LabelSpace, map_labels, palette_for, read_label_space
 from kaseg.data.loading import get_label_space, load_segmentation_dataset
 from kaseg.data.mixing import BatchMixer

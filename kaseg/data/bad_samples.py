@@ -36,11 +36,7 @@ class BadSamples:
         self.found: list[SkippedSample] = []
 
     def reject(self, samples: Sequence[SkippedSample], error: type[Exception] = ValueError) -> None:
-        """Notes bad samples.
-
-        Raises:
-            Exception: `error`, about the first of them, where bad samples are not skipped.
-        """
+        """Notes bad samples, or raises `error` about the first of them where bad samples are not skipped."""
         if samples and not self.skip:
             ids = ", ".join(sample.id for sample in samples[:_LISTED])
             more = f" {len(samples)} samples are like this: {ids}{', ...' if len(samples) > _LISTED else '.'}"
@@ -50,11 +46,7 @@ class BadSamples:
         self.skipped.extend(new)
 
     def warn(self, remaining: int) -> None:
-        """One warning that counts and lists what was left out, if anything was.
-
-        Raises:
-            ValueError: If nothing remains.
-        """
+        """Counts and lists what was left out in one warning; a ValueError if nothing remains."""
         if not self.found:
             return
         listed = "\n".join(f"  {sample.id}: {sample.reason}" for sample in self.found)
@@ -94,18 +86,13 @@ class SkipBadSamples:
         return {column: [sample[column] for sample in samples] for column in ("image", "label", "id")}
 
 
-class _FindReason:
+def _find_reason(sample: dict[str, Any], function: Callable[[dict[str, Any]], Any]) -> dict[str, str]:
     """Why a sample cannot be used, or "" if it can."""
-
-    def __init__(self, function: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-        self.function = function
-
-    def __call__(self, sample: dict[str, Any]) -> dict[str, str]:
-        try:
-            self.function(sample)
-        except (ValueError, OSError) as error:
-            return {"reason": str(error)}
-        return {"reason": ""}
+    try:
+        function(sample)
+    except (ValueError, OSError) as error:
+        return {"reason": str(error)}
+    return {"reason": ""}
 
 
 def drop_bad_samples(
@@ -126,7 +113,8 @@ def drop_bad_samples(
         The good samples, still encoded.
     """
     reasons = data.map(
-        _FindReason(function),
+        _find_reason,
+        fn_kwargs={"function": function},
         remove_columns=data.column_names,
         num_proc=num_proc,
         # Files may have changed since; and a cache on disk would hold the answer for the ones that were there.
@@ -134,30 +122,21 @@ def drop_bad_samples(
         keep_in_memory=True,
         desc=f"Checking {bad.where}",
     )["reason"]
-    good = []
-    for index, (name, reason) in enumerate(zip(data["id"], reasons, strict=True)):
-        if reason:
-            bad.reject([SkippedSample(str(name), reason)])
-        else:
-            good.append(index)
-    return data.select(good)
+    bad.reject([SkippedSample(str(name), r) for name, r in zip(data["id"], reasons, strict=True) if r])
+    return data.select([index for index, reason in enumerate(reasons) if not reason])
 
 
 def drop_doubled_ids(data: datasets.Dataset, bad: BadSamples) -> datasets.Dataset:
     """Leaves out samples whose id an earlier sample has.
 
     Raises:
-        ValueError: If there are any and bad samples are not skipped.
+        ValueError: There are any and bad samples are not skipped.
     """
-    seen: set[Any] = set()
-    good: list[int] = []
-    doubled: list[int] = []
-    for index, name in enumerate(data["id"]):
-        (doubled if name in seen else good).append(index)
-        seen.add(name)
-    if not doubled:
+    ids = data["id"]
+    first = {name: index for index, name in reversed(list(enumerate(ids)))}
+    if len(first) == len(ids):
         return data
-    names = [str(data[index]["id"]) for index in doubled]
+    doubled = [str(name) for index, name in enumerate(ids) if first[name] != index]
     reason = "{}: the id {!r} is there more than once. Give each sample an id of its own."
-    bad.reject([SkippedSample(name, reason.format(bad.where, name)) for name in names])
-    return data.select(good)
+    bad.reject([SkippedSample(name, reason.format(bad.where, name)) for name in doubled])
+    return data.select(sorted(first.values()))

@@ -1,10 +1,10 @@
-"""Which classes occur in the masks of a dataset: what a training would otherwise leave out without a word."""
+"""Which classes occur in the masks of a dataset, so that training and scoring can warn about those that do not."""
 
 from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from kaseg.data.samples import mask_of, mask_reader
 logger = logging.getLogger(__name__)
 
 _WRAPPERS = (SegmentationDataset, StreamingSegmentationDataset, WithUnlabelled)
-# A class that is in none of so many masks, spread evenly, is as good as absent (our choice).
+# A class that is in none of this many masks, spread evenly, is as good as absent (our choice).
 _ENOUGH = 1000
 _ENOUGH_OF_A_STREAM = 100
 
@@ -29,9 +29,9 @@ class SeenClasses:
 
     Attributes:
         classes: Train ids that occur.
-        void: Whether void does.
+        void: Whether void occurs.
         masks: How many masks were looked at.
-        all_masks: Whether these are all there are.
+        all_masks: Whether the dataset has no others.
     """
 
     classes: frozenset[int]
@@ -41,43 +41,39 @@ class SeenClasses:
 
 
 def look_at_masks(dataset: Any, num_labels: int, enough: int | None = None) -> SeenClasses:
-    """See which classes occur, in no more masks than it takes.
+    """Finds which classes occur, in no more masks than it takes.
 
-    Masks are looked at in a fixed random order until all classes were seen: after 1,000 masks at most if two classes
-    were, and in all of them otherwise. Of a stream it is the first 100 masks at most. Images are not decoded.
+    Masks are looked at in a fixed random order until all classes were seen: at most 1,000 masks if two classes were
+    seen in them, and all masks otherwise. Of a stream it is the first 100 masks at most. Images are not decoded.
 
     Args:
         dataset: What [`~kaseg.data.load_segmentation_dataset`] gives, one of kaseg's wrappers around it, or any dataset
             whose samples have `label` or `labels`.
         num_labels: Classes C.
-        enough: Stop after so many classes. All of them by default.
+        enough: Stop after this many classes. All of them by default.
     """
     enough = num_labels if enough is None else enough
     # Of a wrapper, the samples before any augmentation.
     inner = dataset.dataset if isinstance(dataset, _WRAPPERS) else dataset
     is_stream = isinstance(inner, torch.utils.data.IterableDataset | datasets.IterableDataset)
+    if is_stream:
+        found = (mask_of(sample) for sample in itertools.islice(inner, _ENOUGH_OF_A_STREAM))
+    else:
+        read = mask_reader(inner)
+        found = (read(index) for index in np.random.default_rng(0).permutation(len(inner)).tolist())
     seen: set[int] = set()
+    classes: set[int] = set()
     looked_at = masks = 0
-    for mask in _of_a_stream(inner) if is_stream else _spread(inner):
+    for mask in found:
         looked_at += 1
         if mask is None:
             continue
         masks += 1
         seen.update(np.unique(np.asarray(mask)).tolist())
-        found = sum(0 <= label < num_labels for label in seen)
-        if found >= enough or (not is_stream and masks >= _ENOUGH and found > 1):
+        classes = {label for label in seen if 0 <= label < num_labels}
+        if len(classes) >= enough or (not is_stream and masks >= _ENOUGH and len(classes) > 1):
             break
-    complete = not is_stream and looked_at == len(inner)
-    return SeenClasses(frozenset(label for label in seen if 0 <= label < num_labels), VOID in seen, masks, complete)
-
-
-def _spread(dataset: Any) -> Iterator[Any]:
-    read = mask_reader(dataset)
-    return (read(index) for index in np.random.default_rng(0).permutation(len(dataset)).tolist())
-
-
-def _of_a_stream(dataset: Any) -> Iterator[Any]:
-    return (mask_of(sample) for sample in itertools.islice(dataset, _ENOUGH_OF_A_STREAM))
+    return SeenClasses(frozenset(classes), VOID in seen, masks, not is_stream and looked_at == len(inner))
 
 
 def check_training_masks(dataset: Any, names: Sequence[str]) -> None:
@@ -116,8 +112,7 @@ def _hint(seen: SeenClasses) -> str:
     return (
         " 255 is void and never a class. Did you mean masks of 0 and 255? Then write "
         '{"0": "background", "255": "object"} with your names into classes.json beside the data, or into a file '
-        "that label_space names (in Python: "
-        "LabelSpace(..., label_map={0: 0, 255: 1}))."
+        "that label_space names (in Python: LabelSpace(..., label_map={0: 0, 255: 1}))."
     )
 
 

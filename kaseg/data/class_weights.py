@@ -55,7 +55,7 @@ def median_frequency_weights(counts: ClassCounts, power: float = 1.0) -> list[fl
     """`w_c = (median(f) / f_c) ** power`, `f_c` the share of class c in the pixels of the images that hold it.
 
     Median frequency balancing of Eigen & Fergus 2015 (arXiv 1411.4734), also SegNet's for CamVid, where `power` is 1.
-    0.5, our choice, favours rare classes less and so costs frequent ones less. A class that never occurs weighs 1.
+    0.5, our choice, favors rare classes less and so costs frequent ones less. A class that never occurs weighs 1.
 
     Raises:
         ValueError: no class occurs at all.

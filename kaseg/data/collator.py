@@ -14,7 +14,7 @@ from kaseg.pixels import VOID
 class SegmentationCollator:
     """Stacks samples, padding smaller ones at the bottom and at the right.
 
-    `pixel_values` are padded with 0, which is the mean colour after normalisation; `labels` with `ignore_index`.
+    `pixel_values` are padded with 0, which is the mean color after normalization; `labels` with `ignore_index`.
 
     Args:
         ignore_index: Label of padded pixels.
@@ -35,37 +35,22 @@ class SegmentationCollator:
             `pixel_values` (B, 3, H, W), `labels` (B, H, W) and the further tensors, stacked.
 
         Raises:
-            ValueError: If padding is needed where pictures and labels differ in size: padding would shift them against
-                each other.
+            ValueError: Padding is needed where images and labels differ in size: it would shift them against each
+                other.
         """
-        pixel_values = [sample["pixel_values"] for sample in samples]
-        labels = [sample["labels"] for sample in samples]
-        height, width = self._batch_size(pixel_values)
-        needs_padding = any(image.shape[-2:] != (height, width) for image in pixel_values)
-        if needs_padding or any(label.shape != labels[0].shape for label in labels):
-            for image, label in zip(pixel_values, labels, strict=True):
-                if image.shape[-2:] != label.shape:
-                    raise ValueError(
-                        f"SegmentationCollator: pixel_values are {tuple(image.shape[-2:])} and labels "
-                        f"{tuple(label.shape)}, so they cannot be padded alike. Use batches of one or no resizing."
-                    )
-            pixel_values = [self._pad(image, height, width, 0) for image in pixel_values]
-            labels = [self._pad(label, height, width, self.ignore_index) for label in labels]
-        others = samples[0].keys() - {"pixel_values", "labels"}
-        return {
-            "pixel_values": torch.stack(pixel_values),
-            "labels": torch.stack(labels),
-            **{name: torch.stack([sample[name] for sample in samples]) for name in sorted(others)},
-        }
-
-    def _batch_size(self, pixel_values: Sequence[torch.Tensor]) -> tuple[int, int]:
         multiple = self.pad_to_multiple_of or 1
-        height, width = (max(image.shape[axis] for image in pixel_values) for axis in (-2, -1))
-        return -(-height // multiple) * multiple, -(-width // multiple) * multiple
-
-    @staticmethod
-    def _pad(tensor: torch.Tensor, height: int, width: int, value: int) -> torch.Tensor:
-        return pad(tensor, (0, width - tensor.shape[-1], 0, height - tensor.shape[-2]), value=value)
+        odd = next((s for s in samples if s["pixel_values"].shape[-2:] != s["labels"].shape), None)
+        batch = {
+            "pixel_values": _stack_padded(samples, "pixel_values", 0, multiple),
+            "labels": _stack_padded(samples, "labels", self.ignore_index, multiple if odd is None else 1),
+        }
+        if odd is not None and any(batch[name].shape[1:] != sample[name].shape for name in batch for sample in samples):
+            raise ValueError(
+                f"SegmentationCollator: pixel_values are {tuple(odd['pixel_values'].shape[-2:])} and labels "
+                f"{tuple(odd['labels'].shape)}, so they cannot be padded alike. Use batches of one or no resizing."
+            )
+        others = samples[0].keys() - batch.keys()
+        return batch | {name: torch.stack([sample[name] for sample in samples]) for name in sorted(others)}
 
 
 class EvalCollator:
@@ -81,12 +66,12 @@ class EvalCollator:
             `pixel_values` and `labels`, each padded to the largest height and width of its own, and `sizes`, int64 (B,
             4): height and width of every image and of its labels.
         """
-        batch = {
-            name: _stack_padded([sample[name] for sample in samples], value)
-            for name, value in (("pixel_values", 0), ("labels", VOID))
-        }
         sizes = [[*sample["pixel_values"].shape[-2:], *sample["labels"].shape] for sample in samples]
-        return batch | {"sizes": torch.tensor(sizes)}
+        return {
+            "pixel_values": _stack_padded(samples, "pixel_values", 0),
+            "labels": _stack_padded(samples, "labels", VOID),
+            "sizes": torch.tensor(sizes),
+        }
 
 
 def unpadded_batches(
@@ -113,6 +98,10 @@ def unpadded_batches(
         yield images, [labels[index, : size[2], : size[3]] for index, size in run]
 
 
-def _stack_padded(tensors: Sequence[torch.Tensor], value: int) -> torch.Tensor:
-    height, width = (max(tensor.shape[axis] for tensor in tensors) for axis in (-2, -1))
-    return torch.stack([SegmentationCollator._pad(tensor, height, width, value) for tensor in tensors])
+def _stack_padded(
+    samples: Sequence[Mapping[str, torch.Tensor]], name: str, value: int, multiple: int = 1
+) -> torch.Tensor:
+    """Stacks the tensors of a name, padded to the largest height and width, rounded up to multiples."""
+    tensors = [sample[name] for sample in samples]
+    height, width = (-(-max(t.shape[axis] for t in tensors) // multiple) * multiple for axis in (-2, -1))
+    return torch.stack([pad(t, (0, width - t.shape[-1], 0, height - t.shape[-2]), value=value) for t in tensors])

@@ -1,4 +1,4 @@
-"""PyTorch data sets that augment each sample as a pure function of (seed, epoch, sample)."""
+"""PyTorch datasets that augment each sample as a pure function of (seed, epoch, sample)."""
 
 from __future__ import annotations
 
@@ -49,45 +49,27 @@ def read_names(names: torch.Tensor) -> list[str]:
     return [bytes(name).rstrip(b"\0").decode(errors="ignore") for name in names.tolist()]
 
 
-def _named(inputs: dict[str, torch.Tensor], name: Any) -> dict[str, torch.Tensor]:
-    return {**inputs, "sample_names": write_name(name)}
+class _Augmented:
+    """Transforms samples with torch's CPU generator seeded for each, and keeps the epoch of the augmentation.
 
+    The epoch lies in shared memory, so that DataLoader workers that already run see `set_epoch`.
+    """
 
-def _transform_sample(
-    transform: Transform,
-    example: dict[str, Any],
-    seed: int,
-    num_labels: int | None,
-    maps: MapsOfCrop | None = None,
-) -> dict[str, torch.Tensor]:
-    if is_prepared(example):
-        if maps is not None:
-            raise ValueError(
-                "its pixel_values are prepared already, and the teacher's maps are of whole images: give images, or "
-                "set teacher_view to 'crop'"
-            )
-        inputs = {name: example[name] for name in ("pixel_values", "labels")}
-    else:
-        with _forked_cpu_rng(seed):
-            if maps is None:
-                inputs = transform(example["image"], example["label"])
-            else:
-                inputs, view = transform.with_view(example["image"], example["label"])  # type: ignore[attr-defined]
-                inputs.update(maps(example["image"], view))
-    if num_labels is not None:
-        labels = inputs["labels"]
-        outside = labels[((labels >= num_labels) | (labels < 0)) & (labels != VOID)]
-        if outside.numel():
-            raise ValueError(
-                f"label {int(outside[0])} is neither one of the model's {num_labels} classes nor void ({VOID})"
-            )
-    return inputs
-
-
-class _EpochMixin:
-    """Keeps the epoch in shared memory, so that DataLoader workers that already run see `set_epoch`."""
-
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        transform: Transform,
+        seed: int,
+        num_labels: int | None,
+        with_names: bool,
+        unlabelled: bool = False,
+        maps: MapsOfCrop | None = None,
+    ) -> None:
+        self.transform = transform
+        self.seed = seed
+        self.num_labels = num_labels
+        self.with_names = with_names
+        self.unlabelled = unlabelled
+        self.maps = maps
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     @property
@@ -96,14 +78,45 @@ class _EpochMixin:
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch, in running DataLoader workers too."""
+        """Sets the epoch, in running DataLoader workers too, and that of the data where they have one."""
         self._epoch.fill_(epoch)
+        if hasattr(self.dataset, "set_epoch"):  # type: ignore[attr-defined]
+            self.dataset.set_epoch(epoch)  # type: ignore[attr-defined]
+
+    def _augment(self, example: Any, key: int | str) -> dict[str, torch.Tensor]:
+        """The inputs made of a sample; `key` names it for the seed, and in `sample_names` where it has no `id`."""
+        example = standard_sample(example, with_label=not self.unlabelled)
+        if self.unlabelled:
+            example = {**example, "label": Image.new("L", example["image"].size, VOID)}
+        inputs = self._inputs(example, sample_seed(self.seed, self.epoch, key))
+        if self.num_labels is not None:
+            labels = inputs["labels"]
+            outside = labels[((labels >= self.num_labels) | (labels < 0)) & (labels != VOID)]
+            if outside.numel():
+                raise ValueError(
+                    f"label {int(outside[0])} is neither one of the model's {self.num_labels} classes nor void ({VOID})"
+                )
+        return {**inputs, "sample_names": write_name(example.get("id", key))} if self.with_names else inputs
+
+    def _inputs(self, example: dict[str, Any], seed: int) -> dict[str, torch.Tensor]:
+        if is_prepared(example):
+            if self.maps is not None:
+                raise ValueError(
+                    "its pixel_values are prepared already, and the teacher's maps are of whole images: give images, "
+                    "or set teacher_view to 'crop'"
+                )
+            return {name: example[name] for name in ("pixel_values", "labels")}
+        with _forked_cpu_rng(seed):
+            if self.maps is None:
+                return self.transform(example["image"], example["label"])
+            inputs, view = self.transform.with_view(example["image"], example["label"])  # type: ignore[attr-defined]
+            return inputs | self.maps(example["image"], view)
 
 
-class SegmentationDataset(_EpochMixin, torch.utils.data.Dataset):
-    """A map-style data set of transformed samples.
+class SegmentationDataset(_Augmented, torch.utils.data.Dataset):
+    """A map-style dataset of transformed samples.
 
-    Samples may have any of the forms of [`~kaseg.data.own_samples.standard_sample`]; those with normalised
+    Samples may have any of the forms of [`~kaseg.data.own_samples.standard_sample`]; those with normalized
     `pixel_values` are taken as they are.
 
     The transform runs with torch's CPU generator seeded from (seed, epoch, index) and put back afterwards. So the
@@ -116,7 +129,7 @@ class SegmentationDataset(_EpochMixin, torch.utils.data.Dataset):
         transform: Takes (image, label) and returns the model's inputs, for example [`TrainTransform`].
         seed: Seed of the augmentation.
         unlabelled: Take the images alone: every pixel's label is void, and `label` need not be there.
-        num_labels: Classes that labels may name; by default they are not looked at.
+        num_labels: Refuse labels outside these classes; by default they are not looked at.
         maps: Adds inputs for the crop, such as a teacher's maps of it; `transform` is then a [`TrainTransform`].
         with_names: Also give `sample_names`, the sample's id as [`write_name`] has it.
     """
@@ -131,46 +144,30 @@ class SegmentationDataset(_EpochMixin, torch.utils.data.Dataset):
         maps: MapsOfCrop | None = None,
         with_names: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(transform, seed, num_labels, with_names, unlabelled, maps)
         self.dataset = dataset
-        self.transform = transform
-        self.seed = seed
-        self.unlabelled = unlabelled
-        self.num_labels = num_labels
-        self.maps = maps
-        self.with_names = with_names
 
     def __len__(self) -> int:
         return len(self.dataset)
-
-    def set_epoch(self, epoch: int) -> None:
-        super().set_epoch(epoch)
-        if hasattr(self.dataset, "set_epoch"):  # a user's own data set
-            self.dataset.set_epoch(epoch)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """The transformed sample.
 
         Raises:
-            IndexError: If there is no such sample.
-            ValueError: If the sample cannot be read or transformed, or has a label outside the classes; the message
-                names it.
+            IndexError: There is no such sample.
+            ValueError: The sample cannot be read or transformed, or has a label outside the classes; the message names
+                it.
         """
         index = int(index)
         if not -len(self) <= index < len(self):
-            raise IndexError(f"sample {index} of a data set of {len(self)} samples")
+            raise IndexError(f"sample {index} of a dataset of {len(self)} samples")
         index %= len(self)
         name = f"number {index}"
         try:
             example = self.dataset[index]
             if isinstance(example, Mapping) and "id" in example:
                 name = f"number {index} (id {example['id']})"
-            example = standard_sample(example, with_label=not self.unlabelled)
-            if self.unlabelled:
-                example = {**example, "label": Image.new("L", example["image"].size, VOID)}
-            seed = sample_seed(self.seed, self.epoch, index)
-            inputs = _transform_sample(self.transform, example, seed, self.num_labels, self.maps)
-            return _named(inputs, example.get("id", index)) if self.with_names else inputs
+            return self._augment(example, index)
         except Exception as error:
             raise ValueError(f"Sample {name} failed: {error}") from error
 
@@ -183,13 +180,10 @@ class WithUnlabelled(torch.utils.data.ConcatDataset):
     Args:
         labelled: Data with the columns `image` and `label`.
         unlabelled: Data with the column `image`; a `ConcatDataset` of several such.
-        transform: Takes (image, label) and returns the model's inputs; of unlabelled images, every label is void.
-        seed: Seed of the augmentation.
-        num_labels: Classes that labels may name; by default they are not looked at.
-        maps: As for [`SegmentationDataset`].
+        transform, seed, num_labels, maps: As for [`SegmentationDataset`].
 
     Raises:
-        ValueError: If one of the two is empty.
+        ValueError: One of the two is empty.
     """
 
     def __init__(
@@ -206,11 +200,11 @@ class WithUnlabelled(torch.utils.data.ConcatDataset):
         length = max(len(labelled), len(unlabelled))
         options: dict[str, Any] = {"maps": maps, "with_names": True}
         first = SegmentationDataset(_repeated(labelled, length), transform, seed, num_labels=num_labels, **options)
-        # Of their own seed, so that the two of a number are not augmented alike.
+        # With a seed of its own, so that the two samples of an index are not augmented alike.
         own_seed = sample_seed(seed, "unlabelled")
         second = SegmentationDataset(_repeated(unlabelled, length), transform, own_seed, unlabelled=True, **options)
         super().__init__([first, second])
-        self.dataset = labelled  # whose name and licence a model card states
+        self.dataset = labelled  # whose name and license a model card states
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch of the augmentation."""
@@ -224,7 +218,7 @@ def _repeated(data: Any, length: int) -> Any:
     return torch.utils.data.Subset(data, [index % len(data) for index in range(length)])
 
 
-class StreamingSegmentationDataset(_EpochMixin, torch.utils.data.IterableDataset):
+class StreamingSegmentationDataset(_Augmented, torch.utils.data.IterableDataset):
     """The iterable counterpart of [`SegmentationDataset`], for streamed data.
 
     The augmentation is a function of (seed, epoch, id of the sample), so that neither shuffling nor the number of
@@ -233,10 +227,7 @@ class StreamingSegmentationDataset(_EpochMixin, torch.utils.data.IterableDataset
     Args:
         dataset: Streamed data with the columns `image`, `label` and `id`, as [`load_segmentation_dataset`] returns it
             with `streaming=True`.
-        transform: Takes (image, label) and returns the model's inputs.
-        seed: Seed of the augmentation.
-        num_labels: Classes that labels may name; by default they are not looked at.
-        with_names: Also give `sample_names`, the sample's id as [`write_name`] has it.
+        transform, seed, num_labels, with_names: As for [`SegmentationDataset`].
     """
 
     def __init__(
@@ -247,22 +238,13 @@ class StreamingSegmentationDataset(_EpochMixin, torch.utils.data.IterableDataset
         num_labels: int | None = None,
         with_names: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(transform, seed, num_labels, with_names)
         self.dataset = dataset
-        self.transform = transform
-        self.seed = seed
-        self.num_labels = num_labels
-        self.with_names = with_names
 
     def share(self, index: int, count: int) -> StreamingSegmentationDataset:
         """The samples of process `index` out of `count`: every sample is in one of the shares, none in two."""
         own = split_dataset_by_node(self.dataset, index, count)
         return StreamingSegmentationDataset(own, self.transform, self.seed, self.num_labels, self.with_names)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Sets the epoch of the augmentation and of the stream's own shuffling."""
-        super().set_epoch(epoch)
-        self.dataset.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         for example in self.dataset:
@@ -272,9 +254,6 @@ class StreamingSegmentationDataset(_EpochMixin, torch.utils.data.IterableDataset
                     "load it with load_segmentation_dataset(..., streaming=True), or add one."
                 )
             try:
-                example = standard_sample(example)
-                seed = sample_seed(self.seed, self.epoch, example.get("id", ""))
-                inputs = _transform_sample(self.transform, example, seed, self.num_labels)
+                yield self._augment(example, example.get("id", ""))
             except Exception as error:
                 raise ValueError(f"Sample with id {example.get('id')} failed: {error}") from error
-            yield _named(inputs, example.get("id", "")) if self.with_names else inputs

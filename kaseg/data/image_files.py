@@ -1,4 +1,4 @@
-"""Picture files: how they are found, and decoding of pictures and label masks with errors that name the sample."""
+"""Image files: how they are found, and decoding of images and label masks with errors that name the sample."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import datasets
 import fsspec
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from kaseg.data.mat_files import read_mat_mask
 from kaseg.pixels import to_rgb, upright
 
 IMAGE_SUFFIXES = (".bmp", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# Where PASCAL Context (Mottaghi et al. 2014) and the Semantic Boundaries Dataset (Hariharan et al. 2011) keep the mask
+# in a MATLAB file: a variable, and the field in it if it is a struct.
+_MAT_VARIABLES = (("LabelMap", None), ("GTcls", "Segmentation"))
 
 T = TypeVar("T")
 
@@ -26,14 +29,8 @@ EncodedImage = Mapping[str, Any]
 def find_images(folder: Path, skip: Path | None = None) -> Iterator[Path]:
     """Walks a folder and the folders in it, sorted by name, for files that end as in `IMAGE_SUFFIXES`.
 
-    Files and folders whose names start with a dot are left out; links to folders are not followed.
-
-    Args:
-        folder: The folder.
-        skip: A folder to leave out, resolved.
-
-    Returns:
-        An iterator over the files, each starting with `folder`.
+    Names that start with a dot and the folder `skip` (resolved) are left out; links to folders are not followed. The
+    files start with `folder`.
     """
     for top, subfolders, names in os.walk(folder):
         here = Path(top)
@@ -43,21 +40,47 @@ def find_images(folder: Path, skip: Path | None = None) -> Iterator[Path]:
                 yield here / name
 
 
-def read_image(source: str | Path | EncodedImage, sample: str | None = None) -> Image.Image:
-    """Reads a picture as 8-bit RGB, upright.
+def load_images(folder: str | Path) -> datasets.Dataset:
+    """Loads all images in a folder and the folders in it, decoded when they are accessed; distillation can learn from
+    images without masks.
 
-    Made RGB as by [`~kaseg.pixels.to_rgb`].
+    Args:
+        folder: The folder, searched as by [`~kaseg.data.image_files.find_images`].
+
+    Returns:
+        Data with the columns `image` (PIL image, mode "RGB", upright) and `id` (the path within the folder).
+
+    Raises:
+        FileNotFoundError: The folder is not there or there is no image in it. On access, a ValueError names an image
+            that cannot be decoded.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder of images.")
+    files = sorted(path.relative_to(folder).as_posix() for path in find_images(folder))
+    if not files:
+        raise FileNotFoundError(f"{folder}: no images in this folder; looked for {', '.join(IMAGE_SUFFIXES)}.")
+    return datasets.Dataset.from_dict({"id": files}).with_transform(_ReadImages(folder))
+
+
+class _ReadImages:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, batch: Mapping[str, list[str]]) -> dict[str, list[Any]]:
+        return {"image": [read_image(self.folder / name) for name in batch["id"]], "id": list(batch["id"])}
+
+
+def read_image(source: str | Path | EncodedImage, sample: str | None = None) -> Image.Image:
+    """Reads an image and makes it 8-bit RGB and upright ([`~kaseg.pixels.to_rgb`]).
 
     Args:
         source: A file, or `{"bytes": ..., "path": ...}` as in a column of `datasets.Image(decode=False)`.
         sample: Name of the sample for messages. Default: the file.
 
-    Returns:
-        A picture of mode "RGB".
-
     Raises:
-        FileNotFoundError: If the file is not there.
-        ValueError: If it cannot be decoded, or if its pixels have no known range (floats, more than 16 bits).
+        FileNotFoundError: The file is not there.
+        ValueError: It cannot be decoded, or its pixels have no known range (floats, more than 16 bits).
     """
     where = _where(source, sample, "image")
     image = _decode(source, where)
@@ -71,27 +94,26 @@ def read_mask(source: str | Path | EncodedImage, sample: str | None = None, colo
     """Reads the raw values of a label mask. Palettes are never looked at: the values are the indices.
 
     Args:
-        source: A picture file, a MATLAB file (see [`~kaseg.data.mat_files.read_mat_mask`]), or `{"bytes": ..., "path":
-            ...}` as in a column of `datasets.Image(decode=False)`.
+        source: As in [`read_image`], or a MATLAB file of PASCAL Context or SBD.
         sample: Name of the sample for messages. Default: the file.
-        colors: The mask holds colours in place of class indices.
+        colors: The mask holds colors in place of class indices.
 
     Returns:
         Integer array (H, W), or uint8 array (H, W, 3) where `colors`.
 
     Raises:
-        FileNotFoundError: If the file is not there.
-        ValueError: If it cannot be decoded, or has colours in place of class indices or the other way round.
+        FileNotFoundError: The file is not there.
+        ValueError: It cannot be decoded, or has colors in place of class indices or the other way round.
     """
     where = _where(source, sample, "label mask")
     path = source.get("path") if isinstance(source, Mapping) else source
     if str(path).lower().endswith(".mat"):
-        return _guarded(lambda: read_mat_mask(_read_bytes(source)), where)
+        return _guarded(lambda: _read_mat_mask(_read_bytes(source)), where)
     mask = _decode(source, where)
     if colors:
         if mask.mode not in ("RGB", "RGBA"):
             raise ValueError(
-                f"{where} has mode {mask.mode!r}, so it holds class indices, but its colours were to be decoded. "
+                f"{where} has mode {mask.mode!r}, so it holds class indices, but its colors were to be decoded. "
                 "Use the label space without the encoding 'color'."
             )
         return np.asarray(mask)[..., :3]
@@ -101,7 +123,7 @@ def read_mask(source: str | Path | EncodedImage, sample: str | None = None, colo
     if values.ndim != 2 or values.dtype.kind not in "iu":
         raise ValueError(
             f"{where} has mode {mask.mode!r}; a mask needs one class index per pixel (Pillow modes 'L', 'P' or "
-            "'I;16'). If its colours are those of the classes' palette, decode them with the encoding 'color': "
+            "'I;16'). If its colors are those of the classes' palette, decode them with the encoding 'color': "
             "label_space='NAME:color', 'FILE:color' or LabelSpace.with_colors()."
         )
     return values
@@ -129,14 +151,14 @@ def _guarded(read: Callable[[], T], where: str) -> T:
         return read()
     except FileNotFoundError:
         raise FileNotFoundError(f"{where} does not exist.") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"{where} is too large: {error} Cut or shrink it, or, if it is to be trusted, raise Pillow's limit: "
+            "PIL.Image.MAX_IMAGE_PIXELS = None (kaseg predict: --max-megapixels)."
+        ) from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
         # Pillow reports broken files with all of these, and what it cannot identify by the buffer's address.
-        reason = "no picture of a format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
-        if isinstance(error, Image.DecompressionBombError):
-            raise ValueError(
-                f"{where} is too large: {error} Cut or shrink it, or, if it is to be trusted, raise Pillow's limit: "
-                "PIL.Image.MAX_IMAGE_PIXELS = None (kaseg predict: --max-megapixels)."
-            ) from error
+        reason = "no image of a format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
         raise ValueError(f"{where} cannot be read: {reason}. Replace it or leave it out.") from error
 
 
@@ -148,7 +170,26 @@ def _read_bytes(source: str | Path | EncodedImage) -> bytes:
     if source.get("path") is None:
         raise ValueError("it has neither bytes nor a path")
     path = str(source["path"])
-    if "://" in path:  # a file of a streamed Hub data set
+    if "://" in path:  # a file of a streamed Hub dataset
         with fsspec.open(path, "rb") as stream:
             return stream.read()
     return Path(path).read_bytes()
+
+
+def _read_mat_mask(content: bytes) -> np.ndarray:
+    """The mask (H, W) of integers in a MATLAB file."""
+    from scipy.io import loadmat  # costs half a second, and few need it
+
+    try:
+        variables = loadmat(io.BytesIO(content), struct_as_record=False)
+    except Exception as error:  # scipy raises whatever the broken bytes run into
+        raise ValueError(f"not a readable MATLAB file ({type(error).__name__}: {error})") from error
+    for variable, field in _MAT_VARIABLES:
+        if variable in variables:
+            found = variables[variable]
+            mask = np.asarray(found if field is None else getattr(found.flat[0], field, None))
+            if mask.ndim != 2 or mask.dtype.kind not in "iu":
+                raise ValueError(f"{variable} holds {mask.dtype} of shape {mask.shape}, not a mask of integers (H, W)")
+            return mask
+    names = sorted(name for name in variables if not name.startswith("__"))
+    raise ValueError(f"it holds {', '.join(names) or 'nothing'}, and neither LabelMap nor GTcls.Segmentation")

@@ -1,4 +1,4 @@
-"""Label spaces: which classes a data set has, how they are drawn, and how masks become train ids."""
+"""Label spaces: which classes a dataset has, how they are drawn, and how masks become train ids."""
 
 from __future__ import annotations
 
@@ -22,19 +22,13 @@ _TABLE_SIZE = 65536
 
 
 def palette_for(num_labels: int) -> tuple[Color, ...]:
-    """The PASCAL VOC colour map for any number of classes.
+    """One (red, green, blue) tuple in 0..255 per class, at most 2**24, from the PASCAL VOC color map; class 0 is black.
 
-    Args:
-        num_labels: How many colours, at most 2**24.
-
-    Returns:
-        One (red, green, blue) tuple in 0..255 per class; class 0 is black.
-
-    The colours are those of `VOClabelcolormap` in the PASCAL VOC development kit (Everingham et al. 2010): the bits of
-    the class id are dealt to red, green and blue in turn, from the most significant bit of each colour down.
+    The colors are those of `VOClabelcolormap` in the PASCAL VOC development kit (Everingham et al. 2010): the bits of
+    the class id are dealt to red, green and blue in turn, from the most significant bit of each color down.
     """
     if not 0 <= num_labels <= 2**24:
-        raise ValueError(f"palette_for: the PASCAL VOC colour map has 2**24 colours, {num_labels} were asked for.")
+        raise ValueError(f"palette_for: the PASCAL VOC color map has 2**24 colors, {num_labels} were asked for.")
     colors: list[Color] = []
     for label in range(num_labels):
         channels = [0, 0, 0]
@@ -46,7 +40,7 @@ def palette_for(num_labels: int) -> tuple[Color, ...]:
 
 
 def parse_color(color: str | Sequence[int]) -> Color:
-    """A colour written as "#rrggbb" or as three numbers in 0..255.
+    """A color written as "#rrggbb" or as three numbers in 0..255.
 
     Raises:
         ValueError: If it is neither.
@@ -55,24 +49,24 @@ def parse_color(color: str | Sequence[int]) -> Color:
         values = bytes.fromhex(color.removeprefix("#")) if isinstance(color, str) else bytes(color)
         red, green, blue = values
     except (TypeError, ValueError):
-        raise ValueError(f'{color!r} is not a colour; write "#rrggbb" or three numbers from 0 to 255.') from None
+        raise ValueError(f'{color!r} is not a color; write "#rrggbb" or three numbers from 0 to 255.') from None
     return red, green, blue
 
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """The classes of a data set.
+    """The classes of a dataset.
 
     Args:
         name: Short name, used in messages and model cards.
         names: Class names; the position is the train id. At most 255, all different.
-        palette: One (red, green, blue) colour in 0..255 per class. Default: [`palette_for`].
+        palette: One (red, green, blue) color in 0..255 per class. Default: [`palette_for`].
         ignore_index: The train id of void pixels: 255, which is refused to be another. A raw value of 255 is void, too,
             unless `label_map` says otherwise.
         label_map: Raw mask value -> train id, `ignore_index` for void. `None` means that raw values are train ids.
-        encoding: What the masks hold: "index", one class index per pixel, or "color", the colours of `palette`, which
+        encoding: What the masks hold: "index", one class index per pixel, or "color", the colors of `palette`, which
             must then be all different.
-        void_colors: Colours of void pixels, for the encoding "color".
+        void_colors: Colors of void pixels, for the encoding "color".
 
     Raises:
         ValueError: If the parts do not fit each other; the message names the field.
@@ -97,7 +91,7 @@ class LabelSpace:
         if doubled:
             raise ValueError(f"{where}: names has {doubled} more than once; give every class its own name.")
         if len(self.palette) != len(self.names):
-            raise ValueError(f"{where}: palette has {len(self.palette)} colours for {len(self.names)} names.")
+            raise ValueError(f"{where}: palette has {len(self.palette)} colors for {len(self.names)} names.")
         if self.ignore_index != VOID:
             raise ValueError(
                 f"{where}: ignore_index is {self.ignore_index}, but void is {VOID} everywhere in kaseg: leave it "
@@ -121,15 +115,15 @@ class LabelSpace:
         for color, owner in named:
             if owners.setdefault(color, owner) != owner:
                 raise ValueError(
-                    f"{where}: {owners[color]!r} and {owner!r} have the same colour {color}, so masks of colours "
-                    "cannot be decoded. Use masks of class indices, or give every class a colour of its own."
+                    f"{where}: {owners[color]!r} and {owner!r} have the same color {color}, so masks of colors "
+                    "cannot be decoded. Use masks of class indices, or give every class a color of its own."
                 )
 
     def with_colors(self) -> LabelSpace:
-        """The same classes for masks that hold the colours of `palette` in place of class indices.
+        """The same classes for masks that hold the colors of `palette` in place of class indices.
 
         Raises:
-            ValueError: If two classes have the same colour.
+            ValueError: If two classes have the same color.
         """
         return replace(self, encoding="color", label_map=None)
 
@@ -150,23 +144,17 @@ class LabelSpace:
 
     @cached_property
     def _table(self) -> np.ndarray:
+        """Train id, int16, of every raw value; -1 marks illegal ones."""
         table = np.full(_TABLE_SIZE, ILLEGAL, dtype=np.int16)
         table[self.ignore_index] = self.ignore_index
-        if self.label_map is None:
-            table[: self.num_labels] = np.arange(self.num_labels)
-        else:
-            for raw, train in self.label_map.items():
-                table[raw] = train
+        label_map = self.label_map if self.label_map is not None else {id_: id_ for id_ in range(self.num_labels)}
+        table[list(label_map)] = list(label_map.values())
         table.flags.writeable = False
         return table
 
-    def lookup_table(self) -> np.ndarray:
-        """The map from raw values to train ids as an int16 array of 65536 entries; -1 marks illegal raw values."""
-        return self._table
-
     @cached_property
     def _color_table(self) -> tuple[np.ndarray, np.ndarray]:
-        """Colours as sorted 24-bit numbers, and the train id of each."""
+        """Colors as sorted 24-bit numbers, and the train id of each."""
         colors = np.array((*self.palette, *self.void_colors), dtype=np.uint8)
         train_ids = np.array([*range(self.num_labels), *[self.ignore_index] * len(self.void_colors)], dtype=np.uint8)
         codes, first = np.unique(_color_codes(colors), return_index=True)
@@ -183,18 +171,17 @@ def map_labels(mask: np.ndarray, label_space: LabelSpace, sample: str, file: str
     """Turns a raw mask into train ids. This is the one place where labels are mapped.
 
     Args:
-        mask: Integer array (H, W) of raw values; uint8 array (H, W, 3) of colours where the label space's encoding is
+        mask: Integer array (H, W) of raw values; uint8 array (H, W, 3) of colors where the label space's encoding is
             "color".
         label_space: What the values mean.
-        sample: Name of the sample, for the error message.
-        file: File of the mask, for the error message.
+        sample, file: Name of the sample and file of the mask, for the error message.
 
     Returns:
         uint8 array (H, W) of train ids, `label_space.ignore_index` where void.
 
     Raises:
-        ValueError: If a value or colour is neither a class nor void; the message names the sample, the file and what
-            was found.
+        ValueError: A value or color is neither a class nor void; the message names the sample, the file and what was
+            found.
     """
     where = f"Sample {sample}: the label mask{f' {file}' if file else ''}"
     if (mask.ndim == 3) != (label_space.encoding == "color"):
@@ -206,7 +193,7 @@ def map_labels(mask: np.ndarray, label_space: LabelSpace, sample: str, file: str
         return _map_colors(mask, label_space, where)
     if mask.dtype != np.uint8 and mask.size and (mask.min() < 0 or mask.max() >= _TABLE_SIZE):
         raise _illegal_labels(mask[(mask < 0) | (mask >= _TABLE_SIZE)], label_space, where)
-    mapped = label_space.lookup_table()[mask]
+    mapped = label_space._table[mask]
     if mapped.size and mapped.min() < 0:
         raise _illegal_labels(mask[mapped < 0], label_space, where)
     return mapped.astype(np.uint8)
@@ -220,8 +207,8 @@ def _map_colors(mask: np.ndarray, label_space: LabelSpace, where: str) -> np.nda
     if unknown.any():
         found = _count(wanted[unknown], lambda code: str((code >> 16, code >> 8 & 255, code & 255)))
         raise ValueError(
-            f"{where} holds the colours {found}, which are not in the palette of label space {label_space.name!r}. "
-            "Correct the mask (JPEG and resizing change colours), or give the LabelSpace these colours in its palette "
+            f"{where} holds the colors {found}, which are not in the palette of label space {label_space.name!r}. "
+            "Correct the mask (JPEG and resizing change colors), or give the LabelSpace these colors in its palette "
             "or in void_colors."
         )
     return train_ids[position]
@@ -250,7 +237,7 @@ def read_label_space(path: str | Path) -> LabelSpace:
     """Reads class names from a `classes.txt` (one name per line) or a `classes.json` (raw id -> name, null for void).
 
     In a text file, lines that start with `#` are comments. In JSON, classes get train ids in the order of their raw
-    ids, so raw ids may have gaps. In place of a name there may be `{"name": "road", "color": "#804080"}`; a colour
+    ids, so raw ids may have gaps. In place of a name there may be `{"name": "road", "color": "#804080"}`; a color
     without a name is one of void.
 
     Raises:
@@ -282,7 +269,7 @@ def _from_raw_entries(name: str, entries: Mapping[int, Mapping[str, Any]]) -> La
     names = tuple(str(entries[raw]["name"]) for raw in raw_ids)
     colors = [entries[raw]["color"] for raw in raw_ids if "color" in entries[raw]]
     if colors and len(colors) != len(names):
-        raise ValueError(f"{len(colors)} of {len(names)} classes have a colour; give all of them one, or none.")
+        raise ValueError(f"{len(colors)} of {len(names)} classes have a color; give all of them one, or none.")
     void_colors = tuple(entry["color"] for entry in entries.values() if entry.get("name") is None and "color" in entry)
     label_map = {raw: VOID for raw in entries} | {raw: train for train, raw in enumerate(raw_ids)}
     plain = raw_ids == list(range(len(entries)))

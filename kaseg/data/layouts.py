@@ -1,9 +1,10 @@
-"""How the files of data sets lie on disk: a few general layouts, which the catalog fills in."""
+"""How the files of datasets lie on disk: a few general layouts, which the catalog fills in."""
 
 from __future__ import annotations
 
 import itertools
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -27,17 +28,22 @@ class SampleFiles(NamedTuple):
 
 
 class FileLayout(Protocol):
-    """How pictures and masks lie in a folder. Split names are ours: train, validation, test and a few more."""
+    """How images and masks lie in a folder. Split names are ours: train, validation, test and a few more."""
 
     @property
     def encoding(self) -> str:
-        """Name of the label encoding of its masks; empty for the data set's usual one."""
+        """Name of the label encoding of its masks; empty for the dataset's usual one."""
 
     def splits(self, root: Path) -> list[str]:
         """The splits that are there."""
 
     def files(self, root: Path, split: str, bad: BadSamples) -> list[SampleFiles]:
-        """The samples of a split that is there; those without their files go to `bad`."""
+        """The samples of a split in order; those without their files go to `bad`.
+
+        Raises:
+            FileNotFoundError: The split is not there.
+            ValueError: Samples are doubled.
+        """
 
     def expects(self, split: str | None = None) -> str:
         """What is looked for, in words."""
@@ -45,12 +51,12 @@ class FileLayout(Protocol):
 
 @dataclass(frozen=True)
 class ParquetFiles:
-    """One Parquet file per split with encoded pictures in it.
+    """One Parquet file per split with encoded images in it.
 
     Args:
         pattern: File name with `{split}` in it.
         split_names: Our names of the splits it may have.
-        encoding: Name of the label encoding; empty for the data set's usual one.
+        encoding: Name of the label encoding; empty for the dataset's usual one.
     """
 
     pattern: str = "{split}.parquet"
@@ -58,37 +64,34 @@ class ParquetFiles:
     encoding: str = ""
 
     def splits(self, root: Path) -> list[str]:
-        """The splits that are there."""
         return [split for split in self.split_names if self.file(root, split).is_file()]
 
     def file(self, root: Path, split: str) -> Path:
-        """The Parquet file of a split."""
         return root / self.pattern.format(split=split)
 
     def expects(self, split: str | None = None) -> str:
-        """What is looked for, in words."""
         return " or ".join(self.pattern.format(split=name) for name in self.split_names if split in (None, name))
 
 
 @dataclass(frozen=True)
 class NamedFiles:
-    """Files named after sample ids, which stand in lists or are those of the pictures that are there.
+    """Files named after sample ids, which stand in lists or are those of the images that are there.
 
     Paths are below the root and written with `{id}`, `{split}` (the layout's own name of it) and the names of `folders`
     in them. `{id}` may stand for several path components, as in Cityscapes, where it is "aachen/aachen_000000_000019".
 
     Args:
-        image, label: Where picture and mask lie; where there are several, the first that exists is taken.
+        image, label: Where image and mask lie; where there are several, the first that exists is taken.
         split_names: Our name of a split -> the layout's own.
         ids: Where ids come from: text files (first word of each line; a path or a suffix is cut off), or, with `{id}`
-            in it, the files that fit. Several are united. Default: the pictures.
+            in it, the files that fit. Several are united. Default: the images.
         without: Lists of ids, as in `ids`, that are taken out again.
         folders: Name -> alternatives. The first combination in which the split's lists and masks are is taken.
         unlabelled: Our names of splits whose masks may be missing.
         annotated_only: Leave out listed samples that have no mask.
         class_list: The publisher's text file with a line "raw value: class name" for each class.
-        other_suffixes: Files that end with one of these are none of the masks or pictures that `{id}` stands for.
-        encoding: Name of the label encoding of the masks; empty for the data set's usual one.
+        other_suffixes: Files that end with one of these are none of the masks or images that `{id}` stands for.
+        encoding: Name of the label encoding of the masks; empty for the dataset's usual one.
     """
 
     image: tuple[str, ...]
@@ -104,7 +107,6 @@ class NamedFiles:
     encoding: str = ""
 
     def splits(self, root: Path) -> list[str]:
-        """The splits that are there."""
         return [split for split in self.split_names if self.place(root, split) is not None]
 
     def place(self, root: Path, split: str) -> dict[str, str] | None:
@@ -119,18 +121,23 @@ class NamedFiles:
         return None
 
     def files(self, root: Path, split: str, bad: BadSamples) -> list[SampleFiles]:
-        """The samples of a split that is there, in the order of the lists; samples without their files go to `bad`."""
         names = self.place(root, split)
         if names is None:
             raise FileNotFoundError(f"{root}: no {self.expects(split)}.")
         origin = " and ".join(str(root / _fill(pattern, names)) for pattern in self.ids or self.image[:1])
-        folders = _Folders()
+        content: dict[Path, set[str]] = {}  # asking the disk once per folder instead of once per file
+
+        def exists(path: Path) -> bool:
+            if path.parent not in content:
+                content[path.parent] = set(os.listdir(path.parent)) if path.parent.is_dir() else set()
+            return path.name in content[path.parent]
+
         samples, missing = [], []
         for name in self._ids(root, names, bad):
             paths = [
                 [root / _fill(pattern, names, name) for pattern in patterns] for patterns in (self.image, self.label)
             ]
-            image, label = (next(filter(folders.have, candidates), None) for candidates in paths)
+            image, label = (next(filter(exists, candidates), None) for candidates in paths)
             if label is None and image is not None and self.annotated_only:
                 continue
             if image is None or (label is None and split not in self.unlabelled):
@@ -142,11 +149,8 @@ class NamedFiles:
         return samples
 
     def check_classes(self, root: Path, split: str, label_space: LabelSpace) -> None:
-        """Compares the publisher's list of classes with a label space, if there is such a list.
-
-        Raises:
-            ValueError: If it calls a class differently; the message names the file, the value and both names.
-        """
+        """Raises a ValueError if the publisher's list of classes, where there is one, calls a class differently; it
+        names the file, the value and both names."""
         names = self.place(root, split) if self.class_list else None
         file = root / _fill(self.class_list, names or {})
         if names is None or not file.is_file():
@@ -164,7 +168,6 @@ class NamedFiles:
                 )
 
     def expects(self, split: str | None = None) -> str:
-        """What is looked for, in words."""
         lists = [*(self.ids or self.image[:1]), *self.without]
         own = [own for ours, own in self.split_names.items() if split in (None, ours)]
         parts = [part.replace("{split}", " | ".join(own)) for part in dict.fromkeys([*lists, *self.label])]
@@ -199,8 +202,7 @@ class NamedFiles:
         united: dict[str, None] = {}
         for pattern in self.ids or self.image[:1]:
             listed = self._read_list(root, pattern, names)
-            seen: set[str] = set()
-            doubled = [name for name in listed if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
+            doubled = [name for name, count in Counter(listed).items() for _ in range(count - 1)]
             reason = f"{root / _fill(pattern, names)} lists sample {{}} more than once. Remove the line."
             bad.reject([SkippedSample(name, reason.format(name)) for name in doubled])
             united.update(dict.fromkeys(listed))
@@ -219,29 +221,16 @@ def _fill(pattern: str, names: Mapping[str, str], name: str = "") -> str:
     return pattern.format(**{"id": name, **names})
 
 
-class _Folders:
-    """Which files exist, asking the disk once per folder instead of once per file."""
-
-    def __init__(self) -> None:
-        self.content: dict[Path, set[str]] = {}
-
-    def have(self, path: Path) -> bool:
-        """Whether the file exists."""
-        if path.parent not in self.content:
-            self.content[path.parent] = set(os.listdir(path.parent)) if path.parent.is_dir() else set()
-        return path.name in self.content[path.parent]
-
-
 @dataclass(frozen=True)
 class PairedFolders:
-    """A folder of pictures and a folder of masks whose stems are equal.
+    """A folder of images and a folder of masks whose stems are equal.
 
     Args:
         image_folder, label_folder: Paths below the root, with `{split}` in them.
         split_names: Our name of a split -> the folder names it may have. Where both folders lie directly below the
             root, that is the split "train".
         roots: Folders below the given one in which the layout may start.
-        encoding: Name of the label encoding of the masks; empty for the data set's usual one.
+        encoding: Name of the label encoding of the masks; empty for the dataset's usual one.
     """
 
     image_folder: str = "{split}/images"
@@ -257,35 +246,26 @@ class PairedFolders:
     encoding: str = ""
 
     def splits(self, root: Path) -> list[str]:
-        """The splits that are there."""
         return [split for split in self.split_names if self._find(root, split)]
 
     def files(self, root: Path, split: str, bad: BadSamples) -> list[SampleFiles]:
-        """The samples of a split that is there, ordered by name; files without a partner go to `bad`.
-
-        Raises:
-            ValueError: If two files have the same stem.
-        """
         found = self._find(root, split)
         if found is None:
             raise FileNotFoundError(f"{root}: no {self.expects(split)}.")
         images, labels = _by_stem(found[0], IMAGE_SUFFIXES, bad), _by_stem(found[1], MASK_SUFFIXES, bad)
         if not images:
-            raise FileNotFoundError(f"{found[0]}: no pictures ({', '.join(IMAGE_SUFFIXES)}).")
+            raise FileNotFoundError(f"{found[0]}: no images ({', '.join(IMAGE_SUFFIXES)}).")
         for have, lack, folder, what in (
             (images, labels, found[1], f"mask ({', '.join(MASK_SUFFIXES)}; JPEG would change the labels)"),
-            (labels, images, found[0], "picture"),
+            (labels, images, found[0], "image"),
         ):
-            reason = "{}: no {} for {}. Each picture needs a mask with the same stem."
-            lacking = [
-                SkippedSample(stem, reason.format(folder, what, have[stem].name))
-                for stem in sorted(have.keys() - lack.keys())
-            ]
-            bad.reject(lacking, FileNotFoundError)
+            reason = "{}: no {} for {}. Each image needs a mask with the same stem."
+            lacking = sorted(have.keys() - lack.keys())
+            lines = [SkippedSample(stem, reason.format(folder, what, have[stem].name)) for stem in lacking]
+            bad.reject(lines, FileNotFoundError)
         return [SampleFiles(stem, images[stem], labels[stem]) for stem in sorted(images.keys() & labels.keys())]
 
     def expects(self, split: str | None = None) -> str:
-        """What is looked for, in words."""
         names = [name for ours, theirs in self.split_names.items() if split in (None, ours) for name in theirs]
         pairs = [
             f"{PurePosixPath(self.image_folder.format(split=name))}/ and "
@@ -320,7 +300,7 @@ class RenderedScenes:
     """Scenes drawn on access by `kaseg.data.scenes`; nothing lies on disk.
 
     Args:
-        num_scenes: Our name of a split -> how many scenes it has by default.
+        num_scenes: Our name of a split -> its number of scenes by default.
     """
 
     num_scenes: Mapping[str, int] = field(default_factory=lambda: {"train": 400, "validation": 100, "test": 100})

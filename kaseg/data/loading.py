@@ -1,4 +1,4 @@
-"""Loading of segmentation data sets by name, from a folder or from the Hub, always in the same form."""
+"""Loading of segmentation datasets by name, from a folder or from the Hub, always in the same form."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ from typing import Any, TypeAlias
 import datasets
 
 from kaseg.data.bad_samples import ON_ERROR, BadSamples, SkippedSample, drop_bad_samples, drop_doubled_ids
-from kaseg.data.columns import standard_columns
 from kaseg.data.label_spaces import LabelSpace, read_label_space
 from kaseg.data.layouts import FileLayout, NamedFiles, PairedFolders, ParquetFiles, RenderedScenes, whats_there
-from kaseg.data.samples import ENCODED_FEATURES, AnyDataset, DecodeSample, RenderSample, decode_on_access
+from kaseg.data.samples import (
+    ENCODED_FEATURES,
+    AnyDataset,
+    DecodeSample,
+    RenderSample,
+    decode_on_access,
+    standard_columns,
+)
 from kaseg.data.sources import FOLDER_LAYOUT, SPECS, DatasetSpec, find_label_space, hub_source
 
 SPLIT_SYNONYMS = {"val": "validation"}
@@ -27,7 +33,7 @@ AnyLabelSpace: TypeAlias = "LabelSpace | str | Path | None"
 
 @dataclass(frozen=True)
 class _Request:
-    """What a user asks for, whatever the data are."""
+    """What a user asks for."""
 
     name: str
     split: str | None
@@ -61,43 +67,33 @@ def load_segmentation_dataset(
     num_proc: int | None = None,
     **scene_options: int,
 ) -> AnyDataset | AnyDatasetDict:
-    """Loads a data set whose samples are decoded when they are accessed.
+    """Loads a dataset whose samples are decoded when they are accessed.
 
-    Every sample has three columns: `image` (PIL picture, mode "RGB", upright), `label` (PIL mask, mode "L", train ids
-    with 255 for void, the size of the picture) and `id` (string). In test splits that are published without masks,
-    `label` is `None`: they can be predicted, not trained on or scored. `info` names the data set and, if known, its
-    licence.
+    Every sample has three columns: `image` (PIL image, mode "RGB", upright), `label` (PIL mask, mode "L", train ids
+    with 255 for void, the size of the image) and `id` (string). In test splits that are published without masks,
+    `label` is `None`: they can be predicted, not trained on or scored. `info` names the dataset and its license.
 
     Args:
-        name: One of
-            - the name of a known data set, whose files lie in `data_dir` as they are published: "ade20k", "camvid",
-              "cityscapes", "cityscapes_coarse", "coco_stuff", "pascal_context" (59 classes), "pascal_context_60" (with
-              background) or "voc2012"; docs/datasets.md describes them;
-            - "scenes": synthetic street scenes, drawn on access;
-            - a folder with `images/` and `masks/` of equal stems, directly (then it is the split "train") or in
-              `train/`, `validation/` and `test/`, and a `classes.txt` or `classes.json` (see [`read_label_space`]);
-              "folder" with `data_dir` is the same;
-            - a Hub id or a folder that `datasets.load_dataset` understands, with a picture and a mask column.
-        split: "train", "validation" (or "val"), "test", or one that the data set has besides: "trainval" and "trainaug"
+        name: A known dataset ("ade20k", "camvid", "cityscapes", "cityscapes_coarse", "coco_stuff", "pascal_context",
+            "pascal_context_60", "voc2012"; docs/datasets.md describes them), whose files lie in `data_dir` as they are
+            published; "scenes", street scenes drawn on access; a folder with `images/` and `masks/` of equal stems,
+            directly (the split "train") or in `train/`, `validation/` and `test/`, and a `classes.txt` or
+            `classes.json` (see [`read_label_space`]; "folder" with `data_dir` is the same); or a Hub id or folder that
+            `datasets.load_dataset` understands, with a column of images and one of masks.
+        split: "train", "validation" (or "val"), "test", or one that the dataset has besides: "trainval" and "trainaug"
             (with the masks of SBD) of "voc2012", "train_extra" of "cityscapes_coarse". Default: all, in a dictionary.
         data_dir: Folder of the data.
         streaming: Return an `IterableDataset`.
-        image_column, label_column: Columns of Hub data. Default: what is known of that Hub id, or else guessed from the
-            usual names.
-        label_space: Meaning of the mask values. One of
-            - a [`LabelSpace`];
-            - "NAME" or "NAME:ENCODING": the classes of a known data set, with its usual label encoding or another one
-              that it has, such as "cityscapes:train_ids" (which also takes the files of that encoding);
-            - "NAME:color": its classes, where the masks hold the colours of its palette;
-            - a file of class names, or "FILE:color" (see [`read_label_space`]).
-            Needed for Hub data that are not known and for folders without class names.
+        image_column, label_column: Columns of Hub data. Default: those known of that Hub id, or else the usual names.
+        label_space: Meaning of the mask values: a [`LabelSpace`]; "NAME" or "NAME:ENCODING", the classes of a known
+            dataset in one of its label encodings, such as "cityscapes:train_ids"; a file of class names; or
+            "NAME:color", "FILE:color" for masks of colors. Needed for unknown Hub data and folders without class names.
         revision, config_name: Branch, tag or commit of Hub data, and their configuration.
         image_folder, label_folder: For own folders: names in place of "images" and "masks", such as "JPEGImages", or
             paths with `{split}` in them, such as "images/{split}".
         on_error: "raise", or "skip" to leave out samples that cannot be used, with one warning that counts and lists
             them. This tries every sample once when loading; a stream leaves them out as it comes to them.
-        skipped: A list, to which the [`SkippedSample`]s (id, reason) are added. A stream fills it while it is read, in
-            the process that reads it.
+        skipped: A list, to which the [`SkippedSample`]s (id, reason) are added; by a stream while it is read.
         num_proc: Number of processes that try the samples. Default: this one alone.
         **scene_options: For "scenes" only: `num_scenes`, `height` (192), `width` (256), `seed` (0).
 
@@ -105,9 +101,9 @@ def load_segmentation_dataset(
         A `datasets.Dataset`, or an `IterableDataset` when streaming; in a dictionary by split if `split` is `None`.
 
     Raises:
-        FileNotFoundError: If a file, a folder or the split is missing; the message says what was looked for.
-        ValueError: If arguments or columns do not fit, a split is empty or ids are doubled. On access: if a sample
-            cannot be decoded, sizes differ, or a label is out of range; the message names the sample and its file.
+        FileNotFoundError: A file, a folder or the split is missing; the message says what was looked for.
+        ValueError: Arguments or columns do not fit, a split is empty or ids are doubled. On access: a sample cannot be
+            decoded, sizes differ, or a label is out of range; the message names the sample and its file.
     """
     name, split = str(name), SPLIT_SYNONYMS.get(split or "", split)
     if scene_options and name != "scenes":
@@ -117,9 +113,13 @@ def load_segmentation_dataset(
     if on_error == "raise" and (skipped is not None or num_proc is not None):
         raise ValueError("skipped and num_proc would change nothing: they are for on_error='skip'.")
     request = _Request(name, split, data_dir, streaming, label_space, on_error, skipped, num_proc)
-    folders = _own_folders(image_folder, label_folder)
+    own = [
+        folder and (folder if "{split}" in folder else f"{{split}}/{folder}") for folder in (image_folder, label_folder)
+    ]
+    folders = PairedFolders(own[0] or FOLDER_LAYOUT.image_folder, own[1] or FOLDER_LAYOUT.label_folder)
     hub_options = {"image": image_column, "label": label_column, "revision": revision, "config": config_name}
-    if not _is_known_layout(request, folders):
+    root = _local_root(name, data_dir)
+    if name not in SPECS and name != "folder" and (root is None or not folders.splits(root)):
         if folders != FOLDER_LAYOUT:
             raise _nothing_there(request, [folders])
         return _signed(_load_hub(request, hub_options), name)
@@ -135,11 +135,11 @@ def load_segmentation_dataset(
 
 
 def _signed(data: AnyDataset | AnyDatasetDict, name: str) -> AnyDataset | AnyDatasetDict:
-    """Writes into the `info` of data what a model card says of them."""
+    """Writes name, license, homepage and citation into the `info` of data, for model cards."""
     known = hub_source(name)
     spec = SPECS.get(name) if known is None else known[0]
     for part in data.values() if isinstance(data, dict) else (data,):
-        # Of a folder only its name: where it lies is nobody's concern.
+        # Of a folder only its name, not where it lies.
         part.info.dataset_name = Path(name).name if Path(name).is_dir() else name
         if spec is not None:
             part.info.license, part.info.homepage, part.info.citation = spec.license, spec.homepage, spec.citation
@@ -149,15 +149,13 @@ def _signed(data: AnyDataset | AnyDatasetDict, name: str) -> AnyDataset | AnyDat
 def get_label_space(
     name: str | Path, data_dir: str | Path | None = None, label_space: LabelSpace | str | Path | None = None
 ) -> LabelSpace:
-    """The classes of a data set.
+    """Finds the classes of a dataset; `label_space` goes before what is known of `name`.
 
     Args:
-        name: As in [`load_segmentation_dataset`].
-        data_dir: Folder of the data, where `name` is "folder".
-        label_space: As in [`load_segmentation_dataset`]; goes before what is known of `name`.
+        name, data_dir, label_space: As in [`load_segmentation_dataset`].
 
     Raises:
-        ValueError: If the classes are not known; the message says how to give them.
+        ValueError: The classes are not known; the message says how to give them.
     """
     if isinstance(label_space, LabelSpace):
         return label_space
@@ -181,16 +179,8 @@ def get_label_space(
     )
 
 
-def _own_folders(image_folder: str | None, label_folder: str | None) -> PairedFolders:
-    folders = [
-        folder if folder is None or "{split}" in folder else f"{{split}}/{folder}"
-        for folder in (image_folder, label_folder)
-    ]
-    return PairedFolders(folders[0] or FOLDER_LAYOUT.image_folder, folders[1] or FOLDER_LAYOUT.label_folder)
-
-
 def _local_root(name: str, data_dir: str | Path | None) -> Path | None:
-    """The folder of a data set, or `None` for Hub ids (and for known names without `data_dir`)."""
+    """The folder of a dataset, or `None` for Hub ids (and for known names without `data_dir`)."""
     if name in SPECS or name == "folder":
         return Path(data_dir).expanduser() if data_dir is not None else None
     path = Path(name).expanduser()
@@ -201,17 +191,10 @@ def _local_root(name: str, data_dir: str | Path | None) -> Path | None:
     return None
 
 
-def _is_known_layout(request: _Request, folders: PairedFolders) -> bool:
-    if request.name in SPECS or request.name == "folder":
-        return True
-    root = _local_root(request.name, request.data_dir)
-    return root is not None and bool(folders.splits(root))
-
-
 def _layouts_and_spaces(
     request: _Request, folders: PairedFolders
 ) -> tuple[list[Any], Callable[[FileLayout], LabelSpace], DatasetSpec | None]:
-    """The layouts that come into question, what the masks of each hold, and the data set if that is its own classes."""
+    """The layouts that come into question, what the masks of each hold, and the dataset if that is its own classes."""
     spec, asked = SPECS.get(request.name), request.label_space
     if spec is None:
         # Asked for late: that the folder is not there is the more helpful message.
@@ -289,7 +272,11 @@ def _load_files(
 ) -> AnyDataset:
     bad = request.bad(split)
     if isinstance(layout, ParquetFiles):
-        data_files = {split: _exactly(layout.file(root, split))}
+        # Patterns are put behind the working directory, which may look like one, too.
+        path = str(layout.file(root, split).absolute())
+        if "::" in path:  # which `datasets` takes for a file in an archive
+            raise ValueError(f"{path}: `datasets` reads what is before '::' alone. Rename the folder.")
+        data_files = {split: glob.escape(path)}
         data = datasets.load_dataset("parquet", data_files=data_files, split=split, streaming=request.streaming)
         data = standard_columns(data, None, None, f"{root}, split {split}", split)
         return _usable(request, data, DecodeSample(space, unlabelled=split == "test"), bad)
@@ -302,18 +289,6 @@ def _load_files(
     data = datasets.Dataset.from_dict(encoded, features=ENCODED_FEATURES)
     unlabelled = isinstance(layout, NamedFiles) and split in layout.unlabelled
     return _usable(request, data, DecodeSample(space, unlabelled), bad)
-
-
-def _exactly(path: Path) -> str:
-    """A pattern of `datasets` that fits this file alone.
-
-    Raises:
-        ValueError: there is none for a path with "::", which `datasets` takes for a file in an archive.
-    """
-    absolute = str(path.absolute())  # patterns are put behind the working directory, which may look like one, too
-    if "::" in absolute:
-        raise ValueError(f"{absolute}: `datasets` reads what is before '::' alone. Rename the folder.")
-    return glob.escape(absolute)
 
 
 def _usable(request: _Request, data: AnyDataset, decode: DecodeSample, bad: BadSamples) -> AnyDataset:
@@ -334,7 +309,14 @@ def _usable(request: _Request, data: AnyDataset, decode: DecodeSample, bad: BadS
 
 def _load_hub(request: _Request, options: dict[str, str | None]) -> AnyDataset | AnyDatasetDict:
     space = get_label_space(request.name, request.data_dir, request.label_space)
-    _refuse_patterns(request)
+    root = _local_root(request.name, request.data_dir)
+    if root is not None and root.is_dir():
+        path = str(root.resolve())
+        if "::" in path or glob.escape(path) != path:
+            raise ValueError(
+                f"{path}: of a path with '*', '?', '[' or '::' `datasets` reads every folder that fits, or none. "
+                "Rename the folder. (Own folders with images/ and masks/ may have any name.)"
+            )
     known = hub_source(request.name)
     data_dir = request.data_dir
     if known is not None:
@@ -345,12 +327,12 @@ def _load_hub(request: _Request, options: dict[str, str | None]) -> AnyDataset |
     where: dict[str, Any] = {"path": request.name, "revision": options["revision"]}
     if data_dir is not None:
         where["data_dir"] = str(data_dir)
-    with _saying_whats_there(request):
+    with _listing_folder(request):
         splits = datasets.get_dataset_split_names(**where, config_name=options["config"])
     own_names = {SPLIT_SYNONYMS.get(own, own): own for own in splits}
 
     def load(split: str) -> AnyDataset:
-        with _saying_whats_there(request):
+        with _listing_folder(request):
             data = datasets.load_dataset(
                 **where, name=options["config"], split=own_names[split], streaming=request.streaming
             )
@@ -360,25 +342,8 @@ def _load_hub(request: _Request, options: dict[str, str | None]) -> AnyDataset |
     return _by_split(request.split, list(own_names), request.name, load)
 
 
-def _refuse_patterns(request: _Request) -> None:
-    """`datasets` takes the path of a folder for a pattern and would read others that fit it.
-
-    Raises:
-        ValueError: it is one.
-    """
-    root = _local_root(request.name, request.data_dir)
-    if root is None or not root.is_dir():
-        return
-    path = str(root.resolve())
-    if "::" in path or glob.escape(path) != path:
-        raise ValueError(
-            f"{path}: of a path with '*', '?', '[' or '::' `datasets` reads every folder that fits, or none. Rename "
-            "the folder. (Own folders with images/ and masks/ may have any name.)"
-        )
-
-
 @contextmanager
-def _saying_whats_there(request: _Request) -> Iterator[None]:
+def _listing_folder(request: _Request) -> Iterator[None]:
     """Adds to errors about a folder on this machine what would have been read there, and what lies in it."""
     try:
         yield
@@ -409,4 +374,4 @@ def _load_scenes(
         render = RenderSample(part_seed, height, width, part, space)
         return decode_on_access(data.to_iterable_dataset() if request.streaming else data, render)
 
-    return _by_split(request.split, available, "The data set 'scenes'", load)
+    return _by_split(request.split, available, "The dataset 'scenes'", load)

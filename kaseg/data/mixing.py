@@ -29,7 +29,7 @@ class BatchMixer:
       out. Of an image without any label they are what `classify` says, which is one forward pass of the teacher over
       the unlabelled images that are pasted from.
 
-    The draws depend on the seed and the numbers that a call is given alone, on no other generator and no device.
+    The draws depend on the seed and the numbers of a call alone, on no other generator and no device.
 
     Args:
         method (`str`): `"cutmix"` or `"classmix"`.
@@ -58,7 +58,7 @@ class BatchMixer:
     def __call__(
         self, batch: dict[str, Tensor], *numbers: int, classify: Callable[[Tensor], Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Makes the mixed batch; the one that is given is left as it is.
+        """Makes a mixed batch.
 
         Args:
             batch: `pixel_values` (B, 3, H, W) and `labels` (B, H, W); further entries are passed on.
@@ -67,7 +67,7 @@ class BatchMixer:
                 images that have no label.
 
         Raises:
-            ValueError: If images and labels differ in size.
+            ValueError: Images and labels differ in size.
         """
         pixel_values, labels = batch["pixel_values"], batch["labels"]
         if pixel_values.shape[-2:] != labels.shape[-2:]:

@@ -1,4 +1,4 @@
-"""Samples of users' own data sets, in the forms that they come in, as a picture and its mask."""
+"""Samples of users' own datasets, in the forms that they come in, as an image and its mask."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ from kaseg.data.samples import IMAGE_COLUMNS, LABEL_COLUMNS
 
 _FORMS = (
     "A sample is a dictionary with an image (PIL, or uint8 of shape (H, W, 3) or (3, H, W)) and its mask (PIL or "
-    "integers (H, W), one class id per pixel), a pair of the two, or has normalised pixel_values (3, H, W) and labels."
+    "integers (H, W), one class id per pixel), a pair of the two, or has normalized pixel_values (3, H, W) and labels."
 )
 
 
 def standard_sample(sample: Any, with_label: bool = True, may_lack_label: bool = False) -> dict[str, Any]:
-    """The sample with `image` and `label` as PIL pictures; one that has normalised `pixel_values` already comes back
-    with these as float32 (3, H, W) and `labels` as int64 (H, W).
+    """Gives the sample with `image` and `label` as PIL images, or, where it has normalized `pixel_values` already, with
+    these as float32 (3, H, W) and `labels` as int64 (H, W). Other fields are kept.
 
-    Fields that do not belong to these are kept. Where `image` and `label` have other names, the usual ones are looked
-    for: those of [`load_segmentation_dataset`].
+    Where `image` and `label` have other names, the usual ones of [`load_segmentation_dataset`] are looked for.
 
     Args:
-        sample: A mapping, or a pair (image, mask) as torchvision's data sets give it. Images and masks may be PIL
-            pictures, arrays or tensors, such as `with_format("torch")` makes.
+        sample: A mapping, or a pair (image, mask) as torchvision's datasets give it. Images and masks may be PIL
+            images, arrays or tensors, such as `with_format("torch")` makes.
         with_label: Whether masks are wanted; the mask may be `None` all the same.
         may_lack_label: Whether a sample may be an image, perhaps with its `id`, and nothing else.
 
     Raises:
-        ValueError: it is none of these; the message names the field, and is to stand behind the sample's name.
+        ValueError: It is none of these; the message names the field.
     """
     if isinstance(sample, tuple | list) and len(sample) == 2:
         sample = {"image": sample[0], "label": sample[1]}
@@ -46,11 +45,11 @@ def standard_sample(sample: Any, with_label: bool = True, may_lack_label: bool =
         label_field = _find(sample, LABEL_COLUMNS, "mask")
         label = found.pop(label_field)
         label = label if label is None else _mask(label, label_field)
-    return {**found, "image": _picture(sample[image_field], image_field), "label": label}
+    return {**found, "image": _image(sample[image_field], image_field), "label": label}
 
 
 def is_prepared(sample: Mapping[str, Any]) -> bool:
-    """Whether a sample holds what a model takes, and no picture any more."""
+    """Whether a sample holds what a model takes, and no image any more."""
     values = sample.get("pixel_values")
     return values is not None and not isinstance(values, Image.Image) and _array(values).dtype.kind == "f"
 
@@ -79,7 +78,7 @@ def _array(values: Any) -> np.ndarray:
     return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
 
 
-def _picture(values: Any, field: str) -> Image.Image:
+def _image(values: Any, field: str) -> Image.Image:
     if isinstance(values, Image.Image):
         return values
     array = _array(values) if isinstance(values, np.ndarray | torch.Tensor | list) else np.empty(0)
@@ -87,7 +86,7 @@ def _picture(values: Any, field: str) -> Image.Image:
         raise ValueError(f"its field {field!r} is {_described(values)}, not an image. {_FORMS}")
     if array.ndim == 3:
         bands = (1, 3, 4)
-        # Of a picture that is three pixels high or wide, tensors have the channels first, as torchvision has them.
+        # Of an image that is three pixels high or wide, tensors have the channels first, as torchvision has them.
         first = isinstance(values, torch.Tensor) or array.shape[-1] not in bands
         if array.shape[0] in bands and first:
             array = array.transpose(1, 2, 0)

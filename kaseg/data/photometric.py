@@ -1,4 +1,4 @@
-"""Random distortion of a picture's colours."""
+"""Random distortion of an image's colors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class PhotometricDistortion:
         3. saturation: `S * u` in HSV, u uniform in `saturation`;
         4. hue: `H + u` around the circle in HSV, u uniform in -`hue`..`hue`.
 
-    torchvision's `RandomPhotometricDistort` is another recipe: it blends with grey, and swaps channels. Here levels are
+    torchvision's `RandomPhotometricDistort` is another recipe: it blends with gray, and swaps channels. Here levels are
     rounded, and saturation and hue share one way through HSV (of 8 bits per channel, as in Pillow). All draws come from
     torch's CPU generator, nine numbers a call.
 
@@ -30,11 +30,6 @@ class PhotometricDistortion:
 
     Raises:
         ValueError: If a setting is out of its range; the message names it.
-
-    Example:
-        >>> distorted = PhotometricDistortion()(image)
-        >>> distorted.size == image.size, distorted.mode
-        (True, 'RGB')
     """
 
     def __init__(
@@ -50,21 +45,14 @@ class PhotometricDistortion:
             if not 0 <= bounds[0] <= bounds[1]:
                 raise ValueError(f"{name} is {bounds}; give (low, high) with 0 <= low <= high.")
         if not 0 <= hue <= 0.5:
-            raise ValueError(f"hue is {hue}; it is a share of the colour circle in 0..0.5.")
+            raise ValueError(f"hue is {hue}; it is a share of the color circle in 0..0.5.")
         self.brightness = brightness
         self.contrast = contrast
         self.saturation = saturation
         self.hue = hue
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        """The distorted picture.
-
-        Args:
-            image: Picture of mode "RGB"; it is not changed.
-
-        Returns:
-            A picture of mode "RGB" and the same size.
-        """
+        """Gives a distorted copy of an image of mode "RGB"."""
         contrast_first, *draws = torch.rand(9).tolist()
         applied = [draw < 0.5 for draw in draws[:4]]
         shift = _between(-self.brightness, self.brightness, draws[4]) if applied[0] else 0.0

@@ -1,7 +1,6 @@
-"""The things that stand in a synthetic street scene: houses, trees, cars, people, poles and signs.
+"""Houses, trees, cars, people, poles and signs of a synthetic street scene.
 
-Each function makes all its random choices at once and returns a [`Thing`] that can be painted later, in any order.
-"""
+Each function makes its random choices at once and returns a [`Thing`] that can be painted later, in any order."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ from kaseg.data.scene_street import (
     TREE,
     VOID,
     Canvas,
-    Colour,
+    Color,
     Point,
     Street,
     Thing,
@@ -65,8 +64,8 @@ def building(
     return Thing(far, draw, footprint=(x0, x1, near, far), height=height)
 
 
-def _facade_palette(rng: np.random.Generator, street: Street, wall: Colour) -> list[Colour]:
-    """Colours of wall, two kinds of panes, lit panes, frames, shop fronts and cornice."""
+def _facade_palette(rng: np.random.Generator, street: Street, wall: Color) -> list[Color]:
+    """Colors of wall, two kinds of panes, lit panes, frames, shop fronts and cornice."""
     lit = (255, 214, 140) if street.weather == "dusk" else vary(rng, (120, 130, 140), 30)
     glow = 1.8 if street.weather == "dusk" and rng.random() < 0.8 else 1.0
     trim = rng.uniform(0.7, 1.3)
@@ -94,7 +93,7 @@ class _Facade:
     window: tuple[float, float]
     shop: bool
     panes: np.ndarray
-    palette: list[Colour]
+    palette: list[Color]
 
     def paint(self, canvas: Canvas, along_road: bool) -> None:
         street = canvas.street
@@ -120,13 +119,12 @@ class _Facade:
         level = (street.horizon - (np.arange(top, bottom) + 0.5))[:, None] * scale[None] + street.eye
         mask = (level >= 0) & (level <= self.height)
         material = self._material(position - (self.near if along_road else self.line), level)
-        light = street.face_light(-self.side if along_road else 0)
-        middle = float(depth.mean())
-        colours = np.array([street.tint(colour, middle, light) for colour in self.palette], dtype=np.uint8)
-        canvas.paste(colours[material], mask, first, top, BUILDING)
+        middle, light = float(depth.mean()), street.face_light(-self.side if along_road else 0)
+        colors = np.array([street.tint(color, middle, light) for color in self.palette], dtype=np.uint8)
+        canvas.paste(colors[material], mask, first, top, BUILDING)
 
     def _material(self, along: np.ndarray, level: np.ndarray) -> np.ndarray:
-        """Index into the palette for each pixel, from metres along the wall (w,) and above the ground (h, w)."""
+        """Index into the palette for each pixel, from meters along the wall (w,) and above the ground (h, w)."""
         across, up = along / self.bay, level / self.floor
         in_bay = np.abs(across % 1 - 0.5) < self.window[0] / 2
         in_floor = np.abs(up % 1 - 0.5) < self.window[1] / 2
@@ -151,12 +149,8 @@ def tree(rng: np.random.Generator, x: float, z: float, tall: float, crowns: list
     shape = crowns[rng.integers(len(crowns))][:, :, :: int(rng.choice([-1, 1]))]
 
     def draw(canvas: Canvas) -> None:
-        trunk = [
-            (x - thick, 0.0, z),
-            (x - thick * 0.6, tall * 0.6, z),
-            (x + thick * 0.6, tall * 0.6, z),
-            (x + thick, 0.0, z),
-        ]
+        top = thick * 0.6
+        trunk = [(x - thick, 0.0, z), (x - top, tall * 0.6, z), (x + top, tall * 0.6, z), (x + thick, 0.0, z)]
         canvas.polygon(trunk, bark, TREE)
         _paint_crown(canvas, shape, leaf, (x - wide / 2, x + wide / 2), (bare, tall), z)
 
@@ -189,13 +183,13 @@ def crown(rng: np.random.Generator, conifer: bool) -> np.ndarray:
 
 
 def _paint_crown(
-    canvas: Canvas, shape: np.ndarray, leaf: Colour, across: tuple[float, float], up: tuple[float, float], z: float
+    canvas: Canvas, shape: np.ndarray, leaf: Color, across: tuple[float, float], up: tuple[float, float], z: float
 ) -> None:
     street = canvas.street
     left, top = (round(value) for value in street.project((across[0], up[1], z)))
     right, bottom = (round(value) for value in street.project((across[1], up[0], z)))
     right, bottom = max(right, left + 1), max(bottom, top + 1)
-    # Only the part inside the picture is enlarged: a near crown may be far larger than it.
+    # Only the part inside the image is enlarged: a near crown may be far larger than it.
     x0, y0, x1, y1 = max(left, 0), max(top, 0), min(right, street.width), min(bottom, street.height)
     if x0 >= x1 or y0 >= y1:
         return
@@ -206,8 +200,8 @@ def _paint_crown(
         for plane in shape
     )
     steps = ((shade + np.linspace(-0.25, 0.25, x1 - x0, dtype=np.float32) * street.sun) * 8).clip(2, 11)
-    colours = np.array([street.tint(leaf, z, step / 8) for step in range(12)], dtype=np.uint8)
-    canvas.paste(colours[steps.astype(np.uint8)], density > 0, x0, y0, TREE)
+    colors = np.array([street.tint(leaf, z, step / 8) for step in range(12)], dtype=np.uint8)
+    canvas.paste(colors[steps.astype(np.uint8)], density > 0, x0, y0, TREE)
 
 
 def car(rng: np.random.Generator, street: Street, x: float, z: float, turned: bool, across: bool = False) -> Thing:
@@ -233,7 +227,7 @@ def car(rng: np.random.Generator, street: Street, x: float, z: float, turned: bo
 
 @dataclass
 class _Car:
-    """Lower body, cabin and wheels. Points are (a, y, b): metres across from its middle, above the ground, forward."""
+    """Lower body, cabin and wheels. Points are (a, y, b): meters across from its middle, above the ground, forward."""
 
     x: float
     z: float
@@ -247,9 +241,9 @@ class _Car:
     narrow: float  # width of the roof as a share of the car's
     sill: tuple[float, float]  # back and front of the cabin at the belt, as shares of half the length
     roof: tuple[float, float]  # the same at the roof
-    paint: Colour
-    glass: Colour
-    lamp: Colour
+    paint: Color
+    glass: Color
+    lamp: Color
 
     def at(self, a: float, y: float, b: float) -> Point:
         """From the car's frame to the street's."""
@@ -306,11 +300,11 @@ class _Car:
         self._quad(canvas, pane, self.glass, share)
 
     def _wheel(self, canvas: Canvas, a: float, b: float) -> None:
-        for radius, colour in ((0.33, (26, 26, 28)), (0.17, (128, 128, 130))):
-            self._quad(canvas, [(a, 0.33 + radius * up, b + radius * forward) for forward, up in _CIRCLE], colour)
+        for radius, color in ((0.33, (26, 26, 28)), (0.17, (128, 128, 130))):
+            self._quad(canvas, [(a, 0.33 + radius * up, b + radius * forward) for forward, up in _CIRCLE], color)
 
-    def _quad(self, canvas: Canvas, points: Sequence[Sequence[float]], colour: Colour, light: float = 1.0) -> None:
-        canvas.polygon([self.at(*point) for point in points], colour, CAR, light)
+    def _quad(self, canvas: Canvas, points: Sequence[Sequence[float]], color: Color, light: float = 1.0) -> None:
+        canvas.polygon([self.at(*point) for point in points], color, CAR, light)
 
     def _faces_camera(self, canvas: Canvas, face: list[Point], winding: int) -> bool:
         flat = canvas.street.project_all([self.at(*point) for point in face])
@@ -345,21 +339,15 @@ def person(rng: np.random.Generator, x: float, z: float) -> Thing:
     return Thing(z, draw, footprint=(x - wide, x + wide, z - 0.15, z + 0.15), height=tall)
 
 
-def _post(canvas: Canvas, x: float, z: float, tall: float, thick: float, colour: Colour, label: int = POLE) -> None:
-    half = thick / 2
-    canvas.polygon([(x - half, 0.0, z), (x - half, tall, z), (x + half, tall, z), (x + half, 0.0, z)], colour, label)
-
-
 def lamp(rng: np.random.Generator, x: float, z: float, tall: float, arm: float) -> Thing:
-    colour = vary(rng, [(92, 96, 98), (50, 58, 52), (150, 150, 148), (110, 88, 66)][rng.integers(4)], 12)
+    color = vary(rng, [(92, 96, 98), (50, 58, 52), (150, 150, 148), (110, 88, 66)][rng.integers(4)], 12)
     thick = rng.uniform(0.13, 0.24)
 
     def draw(canvas: Canvas) -> None:
-        _post(canvas, x, z, tall, thick, colour)
+        canvas.panel(x, thick / 2, (0.0, tall), z, color, POLE)
         if arm:
-            canvas.polygon(
-                [(x, tall - 0.14, z), (x, tall, z), (x + arm, tall + 0.25, z), (x + arm, tall, z)], colour, POLE
-            )
+            bracket = [(x, tall - 0.14, z), (x, tall, z), (x + arm, tall + 0.25, z), (x + arm, tall, z)]
+            canvas.polygon(bracket, color, POLE)
         else:
             canvas.disc(x, tall, z, 0.22, (226, 222, 200), POLE)
 
@@ -372,45 +360,41 @@ def sign(rng: np.random.Generator, x: float, z: float) -> Thing:
     metal = vary(rng, (128, 130, 132), 22)
     rim, face = [((188, 36, 40), (226, 224, 220)), ((36, 78, 168), (44, 92, 186)), ((176, 34, 38), (180, 40, 44)),
                  ((128, 130, 130), (142, 144, 144)), ((226, 226, 220), (34, 110, 74))][rng.integers(5)]  # fmt: skip
-    rim_colour, face_colour = vary(rng, rim, 10), vary(rng, face, 10)
+    rim_color, face_color = vary(rng, rim, 10), vary(rng, face, 10)
     lit = int(rng.integers(3))
     wide = size * rng.uniform(1.0, 2.2)
 
     def draw(canvas: Canvas) -> None:
-        _post(canvas, x, z, tall, 0.09 if kind != "lights" else 0.14, metal)
+        canvas.panel(x, 0.045 if kind != "lights" else 0.07, (0.0, tall), z, metal, POLE)
         if kind == "disc":
-            canvas.disc(x, tall, z, size, rim_colour, SIGN)
-            canvas.disc(x, tall, z, size * 0.7, face_colour, SIGN)
+            canvas.disc(x, tall, z, size, rim_color, SIGN)
+            canvas.disc(x, tall, z, size * 0.7, face_color, SIGN)
         elif kind == "lights":
-            case = [
-                (x - 0.2, tall - 0.1, z),
-                (x - 0.2, tall + 0.8, z),
-                (x + 0.2, tall + 0.8, z),
-                (x + 0.2, tall - 0.1, z),
-            ]
-            canvas.polygon(case, (34, 36, 36), SIGN)
+            canvas.panel(x, 0.2, (tall - 0.1, tall + 0.8), z, (34, 36, 36), SIGN)
             canvas.disc(x, tall + 0.1 + 0.26 * lit, z, 0.12, [(60, 220, 120), (250, 190, 60), (250, 70, 50)][lit], SIGN)
         else:
-            outlines: dict[str, list[tuple[float, float]]] = {
-                "triangle": [(-1.1, -0.8), (0, 1.1), (1.1, -0.8)],
-                "diamond": [(-1, 0), (0, 1), (1, 0), (0, -1)],
-                "board": [(-wide / size, -0.8), (-wide / size, 0.8), (wide / size, 0.8), (wide / size, -0.8)],
-            }
-            outline = outlines[kind]
-            for share, colour in ((1.0, rim_colour), (0.72, face_colour)):
+            half = wide / size
+            outline = {
+                "triangle": [(-1.1, -0.8), (0.0, 1.1), (1.1, -0.8)],
+                "diamond": [(-1.0, 0.0), (0.0, 1.0), (1.0, 0.0), (0.0, -1.0)],
+                "board": [(-half, -0.8), (-half, 0.8), (half, 0.8), (half, -0.8)],
+            }[kind]
+            for share, color in ((1.0, rim_color), (0.72, face_color)):
                 corners = [(x + a * size * share, tall + b * size * share, z) for a, b in outline]
-                canvas.polygon(corners, colour, SIGN)
+                canvas.polygon(corners, color, SIGN)
 
     return Thing(z, draw, footprint=(x - 0.05, x + 0.05, z - 0.05, z + 0.05), height=tall)
 
 
 def bollard(rng: np.random.Generator, x: float, z: float) -> Thing:
-    colour = vary(rng, (110, 108, 104), 30)
-    return Thing(z, lambda canvas: _post(canvas, x, z, 0.95, 0.14, colour), (x - 0.1, x + 0.1, z - 0.1, z + 0.1), 0.95)
+    color = vary(rng, (110, 108, 104), 30)
+    return Thing(
+        z, lambda canvas: canvas.panel(x, 0.07, (0.0, 0.95), z, color, POLE), (x - 0.1, x + 0.1, z - 0.1, z + 0.1), 0.95
+    )
 
 
 def litter_bin(rng: np.random.Generator, x: float, z: float) -> Thing:
     """A bin or box: street furniture that none of the classes covers, hence void."""
-    colour, tall, wide = vary(rng, (70, 86, 74), 35), rng.uniform(0.8, 1.3), rng.uniform(0.5, 1.0)
+    color, tall, wide = vary(rng, (70, 86, 74), 35), rng.uniform(0.8, 1.3), rng.uniform(0.5, 1.0)
     footprint = (x - wide / 2, x + wide / 2, z, z + 0.5)
-    return Thing(z, lambda canvas: _post(canvas, x, z, tall, wide, colour, VOID), footprint, tall)
+    return Thing(z, lambda canvas: canvas.panel(x, wide / 2, (0.0, tall), z, color, VOID), footprint, tall)

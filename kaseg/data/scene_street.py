@@ -14,15 +14,15 @@ from kaseg.pixels import VOID as VOID
 # In the order of kaseg.data.label_spaces.SCENES.
 SKY, ROAD, PAVEMENT, BUILDING, TREE, CAR, PERSON, POLE, SIGN = range(9)
 
-Colour = tuple[float, float, float]
-Point = tuple[float, float, float]  # metres: right of the camera's lane, above the ground, ahead of the camera
+Color = tuple[float, float, float]
+Point = tuple[float, float, float]  # meters: right of the camera's lane, above the ground, ahead of the camera
 
-_NEAR = 0.6  # metres; nothing is projected closer than this
+_NEAR = 0.6  # meters; nothing is projected closer than this
 
 
 @dataclass
 class Street:
-    """Camera, cross-section of the street and weather of one scene. Lengths in metres, image quantities in pixels."""
+    """Camera, cross-section of the street and weather of one scene. Lengths in meters, image quantities in pixels."""
 
     width: int
     height: int
@@ -30,15 +30,15 @@ class Street:
     horizon: float
     center: float
     eye: float  # height of the camera
-    bend: float  # the road's centre is at x = bend * z ** 2
+    bend: float  # the road's center is at x = bend * z ** 2
     road: tuple[float, float]  # left and right kerb
     walls: tuple[float, float]  # left and right building line
     lanes: tuple[float, ...]  # the lines between lanes
     junction: float  # distance of the crossing street, infinite if there is none
     weather: str
     sun: int  # side the light comes from; 0 under an overcast sky
-    ambient: Colour
-    haze: Colour
+    ambient: Color
+    haze: Color
     haze_depth: float
 
     @classmethod
@@ -89,10 +89,10 @@ class Street:
             flat.append((center + focal * (x / z + bend * z), horizon - focal * (y - eye) / z))
         return flat
 
-    def tint(self, colour: Sequence[float], depth: float, light: float = 1.0) -> tuple[int, int, int]:
-        """A surface's colour as seen from `depth` metres, `light` being how much its face is lit."""
+    def tint(self, color: Sequence[float], depth: float, light: float = 1.0) -> tuple[int, int, int]:
+        """A surface's color as seen from `depth` meters, `light` being how much its face is lit."""
         clear = math.exp(-depth / self.haze_depth)
-        (r, g, b), (ar, ag, ab), (hr, hg, hb) = colour, self.ambient, self.haze
+        (r, g, b), (ar, ag, ab), (hr, hg, hb) = color, self.ambient, self.haze
         near, far = clear * light, 1 - clear
         return (
             min(int(r * ar * near + hr * far), 255),
@@ -106,33 +106,41 @@ class Street:
 
 
 class Canvas:
-    """Picture and labels, painted with the same shapes."""
+    """Image and labels, painted with the same shapes."""
 
-    def __init__(self, street: Street, picture: np.ndarray, labels: np.ndarray) -> None:
+    def __init__(self, street: Street, image: np.ndarray, labels: np.ndarray) -> None:
         self.street = street
-        self.picture = Image.fromarray(picture)
+        self.image = Image.fromarray(image)
         self.labels = Image.fromarray(labels)
-        self._draw_picture = ImageDraw.Draw(self.picture)
+        self._draw_image = ImageDraw.Draw(self.image)
         self._draw_labels = ImageDraw.Draw(self.labels)
 
-    def polygon(self, points: Sequence[Point], colour: Sequence[float], label: int, light: float = 1.0) -> None:
-        """Fill a polygon given in metres."""
+    def polygon(self, points: Sequence[Point], color: Sequence[float], label: int, light: float = 1.0) -> None:
+        """Fill a polygon given in meters."""
         flat = self.street.project_all(points)
-        self._draw_picture.polygon(flat, fill=self.street.tint(colour, points[0][2], light))
+        self._draw_image.polygon(flat, fill=self.street.tint(color, points[0][2], light))
         self._draw_labels.polygon(flat, fill=label)
 
-    def disc(self, x: float, y: float, z: float, radius: float, colour: Sequence[float], label: int) -> None:
-        """Fill a disc that faces the camera, given in metres."""
+    def panel(
+        self, x: float, half: float, span: tuple[float, float], z: float, color: Sequence[float], label: int
+    ) -> None:
+        """Fill a rectangle that faces the camera: `half` meters to both sides of `x`, `span` above the ground."""
+        low, high = span
+        corners = [(x - half, low, z), (x - half, high, z), (x + half, high, z), (x + half, low, z)]
+        self.polygon(corners, color, label)
+
+    def disc(self, x: float, y: float, z: float, radius: float, color: Sequence[float], label: int) -> None:
+        """Fill a disc that faces the camera, given in meters."""
         column, row = self.street.project((x, y, z))
         size = max(radius * self.street.focal / z, 0.5)
         box = [column - size, row - size, column + size, row + size]
-        self._draw_picture.ellipse(box, fill=self.street.tint(colour, z))
+        self._draw_image.ellipse(box, fill=self.street.tint(color, z))
         self._draw_labels.ellipse(box, fill=label)
 
     def paste(self, patch: np.ndarray, mask: np.ndarray, left: int, top: int, label: int) -> None:
         """Put `patch`, uint8 (h, w, 3), where `mask`, bool (h, w), is true."""
         stencil = Image.fromarray(mask.astype(np.uint8) * 255)
-        self.picture.paste(Image.fromarray(patch), (left, top), stencil)
+        self.image.paste(Image.fromarray(patch), (left, top), stencil)
         self.labels.paste(label, (left, top, left + mask.shape[1], top + mask.shape[0]), stencil)
 
 
@@ -146,13 +154,13 @@ class Thing:
     height: float = 0.0
 
 
-def vary(rng: np.random.Generator, colour: Sequence[float], spread: float) -> Colour:
-    """A colour near `colour`: brightness varies by `spread`, the channels by a third of it (8-bit steps)."""
+def vary(rng: np.random.Generator, color: Sequence[float], spread: float) -> Color:
+    """A color near `color`: brightness varies by `spread`, the channels by a third of it (8-bit steps)."""
     shift, red, green, blue = (rng.standard_normal(4) * spread).tolist()
     return (
-        max(colour[0] + shift + red / 3, 8.0),
-        max(colour[1] + shift + green / 3, 8.0),
-        max(colour[2] + shift + blue / 3, 8.0),
+        max(color[0] + shift + red / 3, 8.0),
+        max(color[1] + shift + green / 3, 8.0),
+        max(color[2] + shift + blue / 3, 8.0),
     )
 
 

@@ -1,8 +1,8 @@
-"""Street scenes drawn from random numbers, with exact labels: a data set that needs no files.
+"""Street scenes drawn from random numbers, with exact labels: a dataset that needs no files.
 
-A scene is laid out in metres on a road that may bend, seen through a pinhole camera, and painted from far to near into
-the picture and the label map with the same masks, so that every label is exact to the pixel. Weather, exposure, noise
-and colours that classes share keep colour alone from giving the classes away.
+A scene is laid out in meters on a road that may bend, seen through a pinhole camera, and painted from far to near into
+the image and the label map with the same masks, so that every label is exact to the pixel. Weather, exposure, noise
+and colors that classes share keep color alone from giving the classes away.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def render_scene(seed: int, index: int, height: int = 192, width: int = 256) -> 
         width (`int`, *optional*, defaults to 256): Width in pixels, at least 16.
 
     Returns:
-        `tuple`: the picture, uint8 (height, width, 3), RGB; and the labels, uint8 (height, width), 0..8 in the order
+        `tuple`: the image, uint8 (height, width, 3), RGB; and the labels, uint8 (height, width), 0..8 in the order
         of `kaseg.data.SCENES` (sky, road, pavement, building, tree, car, person, pole, sign) or 255 (void: the
         camera car's bonnet and street furniture without a class).
 
@@ -58,9 +58,9 @@ def render_scene(seed: int, index: int, height: int = 192, width: int = 256) -> 
     rng = np.random.default_rng([seed, index])
     street = Street.random(rng, height, width)
     objects = _lay_out(rng, street)
-    picture, labels = _sky_and_skyline(rng, street)
-    _paint_ground(rng, street, picture, labels, _shadow_map(rng, street, objects))
-    canvas = Canvas(street, picture, labels)
+    image, labels = _sky_and_skyline(rng, street)
+    _paint_ground(rng, street, image, labels, _shadow_map(rng, street, objects))
+    canvas = Canvas(street, image, labels)
     for thing in sorted(objects, key=lambda thing: -thing.depth):
         thing.draw(canvas)
     if rng.random() < 0.25:
@@ -159,7 +159,7 @@ def _traffic(rng: np.random.Generator, street: Street) -> list[Thing]:
     return things
 
 
-def _colour(values: Sequence[float]) -> np.ndarray:
+def _color(values: Sequence[float]) -> np.ndarray:
     return np.asarray(values, dtype=np.float32)
 
 
@@ -170,29 +170,29 @@ def _sky_and_skyline(rng: np.random.Generator, street: Street) -> tuple[np.ndarr
     low = vary(rng, street.haze, 14)
     reach = max(street.horizon * rng.uniform(0.8, 1.3), 1.0)
     down = np.clip(np.arange(high, dtype=np.float32) / reach, 0, 1)[:, None, None] ** rng.uniform(0.6, 1.4)
-    sky = _colour(zenith) * (1 - down) + _colour(low) * down
+    sky = _color(zenith) * (1 - down) + _color(low) * down
     clouds = smooth_noise(rng, high, width, 4, 5) * 0.65 + smooth_noise(rng, high, width, 10, 14) * 0.35
     cover = np.clip((clouds - rng.uniform(0.35, 0.75)) * rng.uniform(2, 6), 0, 1)[..., None] * rng.uniform(0.3, 0.95)
     cloud = {"sun": (246, 246, 248), "overcast": (206, 208, 212), "dusk": (168, 128, 128)}[street.weather]
-    picture = np.zeros((street.height, width, 3), dtype=np.uint8)
+    image = np.zeros((street.height, width, 3), dtype=np.uint8)
     labels = np.full((street.height, width), SKY, dtype=np.uint8)
-    picture[:high] = (sky + (_colour(cloud) - sky) * cover).clip(0, 255)
+    image[:high] = (sky + (_color(cloud) - sky) * cover).clip(0, 255)
     above = street.horizon - np.arange(high)[:, None]  # height over the horizon, in pixels
     if rng.random() < 0.75:  # distant houses
         steps = np.repeat(rng.uniform(-0.3, 1.0, 40), rng.integers(3, 14, 40) * width // 256 + 1)
         mask = above < np.resize(steps, width).clip(0) * 0.09 * street.height
-        picture[:high][mask] = street.tint(vary(rng, (140, 132, 126), 30), 150)
+        image[:high][mask] = street.tint(vary(rng, (140, 132, 126), 30), 150)
         labels[:high][mask] = BUILDING
     if rng.random() < 0.75:  # distant trees
         line = (smooth_noise(rng, 1, width, 24, 1) - rng.uniform(0.2, 0.6)).clip(0)
         mask = above < line * 0.14 * street.height
-        picture[:high][mask] = street.tint(vary(rng, (78, 96, 62), 20), 130)
+        image[:high][mask] = street.tint(vary(rng, (78, 96, 62), 20), 130)
         labels[:high][mask] = TREE
-    return picture, labels
+    return image, labels
 
 
 def _paint_ground(
-    rng: np.random.Generator, street: Street, picture: np.ndarray, labels: np.ndarray, shadow: np.ndarray
+    rng: np.random.Generator, street: Street, image: np.ndarray, labels: np.ndarray, shadow: np.ndarray
 ) -> None:
     first = min(max(math.ceil(street.horizon), 0), street.height)
     rows = np.arange(first, street.height, dtype=np.float32) + np.float32(0.5)
@@ -205,11 +205,11 @@ def _paint_ground(
     on_road = straight | crossing
     kerb = ~crossing & ((np.abs(x - (left - 0.1)) < 0.12) | (np.abs(x - (right + 0.1)) < 0.12))
 
-    grey = rng.uniform(62, 138)
-    road = vary(rng, (grey, grey, grey * rng.uniform(0.95, 1.08)), 6)
-    paving = vary(rng, [(150, 146, 140), (112, 112, 114), (158, 132, 112), (grey, grey, grey)][rng.integers(4)], 14)
-    edge = _colour(paving) * rng.uniform(0.75, 1.3)
-    palette = np.stack([_colour(paving), _colour(road), edge]).astype(np.float32) * _colour(street.ambient)
+    gray = rng.uniform(62, 138)
+    road = vary(rng, (gray, gray, gray * rng.uniform(0.95, 1.08)), 6)
+    paving = vary(rng, [(150, 146, 140), (112, 112, 114), (158, 132, 112), (gray, gray, gray)][rng.integers(4)], 14)
+    edge = _color(paving) * rng.uniform(0.75, 1.3)
+    palette = np.stack([_color(paving), _color(road), edge]).astype(np.float32) * _color(street.ambient)
 
     sharp = (12.0 / z).clip(0, 1)  # patterns finer than a pixel fade out with distance
     stains = rng.random((64, 64), dtype=np.float32)
@@ -221,15 +221,15 @@ def _paint_ground(
     joints = ((x % tile < 0.07) | (z % tile < 0.07)) & ~on_road
     brightness = 0.9 + texture - joints * (0.18 * sharp)
     brightness *= 1 - shadow[first:] * np.float32(0.5 if street.weather == "sun" else 0.3)
-    colours = palette[np.where(kerb, 2, on_road)]
+    colors = palette[np.where(kerb, 2, on_road)]
     marks = _road_marks(rng, street, x, z) & straight
     worn = np.float32(rng.uniform(0.55, 0.95))
-    colours[marks] = colours[marks] * (1 - worn) + _colour(street.ambient) * (222 * worn)
+    colors[marks] = colors[marks] * (1 - worn) + _color(street.ambient) * (222 * worn)
 
     clear = np.exp(-z / street.haze_depth)
-    colours *= (brightness * clear)[..., None]
-    colours += (1 - clear)[..., None] * _colour(street.haze)
-    picture[first:] = colours.clip(0, 255)
+    colors *= (brightness * clear)[..., None]
+    colors += (1 - clear)[..., None] * _color(street.haze)
+    image[first:] = colors.clip(0, 255)
     labels[first:] = np.where(on_road, ROAD, PAVEMENT)
 
 
@@ -254,7 +254,7 @@ def _shadow_map(rng: np.random.Generator, street: Street, objects: list[Thing]) 
     """Share of the light that is blocked on the ground, float32 (height, width)."""
     shade = Image.new("L", (street.width, street.height))
     draw = ImageDraw.Draw(shade)
-    slant = -street.sun * rng.uniform(0.3, 1.3)  # metres sideways per metre of height
+    slant = -street.sun * rng.uniform(0.3, 1.3)  # meters sideways per metre of height
     for thing in objects:
         if thing.footprint is None:
             continue
@@ -273,9 +273,9 @@ def _shadow_map(rng: np.random.Generator, street: Street, objects: list[Thing]) 
 
 def _draw_bonnet(rng: np.random.Generator, canvas: Canvas) -> None:
     width, height = canvas.street.width, canvas.street.height
-    colour = tuple(int(c) for c in np.clip(vary(rng, (70, 72, 78), 40), 0, 255) * canvas.street.ambient[0])
+    color = tuple(int(c) for c in np.clip(vary(rng, (70, 72, 78), 40), 0, 255) * canvas.street.ambient[0])
     box = [-0.2 * width, height * rng.uniform(0.9, 0.95), 1.2 * width, 1.4 * height]
-    ImageDraw.Draw(canvas.picture).ellipse(box, fill=colour)
+    ImageDraw.Draw(canvas.image).ellipse(box, fill=color)
     ImageDraw.Draw(canvas.labels).ellipse(box, fill=VOID)
 
 
@@ -284,16 +284,16 @@ def _develop(rng: np.random.Generator, street: Street, canvas: Canvas) -> tuple[
     labels = np.array(canvas.labels)
     rough = np.float32(rng.uniform(0.5, 1.3) / 74)  # bytes drawn evenly from -128..127 have a deviation of 74
     grain = (_GRAIN * rough)[labels] * rng.integers(-128, 128, labels.shape, dtype=np.int8)
-    pixels = (np.asarray(canvas.picture) + grain[..., None]).clip(0, 255)
-    picture = Image.fromarray(pixels.astype(np.uint8))
-    picture = picture.filter(ImageFilter.BoxBlur(rng.uniform(0.0, 0.6) * max(street.height / 192, 0.5)))
+    pixels = (np.asarray(canvas.image) + grain[..., None]).clip(0, 255)
+    image = Image.fromarray(pixels.astype(np.uint8))
+    image = image.filter(ImageFilter.BoxBlur(rng.uniform(0.0, 0.6) * max(street.height / 192, 0.5)))
     exposure, contrast, gamma = rng.uniform(0.85, 1.35), rng.uniform(0.75, 1.2), rng.uniform(0.85, 1.2)
     balance = exposure * rng.normal(1.0, 0.045, 3)
     level = (np.arange(256) / 255)[None] ** gamma * balance[:, None]
     curve = ((level - 0.45) * contrast + 0.45).clip(0, 1) * 255
-    picture = picture.point(curve.ravel().round().astype(int).tolist())
+    image = image.point(curve.ravel().round().astype(int).tolist())
     noise = rng.integers(-128, 128, (*labels.shape, 3), dtype=np.int8) * np.float32(rng.uniform(0.5, 6) / 74)
-    result = (np.asarray(picture) + noise).clip(0, 255).astype(np.uint8)
+    result = (np.asarray(image) + noise).clip(0, 255).astype(np.uint8)
     if rng.random() < 0.5:
         result, labels = np.ascontiguousarray(result[:, ::-1]), np.ascontiguousarray(labels[:, ::-1])
     return result, labels

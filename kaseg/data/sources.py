@@ -1,4 +1,4 @@
-"""The data sets we know: what they hold, whose they are, and how to get them; read from the files in `catalog/`."""
+"""The datasets we know: what they hold, whose they are, and how to get them; read from the files in `catalog/`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COLOR = "color"
 
 @dataclass(frozen=True)
 class HubSource:
-    """A copy of a data set on the Hub.
+    """A copy of a dataset on the Hub.
 
     Args:
         id: Its repository.
@@ -27,7 +27,7 @@ class HubSource:
         config: Its configuration, where there are several.
         revision: Branch, tag or commit to read.
         data_dir: Folder in it to read, where configurations are folders and nothing tells their names.
-        encoding: Name of its label encoding; empty for the data set's usual one.
+        encoding: Name of its label encoding; empty for the dataset's usual one.
     """
 
     id: str
@@ -41,7 +41,7 @@ class HubSource:
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """All we know about a data set.
+    """All we know about a dataset.
 
     Args:
         name: What users type.
@@ -71,26 +71,21 @@ class DatasetSpec:
     hub: tuple[HubSource, ...] = ()
 
     def encoded(self, encoding: str) -> LabelSpace:
-        """The classes in one of the label encodings: "" (the usual one), one of `encodings`, or "color".
-
-        Raises:
-            ValueError: If there is no such encoding; the message names those that there are.
-        """
+        """The classes in one of the label encodings: "" (the usual one), one of `encodings`, or "color"."""
         if not encoding:
             return self.label_space
         if encoding == COLOR:
             return self.label_space.with_colors()
         if encoding not in self.encodings:
             raise ValueError(
-                f"Data set {self.name!r} has no label encoding {encoding!r}; it has {', '.join(self.encodings)} and "
+                f"Dataset {self.name!r} has no label encoding {encoding!r}; it has {', '.join(self.encodings)} and "
                 f"{COLOR}."
             )
         return self.encodings[encoding]
 
     def encoding_of(self, label_space: LabelSpace) -> str | None:
-        """Name of the encoding that a label space of this data set stands for; `None` if it is another's."""
-        own = (name for name, space in self.encodings.items() if space == label_space)
-        return next(own, None)
+        """Name of the encoding that a label space of this dataset stands for; `None` if it is another's."""
+        return next((name for name, space in self.encodings.items() if space == label_space), None)
 
 
 FOLDER_LAYOUT = PairedFolders()
@@ -173,21 +168,21 @@ SCENES = SPECS["scenes"].label_space
 
 
 def hub_source(name: str) -> tuple[DatasetSpec, HubSource] | None:
-    """What we know of a data set of the Hub, if we know it."""
+    """What we know of a dataset of the Hub, if we know it."""
     known = ((spec, source) for spec in SPECS.values() for source in spec.hub if source.id == name)
     return next(known, None)
 
 
 def find_label_space(written: str | Path) -> LabelSpace:
-    """The label space that a user means by "NAME", "NAME:ENCODING", "FILE" or "FILE:color".
+    """Finds the label space that a user means by "NAME", "NAME:ENCODING", "FILE" or "FILE:color".
 
     Args:
-        written: NAME is a known data set and ENCODING one of its label encodings or "color"; FILE holds class names
+        written: NAME is a known dataset and ENCODING one of its label encodings or "color"; FILE holds class names
             (see [`read_label_space`]).
 
     Raises:
-        FileNotFoundError: If it is neither the name of a data set nor a file.
-        ValueError: If the data set has no such encoding, or the file is not as it should be.
+        FileNotFoundError: It is neither the name of a dataset nor a file.
+        ValueError: The dataset has no such encoding, or the file is not as it should be.
     """
     written = str(written)
     name, _, encoding = written.partition(":")
@@ -196,7 +191,7 @@ def find_label_space(written: str | Path) -> LabelSpace:
     file = written.removesuffix(f":{COLOR}")
     if not Path(file).is_file():
         raise FileNotFoundError(
-            f"{file}: no such file, nor a known data set ({', '.join(SPECS)}); label_space is one of these or a file "
+            f"{file}: no such file, nor a known dataset ({', '.join(SPECS)}); label_space is one of these or a file "
             "of class names."
         )
     space = read_label_space(file)

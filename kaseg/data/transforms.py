@@ -1,4 +1,8 @@
-"""Joint transforms of a picture and its label mask."""
+"""Joint transforms of an image and its label mask.
+
+On PIL images and not on torchvision's `tv_tensors`, which take longer: Pillow cuts out and resizes the crop in one step
+(`tests/benchmarks/data_loading.py` has a torchvision pipeline beside it).
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ MAX_REDRAWS = 10  # of a window in which one class prevails; mmsegmentation's nu
 
 
 class _Normalize:
-    """uint8 RGB picture -> float32 (3, H, W): `(pixel / 255 - mean) / std`."""
+    """uint8 RGB image -> float32 (3, H, W): `(pixel / 255 - mean) / std`."""
 
     def __init__(self, image_mean: Sequence[float], image_std: Sequence[float]) -> None:
         normalization = Normalization(tuple(image_mean), tuple(image_std))
@@ -31,9 +35,9 @@ class _Normalize:
         self.scale, self.shift = normalization.scale_and_shift()
 
     def __call__(self, image: Image.Image, size: tuple[int, int], left: int = 0) -> torch.Tensor:
-        """The picture at the top of a canvas of `size` (height, width), `left` pixels from its left; 0 elsewhere."""
+        """The image at the top of a canvas of `size` (height, width), `left` pixels from its left; 0 elsewhere."""
         canvas = torch.zeros(3, *size)
-        # Band by band and in place: one pass from bytes to floats and no second picture of floats.
+        # Band by band and in place: one pass from bytes to floats and no second image of floats.
         for plane, band, shift, scale in zip(canvas, image.split(), self.shift, self.scale, strict=True):
             window = plane[: image.height, left : left + image.width]
             window.copy_(torch.from_numpy(np.array(band)))
@@ -42,7 +46,7 @@ class _Normalize:
 
 
 def _place_labels(label: Image.Image, size: tuple[int, int], ignore_index: int, left: int = 0) -> torch.Tensor:
-    """The mask as int64 at the same place of a canvas of void as [`_Normalize`] puts the picture."""
+    """The mask as int64 at the same place of a canvas of void as [`_Normalize`] puts the image."""
     canvas = torch.full(size, ignore_index, dtype=torch.int64)
     canvas[: label.height, left : left + label.width] = torch.from_numpy(np.array(label))
     return canvas
@@ -64,19 +68,17 @@ def _edge_scale(image: Image.Image, short_edge: int, max_long_edge: int | None) 
 
 
 class TrainTransform:
-    """Random scale, random crop, horizontal flip and distortion of colours, then normalisation.
+    """Random scale, random crop, horizontal flip and distortion of colors, then normalization.
 
     The steps, in order:
-        1. A scale is drawn uniformly from `scale_range` and the sample resized by it: the picture bilinearly with
-           antialiasing, the mask to the nearest pixel, both with the same half-pixel geometry. With `short_edge`, the
-           scale is relative to the picture at that length of its short edge.
+        1. A scale is drawn uniformly from `scale_range` and the sample resized by it: the image bilinearly with
+           antialiasing, the mask to the nearest pixel, both with the same half-pixel geometry.
         2. A window of `crop_size` is drawn. Where the sample is smaller, it is padded at the bottom and at the right:
-           the picture with `image_mean` (0 after normalisation), the mask with `ignore_index`. With `cat_max_ratio`,
-           the window is drawn again, up to 10 times, while one class has that share or more of its labelled pixels.
+           the image with `image_mean` (0 after normalization), the mask with `ignore_index`.
         3. The sample is mirrored with probability `horizontal_flip`.
-        4. The colours are jittered (torchvision's `ColorJitter`, off by default), then distorted
-           ([`~kaseg.data.photometric.PhotometricDistortion`], off by default).
-        5. The picture becomes `(pixel / 255 - image_mean) / image_std`.
+        4. The colors are jittered (torchvision's `ColorJitter`), then distorted
+           ([`~kaseg.data.photometric.PhotometricDistortion`]); both are off by default.
+        5. The image becomes `(pixel / 255 - image_mean) / image_std`.
 
     Scaling, cropping with padding and flipping are the recipe of DeepLabv3+ (Chen et al. 2018); He et al. 2019 name
     flips and scale jitter, without their ranges. `short_edge`, `max_long_edge`, `cat_max_ratio` and
@@ -87,23 +89,18 @@ class TrainTransform:
         crop_size: Height and width of the crop, or one number for both. DeepLab's 513 by default.
         scale_range: Lowest and highest scale.
         horizontal_flip: Probability of mirroring.
-        brightness, contrast, saturation, hue: Strength of the colour jitter, as in torchvision's `ColorJitter`.
-        image_mean, image_std: Normalisation in units of 0..1, per channel. Default: those of ImageNet.
+        brightness, contrast, saturation, hue: Strength of the color jitter, as in torchvision's `ColorJitter`.
+        image_mean, image_std: Normalization in units of 0..1, per channel. Default: those of ImageNet.
         ignore_index: Label of padded pixels.
         scale_step: If given, scales are drawn from `low, low + step, ..., high` (DeepLab: 0.25) instead of uniformly.
-        short_edge: Length of the short edge in pixels that scale 1 stands for. Default: the picture's own.
+        short_edge: Length of the short edge in pixels that scale 1 stands for. Default: the image's own.
         max_long_edge: Limit of the long edge at scale 1, which goes before `short_edge`. Default: none.
-        cat_max_ratio: Share of the labelled pixels that one class may not reach, in 0..1. Default 1: not looked at.
-        photometric_distortion: Whether to distort the colours.
+        cat_max_ratio: Draw the window again, up to 10 times, while one class has this share or more of its labelled
+            pixels. Default 1: do not look.
+        photometric_distortion: Whether to distort the colors.
 
     Raises:
-        ValueError: If a setting is out of its range; the message names it.
-
-    Example:
-        >>> transform = TrainTransform(crop_size=(336, 448))
-        >>> sample = transform(image, label)
-        >>> sample["pixel_values"].shape, sample["labels"].shape
-        (torch.Size([3, 336, 448]), torch.Size([336, 448]))
+        ValueError: A setting is out of its range; the message names it.
     """
 
     def __init__(
@@ -152,14 +149,14 @@ class TrainTransform:
         """Transforms a sample.
 
         Args:
-            image: Picture; one that is not upright RGB is made so ([`~kaseg.pixels.to_rgb`]).
+            image: One that is not upright RGB is made so ([`~kaseg.pixels.to_rgb`]).
             label: Mask of mode "L" and the same size, holding train ids.
 
         Returns:
             `pixel_values`, float32 (3, crop height, crop width), and `labels`, int64 (crop height, crop width).
 
         Raises:
-            ValueError: If the sizes differ, there is no mask or it holds colours, or pixels of unknown range.
+            ValueError: The sizes differ, there is no mask or it holds colors, or pixels of unknown range.
         """
         return self.with_view(image, label)[0]
 
@@ -224,28 +221,27 @@ class TrainTransform:
         scaled = max(1, round(length * scale))
         start = int(torch.randint(max(0, scaled - crop) + 1, ()))
         stop = min(start + crop, scaled)
-        # min(): rounding must not carry the box beyond the picture, which Pillow refuses.
+        # min(): rounding must not carry the box beyond the image, which Pillow refuses.
         return start * length / scaled, min(stop * length / scaled, length), stop - start
 
 
 class EvalTransform:
-    """Normalisation, with an optional resize of the picture and optional padding. The mask keeps its resolution.
+    """Normalization, with an optional resize of the image and optional padding. The mask keeps its resolution.
 
-    Padding lies at the bottom and at the right: the picture's is `image_mean` (0 after normalisation), the mask's is
-    void, so that no score counts it. Where picture and mask have the same size they are padded alike. Where the
-    picture is resized, the mask's padding is that of the picture to the nearest pixel of the mask: the geometries then
-    agree to half a pixel of the mask.
+    Padding lies at the bottom and at the right: the image's is `image_mean` (0 after normalization), the mask's is
+    void, so that no score counts it. Where the image is resized, the mask's padding is that of the image to the nearest
+    pixel of the mask: the geometries then agree to half a pixel of the mask.
 
     Args:
-        image_mean, image_std: Normalisation in units of 0..1, per channel. Default: those of ImageNet.
-        size: Length of the short edge that the picture is resized to (bilinear, antialiased). Default: no resizing.
-        max_long_edge: Limit of the long edge of a resized picture, which goes before `size`. Default: none.
-        size_divisor: If given, the picture's height and width are padded up to multiples of it.
+        image_mean, image_std: Normalization in units of 0..1, per channel. Default: those of ImageNet.
+        size: Length of the short edge that the image is resized to (bilinear, antialiased). Default: no resizing.
+        max_long_edge: Limit of the long edge of a resized image, which goes before `size`. Default: none.
+        size_divisor: If given, the image's height and width are padded up to multiples of it.
         ignore_index: Label of padded pixels.
         image_processor: If given, it makes the pixel values, in place of `image_mean`, `image_std` and `size`.
 
     Raises:
-        ValueError: If a setting is out of its range; the message names it.
+        ValueError: A setting is out of its range; the message names it.
     """
 
     def __init__(
@@ -271,17 +267,10 @@ class EvalTransform:
         self.image_processor = image_processor
 
     def __call__(self, image: Image.Image, label: Image.Image) -> dict[str, torch.Tensor]:
-        """Transforms a sample.
-
-        Args:
-            image: Picture; one that is not upright RGB is made so ([`~kaseg.pixels.to_rgb`]).
-            label: Mask of mode "L" and the same size, holding train ids.
+        """Transforms a sample as [`TrainTransform`] does.
 
         Returns:
             `pixel_values`, float32 (3, h, w), and `labels`, int64 (H, W) at the mask's own size and its padding.
-
-        Raises:
-            ValueError: If the sizes differ, there is no mask or it holds colours, or pixels of unknown range.
         """
         image = to_rgb(image)
         check_sample(image, label)
@@ -304,15 +293,15 @@ class EvalTransform:
         }
 
     def _padded(self, length: int, label_length: int) -> tuple[int, int]:
-        """Lengths of an edge of the picture and of the mask with their padding."""
+        """Lengths of an edge of the image and of the mask with their padding."""
         divisor = self.size_divisor or 1
         padded = -(-length // divisor) * divisor
         return padded, round(padded * label_length / length)
 
 
 def check_sample(image: Image.Image, label: Image.Image | None, sample: str | None = None) -> None:
-    """Raises a ValueError that names both sizes if picture and mask differ in size, or says that there is no mask or
-    that it holds colours."""
+    """Raises a ValueError that names both sizes if image and mask differ in size, or says that there is no mask or
+    that it holds colors."""
     where = f"Sample {sample}: " if sample is not None else ""
     if label is None:
         raise ValueError(f"{where}there is no label mask (a test split?). Train and score on a split with labels.")

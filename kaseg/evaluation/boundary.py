@@ -25,27 +25,14 @@ class BoundaryCounts:
     \(\mathrm{IoU}_c = \sum |G_d \cap P_d| / \sum |G_d \cup P_d|\).
 
     The paper is about single objects. Our choices for semantic maps: the sums run over all images first, as for mean
-    IoU; void pixels of the reference are void in the prediction too, are in no boundary, and make none, because to the
-    pixels beside them they are as good as any class. So a prediction that is right wherever there is a label scores 1.
+    IoU; void pixels of the reference are void in the prediction too, are in no boundary, and make none. So a prediction
+    that is right wherever there is a label scores 1.
 
     Args:
-        num_labels (`int`): Number of classes C; labels are 0..C-1.
-        ignore_index (`int`, *optional*, defaults to 255): Reference value of void pixels.
-        dilation_ratio (`float`, *optional*, defaults to 0.02): d as a part of the diagonal; the paper's value.
-        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`): Where to count; inputs are moved there.
-
-    Example:
-
-    ```python
-    >>> import numpy as np
-    >>> from kaseg.evaluation.boundary import BoundaryCounts
-    >>> counts = BoundaryCounts(num_labels=2)
-    >>> reference = np.repeat([[0], [0], [1], [1]], 4, axis=1)
-    >>> counts.update(predictions=np.zeros((4, 4), dtype=int), references=reference)
-    >>> counts.scores()["per_category_boundary_iou"]
-    [0.42857142857142855, 0.0]
-
-    ```
+        num_labels: Number of classes C; labels are 0..C-1.
+        ignore_index: Reference value of void pixels.
+        dilation_ratio: d as a part of the diagonal; the paper's value.
+        device: Where to count; inputs are moved there.
     """
 
     def __init__(
@@ -65,16 +52,15 @@ class BoundaryCounts:
         self.counts = torch.zeros(3, num_labels, dtype=torch.int64, device=self.device)
 
     def update(self, predictions: Any, references: Any) -> None:
-        """Count one image.
+        """Counts one image.
 
         Args:
-            predictions (`torch.Tensor`, `np.ndarray` or nested list): Integer labels in 0..C-1, (H, W).
-            references (`torch.Tensor`, `np.ndarray` or nested list):
-                Integer labels in {0..C-1, `ignore_index`}, (H, W).
+            predictions, references: Tensors, arrays or nested lists (H, W) of integers in 0..C-1; references also
+                `ignore_index`.
 
         Raises:
-            ValueError: if the two are not integers of one shape (H, W). Labels out of range are
-                [`ConfusionMatrix`]'s to report, so count with it first.
+            ValueError: The two are not integers of one shape (H, W). Labels out of range are [`ConfusionMatrix`]'s to
+                report, so count with it first.
         """
         prediction = as_integers(predictions, "predictions", self.device)
         reference = as_integers(references, "references", self.device)
@@ -102,14 +88,11 @@ class BoundaryCounts:
 
 
 def boundary_scores(counts: Tensor) -> dict[str, Any]:
-    """Boundary IoU per class and on the mean.
+    """Gives `per_category_boundary_iou`, C floats, NaN for a class with neither reference nor prediction, and
+    `mean_boundary_iou`, their mean over the classes that are not NaN.
 
     Args:
         counts: (3, C) as [`BoundaryCounts`] has them.
-
-    Returns:
-        `per_category_boundary_iou`, C floats, NaN for a class with neither reference nor prediction, and
-        `mean_boundary_iou`, their mean over the classes that are not NaN.
     """
     intersection, reference, prediction = counts.cpu().double()
     iou = intersection / (reference + prediction - intersection)
@@ -122,18 +105,15 @@ def boundary_distance(shape: tuple[int, ...], dilation_ratio: float = DILATION_R
 
 
 def near_other_class(labels: Tensor, void: Tensor, distance: int) -> Tensor:
-    """Which pixels have another class, or the outside of the image, within a Chebyshev distance.
+    """Which pixels, bool (H, W), have another class, or the outside of the image, within a Chebyshev distance.
 
     A window holds one class alone where its minimum is its maximum. So all classes are done at once, in
     O(log distance) passes over the image.
 
     Args:
         labels: uint8 or int32, (H, W), non-negative; the type's largest value only where void.
-        void: bool (H, W): pixels that are no class. They are nobody's neighbour and never in the result.
+        void: bool (H, W): pixels that are no class. They are nobody's neighbor and never in the result.
         distance: In pixels, at least 1.
-
-    Returns:
-        bool (H, W).
     """
     largest = torch.iinfo(labels.dtype).max
     low, high = labels.masked_fill(void, largest), labels.masked_fill(void, 0)

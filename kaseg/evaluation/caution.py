@@ -1,4 +1,4 @@
-"""Scores that look better than what they tell."""
+"""A warning beside scores that need no skill."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def caution(scores: Mapping[str, Any]) -> str:
-    """What is to be said beside scores that data or model without any choice would reach, "" beside others.
+    """Gives a warning where the labels or the predictions are of one class alone, and "" elsewhere.
 
     Args:
         scores: With `num_reference_classes` and `num_predicted_classes`, as [`~kaseg.evaluation.iou_scores`] has them.

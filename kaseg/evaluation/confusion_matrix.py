@@ -20,14 +20,9 @@ class ConfusionMatrix:
     left out.
 
     Args:
-        num_labels (`int`): Number of classes C; labels are 0..C-1.
-        ignore_index (`int`, *optional*, defaults to 255):
-            Reference value of void pixels. It can not be one of the classes.
-        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`):
-            Where the counts live and are counted; inputs are moved there.
-
-    Raises:
-        ValueError: if `num_labels` is below 2 or `ignore_index` is one of 0..C-1.
+        num_labels: Number of classes C, at least 2; labels are 0..C-1.
+        ignore_index: Reference value of void pixels; not one of the classes.
+        device: Where the counts live and are counted; inputs are moved there.
 
     Example:
 
@@ -61,16 +56,15 @@ class ConfusionMatrix:
         self._matrix = torch.zeros(self.num_labels, self.num_labels, dtype=torch.int64, device=self.device)
 
     def update(self, predictions: Any, references: Any, sample: str | None = None) -> None:
-        """Count one image or one batch.
+        """Counts one image or one batch.
 
         Args:
-            predictions (`torch.Tensor`, `np.ndarray` or nested list): Integer labels in 0..C-1, any shape.
-            references (`torch.Tensor`, `np.ndarray` or nested list):
-                Integer labels in {0..C-1, `ignore_index`}, same shape.
-            sample (`str`, *optional*): Name of the image or batch, used in error messages.
+            predictions: Tensor, array or nested list of integers in 0..C-1, any shape.
+            references: The same of integers in {0..C-1, `ignore_index`}.
+            sample: Name of the image or batch, used in error messages.
 
         Raises:
-            ValueError: if the shapes differ, the values are not integers, or a label is out of range (a prediction is
+            ValueError: The shapes differ, the values are not integers, or a label is out of range (a prediction is
                 checked at void pixels, too). The counts are then unchanged.
         """
         where = f" of sample {sample!r}" if sample is not None else ""
@@ -87,11 +81,7 @@ class ConfusionMatrix:
         self._matrix += self._count_wide(prediction, reference, where) if counts is None else counts
 
     def merge(self, other: ConfusionMatrix) -> None:
-        """Add the counts of `other`, as if its images had been counted here.
-
-        Raises:
-            ValueError: if `other` has other labels or another `ignore_index`.
-        """
+        """Adds the counts of `other`; a ValueError if it has other labels or another `ignore_index`."""
         mine, theirs = (self.num_labels, self.ignore_index), (other.num_labels, other.ignore_index)
         if mine != theirs:
             raise ValueError(
@@ -148,14 +138,14 @@ def iou_scores(matrix: Tensor | np.ndarray) -> dict[str, Any]:
     fractions in 0..1.
 
     Args:
-        matrix (`torch.Tensor` or `np.ndarray`): Counts, (C, C), rows = reference, columns = prediction.
+        matrix: Tensor or array of counts, (C, C), rows = reference, columns = prediction.
 
     Returns:
-        `dict`: floats, lists of C floats for the two `per_category_*` keys, and the two numbers of classes. Scores are
-        NaN if nothing was counted.
+        Floats, lists of C floats for the two `per_category_*` keys, and the two numbers of classes. Scores are NaN if
+        nothing was counted.
 
     Raises:
-        ValueError: if `matrix` is not square.
+        ValueError: `matrix` is not square.
     """
     counts = torch.as_tensor(matrix).detach().to("cpu", torch.float64).numpy()
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
@@ -178,21 +168,11 @@ def iou_scores(matrix: Tensor | np.ndarray) -> dict[str, Any]:
 
 
 def restrict_counts(joint: Tensor, num_labels: int, ignore_index: int, where: str = "") -> Tensor:
-    """Cut a table of raw counts down to the classes, dropping void and refusing everything else.
-
-    Args:
-        joint (`torch.Tensor`): Counts, (N, N), of raw value pairs, rows = reference, columns = prediction.
-        num_labels (`int`): Number of classes C.
-        ignore_index (`int`): Reference value of void pixels.
-        where (`str`, *optional*): Inserted into the error message.
-
-    Returns:
-        `torch.Tensor`: Counts, (min(C, N), min(C, N)) padded with zeros to (C, C).
+    """Cuts counts (N, N) of raw value pairs, rows = reference, down to the classes (C, C), dropping void.
 
     Raises:
-        ValueError:
-            if a counted prediction is outside 0..C-1, a counted reference outside {0..C-1, `ignore_index`}, or
-            `ignore_index` is one of the classes.
+        ValueError: A counted prediction is outside 0..C-1, a counted reference outside {0..C-1, `ignore_index`}, or
+            `ignore_index` is one of the classes; `where` is inserted into the message.
     """
     _check_classes(num_labels, ignore_index)
     size = joint.shape[0]

@@ -14,8 +14,8 @@ from kaseg.evaluation.caution import caution
 from kaseg.evaluation.confusion_matrix import ConfusionMatrix, iou_scores
 from kaseg.evaluation.per_image import image_row, worst_first
 from kaseg.evaluation.processes import Processes
-from kaseg.evaluation.protocols import WHOLE_IMAGE, InferenceProtocol, predict_masks
-from kaseg.evaluation.samples import PreparedSample, check_channels, prepared_batches
+from kaseg.evaluation.protocols import WHOLE_IMAGE, InferenceProtocol
+from kaseg.evaluation.samples import PreparedSample, predicted_samples, prepared_batches
 from kaseg.finite import require_finite
 
 logger = logging.getLogger(__name__)
@@ -38,11 +38,11 @@ def evaluate_model(
 
     Predictions are made at the labels' own resolution and counted into one confusion matrix for the whole dataset.
     Nothing else is kept but four numbers per image, and no more than one image's full-size logits exist at once. Images
-    are never padded: neighbours of one size share a batch. Pixels whose label is 255 (void) count nowhere.
+    are never padded: neighbors of one size share a batch. Pixels whose label is 255 (void) count nowhere.
 
     Under torchrun or `accelerate launch` the processes share the images, none twice, and all return the scores of the
-    whole dataset. With `batch_size=1` the counts are those of one process exactly; in larger batches images have other
-    neighbours then, which may change a logit's last digit.
+    whole dataset. With `batch_size=1` the counts are exactly those of one process; in larger batches images have other
+    neighbors then, which may change a logit's last digit.
 
     Args:
         model: A [`KASegModel`], or any model that returns `logits` (B, num_labels, h, w) and has a `config` with
@@ -60,11 +60,10 @@ def evaluate_model(
         The scores of [`iou_scores`] and [`~kaseg.evaluation.boundary.boundary_scores`], the `per_category_*` ones as
         dictionaries from class name to value (NaN for absent classes); `num_images`; `confusion_matrix`, C rows
         (reference) of C counts; `caution`, a sentence, where labels or predictions are of one class alone; and
-        `per_image`, a table by [`~kaseg.evaluation.per_image.image_row`], worst first,
-        each row with its image's `index` in the dataset.
+        `per_image`, rows of [`~kaseg.evaluation.per_image.image_row`] with the image's `index`, worst first.
 
     Raises:
-        ValueError: the model's classes cannot be scored ([`~kaseg.configuration_kaseg.require_classes`]), there are no
+        ValueError: The model's classes cannot be scored ([`~kaseg.configuration_kaseg.require_classes`]), there are no
             images or no labelled pixels, an argument is out of range, an image has no labels, or a label is out of
             range; the message names the sample.
 
@@ -85,15 +84,9 @@ def evaluate_model(
         model.to(device)
     counts = _Counts(model)
     processes = Processes.join(use_cpu=counts.device.type == "cpu")
-    was_training = model.training
-    model.eval()
-    try:
-        for batch in prepared_batches(dataset, image_processor, batch_size, num_workers, processes):
-            counts.add(model, batch, protocol)
-            if progress is not None:
-                progress(len(batch))
-    finally:
-        model.train(was_training)
+    batches = prepared_batches(dataset, image_processor, batch_size, num_workers, processes)
+    for sample, mask in predicted_samples(model, batches, protocol, progress):
+        counts.add(sample, mask)
     return counts.scores(model, processes)
 
 
@@ -116,33 +109,26 @@ class _Counts:
         self.confusion = ConfusionMatrix(num_labels, device=self.device)
         self.boundary = BoundaryCounts(num_labels, device=self.device)
         self.image = ConfusionMatrix(num_labels, device=self.device)
-        self.rows: list[tuple[int, dict[str, Any]]] = []
+        self.rows: list[dict[str, Any]] = []
 
-    def add(self, model: Any, batch: list[PreparedSample], protocol: InferenceProtocol) -> None:
-        for sample in batch:
-            if sample.labels is None:
-                raise ValueError(
-                    f"Sample {sample.name} has no labels, so there is nothing to score. Evaluate a labelled split; for "
-                    "a test split without labels, `kaseg submit` writes the predictions for the benchmark's server."
-                )
-        pixel_values = torch.cat([sample.pixel_values for sample in batch])
-        check_channels(model.config, pixel_values, f"Sample {batch[0].name}")
-        masks = predict_masks(model, pixel_values, [sample.size for sample in batch], protocol)
-        for sample, mask in zip(batch, masks, strict=True):
-            assert sample.labels is not None
-            labels = sample.labels.to(self.device)
-            self.image.reset()
-            self.image.update(mask, labels, sample=sample.name)
-            self.confusion.merge(self.image)
-            self.boundary.update(mask, labels)
-            row = image_row(sample.name, self.image.matrix) | {"index": sample.index}
-            self.rows.append((sample.index, row))
+    def add(self, sample: PreparedSample, mask: torch.Tensor) -> None:
+        if sample.labels is None:
+            raise ValueError(
+                f"Sample {sample.name} has no labels, so there is nothing to score. Evaluate a labelled split; for "
+                "a test split without labels, `kaseg submit` writes the predictions for the benchmark's server."
+            )
+        labels = sample.labels.to(self.device)
+        self.image.reset()
+        self.image.update(mask, labels, sample=sample.name)
+        self.confusion.merge(self.image)
+        self.boundary.update(mask, labels)
+        self.rows.append(image_row(sample.name, self.image.matrix) | {"index": sample.index})
 
     def scores(self, model: Any, processes: Processes) -> dict[str, Any]:
         own = (self.confusion.matrix.cpu(), self.boundary.counts.cpu(), self.rows)
         matrices, boundaries, tables = zip(*processes.gather(own), strict=True)
         matrix, boundary = torch.stack(matrices).sum(dim=0), torch.stack(boundaries).sum(dim=0)
-        rows = [row for _, row in sorted((entry for table in tables for entry in table), key=lambda entry: entry[0])]
+        rows = sorted((row for table in tables for row in table), key=lambda row: row["index"])
         if not rows:
             raise ValueError("There are no images to score.")
         if not matrix.any():

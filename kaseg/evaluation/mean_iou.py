@@ -15,7 +15,7 @@ from kaseg.evaluation.confusion_matrix import ConfusionMatrix, iou_scores, restr
 logger = logging.getLogger(__name__)
 
 _DESCRIPTION = """
-Mean intersection over union of a whole data set: intersections and unions are summed over all images first, and the
+Mean intersection over union of a whole dataset: intersections and unions are summed over all images first, and the
 mean is taken over the classes that occur. Void pixels count nowhere.
 """
 _INPUTS = """
@@ -40,14 +40,13 @@ class MeanIoU(evaluate.Metric):
     `ignore_index` is void only: it may not be one of the classes.
 
     Args:
-        num_labels (`int`, *optional*):
-            Number of classes C. It may be left to `compute` as long as all labels are below 256; given here, a bad
-            label is reported with the image it is in.
-        ignore_index (`int`, *optional*, defaults to 255): Reference value of void pixels.
+        num_labels: Number of classes C. It may be left to `compute` as long as all labels are below 256; given here, a
+            bad label is reported with the image it is in.
+        ignore_index: Reference value of void pixels.
         **kwargs: Passed to `evaluate.Metric` (`config_name`, `experiment_id`, ...).
 
     Raises:
-        ValueError: if `num_process` is not 1 (let every process count its own share and sum the matrices), or if
+        ValueError: `num_process` is not 1 (let every process count its own share and sum the matrices), or
             `ignore_index` is one of the classes.
 
     Example:
@@ -82,15 +81,9 @@ class MeanIoU(evaluate.Metric):
         return self._seen
 
     def add(self, *, prediction: Any = None, reference: Any = None, **kwargs: Any) -> None:
-        """Count one image.
+        """Counts one image: integer label maps (H, W) as tensors, arrays or nested lists.
 
-        Args:
-            prediction (`torch.Tensor`, `np.ndarray` or nested list): Integer label map, (H, W).
-            reference (`torch.Tensor`, `np.ndarray` or nested list): Integer label map, (H, W).
-            **kwargs: `predictions` and `references`, the names under which `evaluate.combine` passes one image.
-
-        Raises:
-            ValueError: if one of the two is missing, sizes differ or a label is out of range.
+        `evaluate.combine` passes them as `predictions` and `references`. Errors are those of `add_batch`.
         """
         prediction = kwargs.pop("predictions", prediction)
         reference = kwargs.pop("references", reference)
@@ -98,16 +91,15 @@ class MeanIoU(evaluate.Metric):
         self.add_batch(predictions=[prediction], references=[reference])
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
-        """Count a batch of images.
+        """Counts a batch of images.
 
         Args:
-            predictions: Sequence of B integer label maps (H, W), or one tensor or array (B, H, W).
-            references: As `predictions`. Sizes may differ between images, not within a pair.
+            predictions, references: Sequences of B integer label maps (H, W), or one tensor or array (B, H, W) each.
+                Sizes may differ between images, not within a pair.
 
         Raises:
-            ValueError:
-                if one of the two is missing, their lengths or sizes differ or a label is out of range. Nothing of the
-                batch is then counted.
+            ValueError: One of the two is missing, their lengths or sizes differ or a label is out of range. Nothing of
+                the batch is then counted.
         """
         _check_inputs("add_batch", "predictions", predictions, "references", references, kwargs)
         counts = self._new_counts()
@@ -123,21 +115,19 @@ class MeanIoU(evaluate.Metric):
         ignore_index: int | None = None,
         reduce_labels: bool = False,
     ) -> dict[str, Any]:
-        """Scores of everything counted since the last call, which is then forgotten.
+        """Scores everything counted since the last call, which is then forgotten.
 
         Args:
-            predictions, references (*optional*): A last batch to count first, as in `add_batch`.
-            num_labels (`int`, *optional*): Number of classes, if not given to the constructor.
-            ignore_index (`int`, *optional*, defaults to the constructor's): Reference value of void pixels.
-            reduce_labels (`bool`, *optional*, defaults to `False`):
-                Only `False` is accepted; it is here because examples written for `evaluate` pass it.
+            predictions, references: A last batch to count first, as in `add_batch`.
+            num_labels: Number of classes, if not given to the constructor.
+            ignore_index: Reference value of void pixels; the constructor's by default.
+            reduce_labels: Only `False` is accepted; it is here because examples written for `evaluate` pass it.
 
         Returns:
-            `dict`: the scores of [`iou_scores`]. Where the labels or the predictions are of one class alone, a warning
-            says so.
+            The scores of [`iou_scores`]. If the labels or the predictions are of one class alone, a warning says so.
 
         Raises:
-            ValueError: if nothing was counted, the number of classes is unknown or contradicts the constructor's, or a
+            ValueError: Nothing was counted, the number of classes is unknown or contradicts the constructor's, or a
                 label is out of range. What was counted before is then kept.
         """
         options: dict[str, Any] = {

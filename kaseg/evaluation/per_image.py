@@ -16,11 +16,7 @@ COLUMNS = ("id", "mean_iou", "overall_accuracy", "num_pixels")
 
 
 def image_row(name: str, matrix: Tensor) -> dict[str, Any]:
-    """The row of one image.
-
-    Args:
-        name: Its `id`.
-        matrix: Its own confusion matrix, (C, C).
+    """The row of one image by its `id` and its own confusion matrix, (C, C).
 
     Returns:
         `id`, `mean_iou` over the classes that are in the image's labels or in its prediction, `overall_accuracy`, and
@@ -37,11 +33,7 @@ def worst_first(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Writes rows as CSV with a header; NaN is an empty cell.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Writes rows as CSV with a header; NaN is an empty cell."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Up to so many classes there is room for a number in every cell.
+# The most classes for which every cell has room for a number.
 _MOST_WITH_NUMBERS = 40
 
 
@@ -23,15 +23,12 @@ def plot_confusion_matrix(matrix: Any, names: Sequence[str]) -> Figure:
     """Draws a confusion matrix: rows are the reference, and each adds up to 100 %.
 
     The cell of row r and column p says how much of class r was predicted as p, so the diagonal holds the accuracy per
-    class. Rows of classes without a reference pixel are left blank. The picture grows with the number of classes: names
+    class. Rows of classes without a reference pixel are left blank. The image grows with the number of classes: names
     can be read for 171 classes as well, percentages are written into the cells for 40 classes at most.
 
     Args:
         matrix: Counts, (C, C), rows = reference, columns = prediction.
-        names: C class names.
-
-    Raises:
-        ValueError: if `matrix` is not (C, C) for the C names.
+        names: C class names; a ValueError if there are not C.
     """
     counts = np.asarray(matrix, dtype=np.float64)
     if counts.shape != (len(names), len(names)):
@@ -69,14 +66,11 @@ class CostPoint(NamedTuple):
 
 
 def plot_accuracy_against_cost(series: Mapping[str, Sequence[CostPoint]], cost: str) -> tuple[Figure, Axes]:
-    """Draws mIoU in percent against what it costs, on a logarithmic axis.
+    """Draws mIoU in percent against what it costs, on a logarithmic axis, without a legend.
 
     Args:
         series: Points by the name of their line.
         cost: The label of the horizontal axis.
-
-    Returns:
-        The figure and its axes, without a legend.
     """
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()

@@ -50,11 +50,11 @@ class Processes:
         return self.rank == 0
 
     def share(self, total: int) -> range:
-        """Which of `total` samples are this process's: every `count`-th, none twice and none left out."""
+        """The indices of this process's samples among `total`: every `count`-th."""
         return range(self.rank, total, self.count)
 
     def gather(self, value: T) -> list[T]:
-        """What every process passed, in the order of their ranks; all must call it. Values are pickled."""
+        """Gives the values of all processes in the order of their ranks; all must call it. Values are pickled."""
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count
@@ -63,7 +63,7 @@ class Processes:
 
 
 def local_device() -> str | None:
-    """The GPU of this process in a distributed run on GPUs; `None` where there is nothing to say."""
+    """The GPU of this process in a distributed run on GPUs, else `None`."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and torch.cuda.is_available():
         return f"cuda:{int(os.environ.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
     return None

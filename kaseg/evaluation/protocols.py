@@ -1,4 +1,4 @@
-"""Inference protocols: how a network is run over a picture before its mask is scored or written."""
+"""Inference protocols: how a network is run over an image before its mask is scored or written."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from kaseg.masks import MAX_ELEMENTS, argmax_resized, resize_logits, resized_str
 
 @dataclass(frozen=True)
 class InferenceProtocol:
-    """Whole picture or sliding window, at one scale or several, mirrored as well or not.
+    """Whole image or sliding window, at one scale or several, mirrored as well or not.
 
     Every pass gives logits that are resized bilinearly (`align_corners=False`) to the labels' own resolution. A single
     pass is scored by its logits; with several, the softmax probabilities of all passes are averaged, as mmsegmentation
     does. Windows are those of mmsegmentation's `slide_inference`: the last one of a row or column is moved inward to
-    end with the picture, a picture smaller than the window is one window without padding, and logits, resized to the
-    window, are averaged. Pictures are scaled bilinearly to `floor(side * scale + 0.5)` pixels, with antialiasing, which
+    end with the image, an image smaller than the window is one window without padding, and logits, resized to the
+    window, are averaged. Images are scaled bilinearly to `floor(side * scale + 0.5)` pixels, with antialiasing, which
     is how training scales them (mmsegmentation does without).
 
     Args:
         mode: "whole" or "slide".
         crop_size: Height and width of the sliding window in pixels, or one number for both; needed for "slide".
-        overlap: By how many pixels neighbouring windows overlap, for both sides or each; mmsegmentation's stride is
+        overlap: By how many pixels neighboring windows overlap, for both sides or each; mmsegmentation's stride is
             `crop_size - overlap`. Default: a third of the window, rounded, as most of mmsegmentation's configurations
             have it.
-        scales: Factors by which the prepared picture is resized, one pass each. Default: 1 only.
-        flip: Also run every pass on the mirrored picture.
+        scales: Factors by which the prepared image is resized, one pass each. Default: 1 only.
+        flip: Also run every pass on the mirrored image.
 
     Raises:
         ValueError: a field is out of range or does not go with the mode; the message names it.
@@ -89,7 +89,7 @@ class InferenceProtocol:
 
     @property
     def single_pass(self) -> bool:
-        """Whether the network sees every picture once, as it is."""
+        """Whether the network sees every image once, as it is."""
         return self.mode == "whole" and self.scales == (1.0,) and not self.flip
 
     def describe(self) -> str:
@@ -110,7 +110,7 @@ WHOLE_IMAGE = InferenceProtocol()
 def predict_masks(
     model: Any, pixel_values: Tensor, sizes: list[Size], protocol: InferenceProtocol, max_elements: int = MAX_ELEMENTS
 ) -> Iterator[Tensor]:
-    """Masks of a batch of pictures, one after the other: no more than one picture's resized logits exist at once.
+    """Masks of a batch of images, one after the other: no more than one image's resized logits exist at once.
 
     Args:
         model: Gives an object with `logits` (N, num_labels, h, w) for `pixel_values`; should be in eval mode.
@@ -130,40 +130,40 @@ def predict_masks(
         for scores, size in zip(model(pixel_values=pixel_values).logits, sizes, strict=True):
             yield argmax_resized(scores[None], size, max_elements)[0]
         return
-    for picture, size in zip(pixel_values.split(1), sizes, strict=True):
-        passes = _passes(model, picture, protocol, batch_size=len(pixel_values))
+    for image, size in zip(pixel_values.split(1), sizes, strict=True):
+        passes = _passes(model, image, protocol, batch_size=len(pixel_values))
         if protocol.flip or len(protocol.scales) > 1:
             yield _most_probable(passes, size, max_elements)
         else:
             yield argmax_resized(next(passes), size, max_elements)[0]
 
 
-def _passes(model: Any, picture: Tensor, protocol: InferenceProtocol, batch_size: int) -> Iterator[Tensor]:
-    """The logits (1, num_labels, h, w) of every pass over a picture (1, C, H, W), mirrored back where mirrored."""
+def _passes(model: Any, image: Tensor, protocol: InferenceProtocol, batch_size: int) -> Iterator[Tensor]:
+    """The logits (1, num_labels, h, w) of every pass over an image (1, C, H, W), mirrored back where mirrored."""
     for scale in protocol.scales:
-        scaled = _scaled(picture, scale)
+        scaled = _scaled(image, scale)
         yield _logits(model, scaled, protocol, batch_size)
         if protocol.flip:
             yield _logits(model, scaled.flip(-1), protocol, batch_size).flip(-1)
 
 
-def _logits(model: Any, picture: Tensor, protocol: InferenceProtocol, batch_size: int) -> Tensor:
+def _logits(model: Any, image: Tensor, protocol: InferenceProtocol, batch_size: int) -> Tensor:
     if protocol.mode == "whole":
-        return model(pixel_values=picture).logits
+        return model(pixel_values=image).logits
 
     def predict(parts: Tensor) -> Tensor:
         logits = model(pixel_values=parts).logits
         return resize_logits(logits, parts.shape[-2:])
 
-    return average_windows(predict, picture, protocol.window, protocol.overlaps, batch_size=batch_size)
+    return average_windows(predict, image, protocol.window, protocol.overlaps, batch_size=batch_size)
 
 
-def _scaled(picture: Tensor, scale: float) -> Tensor:
+def _scaled(image: Tensor, scale: float) -> Tensor:
     if scale == 1.0:
-        return picture
-    size = [max(1, int(side * scale + 0.5)) for side in picture.shape[-2:]]
-    resized = F.interpolate(picture.float(), size, mode="bilinear", align_corners=False, antialias=True)
-    return resized.to(picture.dtype)
+        return image
+    size = [max(1, int(side * scale + 0.5)) for side in image.shape[-2:]]
+    resized = F.interpolate(image.float(), size, mode="bilinear", align_corners=False, antialias=True)
+    return resized.to(image.dtype)
 
 
 def _most_probable(passes: Iterator[Tensor], size: Size, max_elements: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor
 from kaseg.data.own_samples import is_prepared, standard_sample
 from kaseg.evaluation.confusion_matrix import as_integers
 from kaseg.evaluation.processes import Processes
+from kaseg.evaluation.protocols import InferenceProtocol, predict_masks
 from kaseg.image_processing_kaseg import pixel_values_of, upright
 
 
@@ -26,7 +27,7 @@ class PreparedSample:
         name: Its `id`, or else its place.
         pixel_values: The image as the network takes it, (1, C, h, w).
         labels: Integer train ids (H, W), or `None` if the sample has none.
-        size: (height, width) of the mask: that of the labels, or of the upright picture where there are none.
+        size: (height, width) of the mask: that of the labels, or of the upright image where there are none.
     """
 
     index: int
@@ -44,7 +45,7 @@ def prepared_batches(
     processes: Processes | None = None,
     with_labels: bool = True,
 ) -> Iterator[list[PreparedSample]]:
-    """Runs of neighbouring samples whose prepared images have one size. Images are never padded.
+    """Runs of neighboring samples whose prepared images have one size. Images are never padded.
 
     Args:
         dataset: Samples with `image` and `label` (`None` or left out where there is none), and perhaps `id`.
@@ -72,13 +73,37 @@ def prepared_batches(
         yield batch
 
 
+def predicted_samples(
+    model: Any,
+    batches: Iterable[list[PreparedSample]],
+    protocol: InferenceProtocol,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[tuple[PreparedSample, Tensor]]:
+    """Yields the samples of [`prepared_batches`] with their masks, int64 (height, width) on the model's device.
+
+    The model is in eval mode meanwhile. `progress` is called with the size of every batch that is done.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        for batch in batches:
+            pixel_values = torch.cat([sample.pixel_values for sample in batch])
+            check_channels(model.config, pixel_values, f"Sample {batch[0].name}")
+            masks = predict_masks(model, pixel_values, [sample.size for sample in batch], protocol)
+            yield from zip(batch, masks, strict=True)
+            if progress is not None:
+                progress(len(batch))
+    finally:
+        model.train(was_training)
+
+
 def check_channels(config: Any, pixel_values: Tensor, where: str) -> None:
     """Raises a ValueError if images (B, C, H, W) have other channels than a model takes, as far as its config says."""
     expected = getattr(config, "num_channels", pixel_values.shape[1])
     if pixel_values.shape[1] != expected:
         raise ValueError(
             f"{where}: the model takes images of {expected} channels, these have {pixel_values.shape[1]}. Image files "
-            "are read as RGB; images of other bands are given to the trainers as samples with normalised pixel_values "
+            "are read as RGB; images of other bands are given to the trainers as samples with normalized pixel_values "
             "(channels, H, W) and labels."
         )
 
@@ -98,7 +123,7 @@ class _Prepare:
             raise ValueError(f"Sample {name} failed: {error}") from error
         if is_prepared(sample):
             raise ValueError(
-                f"Sample {name} has normalised pixel_values, which no image processor takes: give the dataset with its "
+                f"Sample {name} has normalized pixel_values, which no image processor takes: give the dataset with its "
                 "images (without set_transform or map), or call evaluate() of a SegmentationTrainer."
             )
         # Padding would be scored as part of the image, and what is cropped away would be missing.

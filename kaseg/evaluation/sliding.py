@@ -1,4 +1,4 @@
-"""Windows that slide over a picture, and the mean of what a network says about each."""
+"""Windows that slide over an image, and the mean of what a network says about each."""
 
 from __future__ import annotations
 
@@ -13,19 +13,16 @@ Size = tuple[int, int]
 
 
 def window_starts(length: int, window: int, overlap: int, step: int = 1) -> list[int]:
-    """Where the windows along one side start, in pixels: multiples of `step`, overlapping by `overlap` or more.
+    """Where windows along a side start: ascending multiples of `step` in pixels, overlapping by `overlap` or more.
 
     With `step=1` these are the windows of mmsegmentation's `slide_inference` (stride `window - overlap`): the last one
-    is moved inward until it ends with the picture.
+    is moved inward until it ends with the image. A side that is not longer than a window has one, at 0.
 
     Args:
         length: Length of the side.
         window: Length of a window, a multiple of `step`. The last window may be shorter by less than `step`.
         overlap: Least overlap, at most `window - step`.
         step: Starts are multiples of it; the model's stride, or 1.
-
-    Returns:
-        The starts in ascending order; `[0]` if the side is not longer than a window.
     """
     if length <= window:
         return [0]
@@ -44,13 +41,13 @@ def average_windows(
 ) -> Tensor:
     """Runs `predict` on overlapping windows and averages the logits where windows overlap, all with equal weight.
 
-    A picture shorter than the window along a side has one window there, of the picture's own length: nothing is padded.
+    An image shorter than the window along a side has one window there, of the image's own length: nothing is padded.
 
     Args:
         predict: Takes pixels (N, C, h, w), gives logits (N, num_labels, ceil(h / step), ceil(w / step)).
         pixel_values: (B, C, H, W); a tensor, or what gives windows of itself when sliced, as a tensor does.
         window: Height and width of a window in pixels.
-        overlap: By how many pixels neighbouring windows overlap at least, vertically and horizontally.
+        overlap: By how many pixels neighboring windows overlap at least, vertically and horizontally.
         step: Pixels per logit, see [`window_starts`].
         batch_size: How many windows go through `predict` at once; above 1 only with `step=1`, where all are of one
             size.

@@ -8,13 +8,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from kaseg.data.label_spaces import LabelSpace, palette_for
 from kaseg.evaluation.processes import Processes
-from kaseg.evaluation.protocols import WHOLE_IMAGE, InferenceProtocol, predict_masks
-from kaseg.evaluation.samples import prepared_batches
+from kaseg.evaluation.protocols import WHOLE_IMAGE, InferenceProtocol
+from kaseg.evaluation.samples import predicted_samples, prepared_batches
 
 _VOC_FOLDER = PurePosixPath("results/VOC2012/Segmentation/comp6_test_cls")
 _CITYSCAPES_FRAME = re.compile(r"[a-z-]+_\d{6}_\d{6}")
@@ -37,10 +36,10 @@ def write_submission(
       kit's layout for competition 6, which allows other training data).
     - cityscapes: `{city}_{sequence}_{frame}_pred.png`, label ids and not train ids (cityscapesScripts,
       `evalPixelLevelSemanticLabeling.py`, takes `<city>_123456_123456*.png`).
-    - all others: `{id}.png`, grey PNG of the raw values that the dataset's own masks have; for ade20k that is what its
+    - all others: `{id}.png`, gray PNG of the raw values that the dataset's own masks have; for ade20k that is what its
       server takes.
 
-    Masks have the pictures' own size. Labels are not looked at and may be missing. In a distributed run the processes
+    Masks have the images' own size. Labels are not looked at and may be missing. In a distributed run the processes
     share the images.
 
     Args:
@@ -57,24 +56,17 @@ def write_submission(
     Raises:
         ValueError: as [`raw_values`] and [`submission_name`] do.
     """
-    parameter = next(model.parameters())
-    to_raw = raw_values(label_space)
-    processes = Processes.join(use_cpu=parameter.device.type == "cpu")
+    to_raw, written = raw_values(label_space), 0
+    processes = Processes.join(use_cpu=next(model.parameters()).device.type == "cpu")
     batches = prepared_batches(dataset, image_processor, batch_size, num_workers, processes, with_labels=False)
-    was_training, written = model.training, 0
-    model.eval()
-    try:
-        for batch in batches:
-            files = [Path(output_dir) / submission_name(label_space.name, sample.name) for sample in batch]
-            pixel_values = torch.cat([sample.pixel_values for sample in batch])
-            masks = predict_masks(model, pixel_values, [sample.size for sample in batch], protocol)
-            for file, mask in zip(files, masks, strict=True):
-                _write(file, to_raw[mask.cpu().numpy()], label_space)
-            written += len(batch)
-            if progress is not None:
-                progress(len(batch))
-    finally:
-        model.train(was_training)
+    for sample, mask in predicted_samples(model, batches, protocol, progress):
+        image = Image.fromarray(to_raw[mask.cpu().numpy()])
+        if label_space.name == "voc2012":
+            image.putpalette([channel for color in palette_for(256) for channel in color])
+        file = Path(output_dir) / submission_name(label_space.name, sample.name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        image.save(file, format="PNG")
+        written += 1
     return sum(processes.gather(written))
 
 
@@ -95,7 +87,7 @@ def submission_name(benchmark: str, sample_id: str) -> PurePosixPath:
         if frame is None:
             raise ValueError(
                 f"Sample {sample_id!r}: the Cityscapes server takes files named <city>_<6 digits>_<6 digits>*.png, and "
-                "this id has no such name. Load the data set by its name, or give the samples ids of that form."
+                "this id has no such name. Load the dataset by its name, or give the samples ids of that form."
             )
         return PurePosixPath(f"{frame.group()}_pred.png")
     name = PurePosixPath(f"{sample_id}.png")
@@ -115,7 +107,7 @@ def raw_values(label_space: LabelSpace) -> np.ndarray:
         if label_space.name.startswith("cityscapes"):
             raise ValueError(
                 f"The label space {label_space.name!r} has no label map, but the Cityscapes server wants label ids in "
-                "place of train ids. Use the data set's own label space."
+                "place of train ids. Use the dataset's own label space."
             )
         return np.arange(label_space.num_labels, dtype=np.uint8)
     raw: dict[int, list[int]] = {train: [] for train in range(label_space.num_labels)}
@@ -129,11 +121,3 @@ def raw_values(label_space: LabelSpace) -> np.ndarray:
                 "submission needs exactly one in 0..255 for each class. Pass a label space whose label_map has that."
             )
     return np.array([values[0] for values in raw.values()], dtype=np.uint8)
-
-
-def _write(path: Path, values: np.ndarray, label_space: LabelSpace) -> None:
-    image = Image.fromarray(values)
-    if label_space.name == "voc2012":
-        image.putpalette([channel for color in palette_for(256) for channel in color])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, format="PNG")

@@ -11,10 +11,10 @@ import yaml
 
 from kaseg.configuration_kaseg import KASegConfig
 from kaseg.data import SPECS, get_label_space
+from kaseg.evaluation.cost import describe_cost
 from kaseg.experiments.comparison import Comparison
 from kaseg.experiments.recipe import ModelArguments, build_arguments
 from kaseg.experiments.run import CONFIG_FIELDS
-from kaseg.model_card.cost import describe_cost
 from kaseg.modeling_kaseg import KASegModel
 
 

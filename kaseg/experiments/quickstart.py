@@ -13,12 +13,11 @@ from rich.table import Table
 
 from kaseg.best_effort import best_effort
 from kaseg.data import SCENES, load_segmentation_dataset
-from kaseg.evaluation.latency import milliseconds_per_image
+from kaseg.evaluation.cost import billions, millions, milliseconds_per_image
 from kaseg.experiments.example_masks import example_masks
 from kaseg.experiments.page import write_page
 from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArguments
 from kaseg.experiments.run import distill, train
-from kaseg.model_card.cost import billions, millions
 from kaseg.modeling_kaseg import KASegModel
 from kaseg.trainer import KnowledgeAdaptationConfig, SegmentationConfig
 from kaseg.writing import write_json

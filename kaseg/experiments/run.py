@@ -18,11 +18,10 @@ from kaseg.best_effort import best_effort, noting
 from kaseg.configuration_kaseg import KASegConfig
 from kaseg.data import LabelSpace, get_label_space, load_images, load_segmentation_dataset
 from kaseg.encoders import check_encoder_name
-from kaseg.evaluation.latency import milliseconds_per_image
+from kaseg.evaluation.cost import hardware, milliseconds_per_image
 from kaseg.experiments.encoder_source import normalization_of, read_encoder
 from kaseg.experiments.recipe import LOADING_OPTIONS, DataArguments, ModelArguments, TeacherArguments
 from kaseg.model_card import DataSource, ModelCardCallback
-from kaseg.model_card.cost import hardware
 from kaseg.model_card.results import RESULTS_NAME, describe_run
 from kaseg.model_card.settings import changed_settings, public_settings, recipe_of
 from kaseg.modeling_kaseg import KASegModel

@@ -9,9 +9,9 @@ from typing import Any
 
 from scipy import stats
 
+from kaseg.evaluation.cost import billions, millions
 from kaseg.experiments.comparison import TEACHER, Comparison, Run
 from kaseg.markdown import plain, table
-from kaseg.model_card.cost import billions, millions
 
 Finished = Sequence[tuple[Run, Mapping[str, Any]]]
 

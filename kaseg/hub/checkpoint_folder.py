@@ -26,7 +26,7 @@ from kaseg.writing import write_json
 def write_checkpoint_folder(
     run_dir: str | Path, folder: str | Path, command: str, beside: Mapping[str, str | Path] | None = None
 ) -> Path:
-    """Write config, float16 weights, processor, recipe, results and card of a finished run.
+    """Writes config, float16 weights, processor, recipe, results and card of a finished run; returns the folder.
 
     `config.json` names float32, so the weights load as float32 whatever they are stored in. The license is that of the
     training data.
@@ -38,9 +38,6 @@ def write_checkpoint_folder(
         beside (`Mapping[str, str | Path]`, *optional*): Other finished runs by name, shown in the card's table: a
             distilled score never stands without its teacher and its plain twin.
 
-    Returns:
-        The folder.
-
     Raises:
         FileNotFoundError: a run is not finished.
         ValueError: an adapted model without other runs beside it, runs that were scored on other data, or a dataset
@@ -48,7 +45,6 @@ def write_checkpoint_folder(
     """
     run_dir, folder = Path(run_dir), Path(folder)
     results = read_results(run_dir)
-    # Where things lay on the machine that trained, and how the run was watched, is nobody's concern.
     results["recipe"] = public_settings(results["recipe"])
     compared = {name: read_results(path) for name, path in (beside or {}).items()}
     if "teacher" in results["recipe"] and len(compared) < 2:

@@ -22,14 +22,11 @@ RESULTS_NAME = "results.json"
 
 
 def files_to_push(folder: str | Path, with_code: bool = False) -> dict[str, Path | bytes]:
-    """What is sent of a checkpoint.
+    """Finds what is sent of a checkpoint: path in the repository -> file or content.
 
     Args:
         folder (`str` or `Path`): The `output_dir` of a run, a folder of `save_pretrained` or a shipped checkpoint.
         with_code (`bool`, defaults to `False`): Add our model files, see [`~kaseg.hub.remote_code.with_code`].
-
-    Returns:
-        Path in the repository -> file or content.
 
     Raises:
         FileNotFoundError: no such folder, or it lacks the config or the weights.
@@ -58,15 +55,12 @@ def files_to_push(folder: str | Path, with_code: bool = False) -> dict[str, Path
 
 
 def files_as_transformers(folder: str | Path, size: tuple[int, int] | None = None) -> dict[str, Path | bytes]:
-    """What is sent of a checkpoint that becomes one of transformers' own, which loads without kaseg.
+    """Finds what is sent of a checkpoint that becomes one of transformers' own, which loads without kaseg.
 
     Args:
         folder (`str` or `Path`): As in [`files_to_push`].
         size (`tuple[int, int]`, *optional*): (height, width) to which the image processor resizes; models with
             `pad_to_stride` need it.
-
-    Returns:
-        Path in the repository -> content.
 
     Raises:
         FileNotFoundError: as for [`files_to_push`].
@@ -87,29 +81,24 @@ def files_as_transformers(folder: str | Path, size: tuple[int, int] | None = Non
 def push(
     folder: str | Path, destination: Destination, message: str = "Upload model", with_code: bool = False
 ) -> CommitInfo:
-    """Send a checkpoint to the Hub in one commit; the repository and the branch are made if they are missing.
+    """Sends a checkpoint to the Hub in one commit; the repository and the branch are made if they are missing.
 
     Args:
-        folder (`str` or `Path`): As in [`files_to_push`].
+        folder, with_code: As in [`files_to_push`], with its errors.
         destination ([`~kaseg.uploading.Destination`]): Where to.
         message (`str`, defaults to `"Upload model"`): Commit message.
-        with_code (`bool`, defaults to `False`): As in [`files_to_push`].
 
     Raises:
-        FileNotFoundError, ValueError: it is no checkpoint of ours.
         UploadError: it could not be sent; the message says what to do.
     """
     return upload(files_to_push(folder, with_code), destination, message)
 
 
 def checkpoint_to_publish(name: str | Path) -> tuple[Path, str]:
-    """The folder and the repository of one of the checkpoints under `hub_configs/`.
+    """Finds the folder of one of the checkpoints under `hub_configs/` and its name on the Hub, `"kaseg/NAME"`.
 
     Args:
         name (`str` or `Path`): `"hub_configs/NAME"`, another path to such a folder, `"NAME"` or `"kaseg/NAME"`.
-
-    Returns:
-        The folder and its name on the Hub, `"kaseg/NAME"`.
 
     Raises:
         FileNotFoundError: no such folder, or it lacks weights, card or results: what was not trained is not published.

@@ -11,6 +11,7 @@ from kaseg.checkpoints import PACKAGE_DIR
 # The flat files and nothing else; transformers follows their relative imports. timm must be installed beside it.
 CODE_FILES = (
     "checkpoints.py",
+    "close_names.py",
     "configuration_kaseg.py",
     "conversion.py",
     "encoders.py",

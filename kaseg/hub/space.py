@@ -107,4 +107,4 @@ def _check_on_hub(name: str) -> None:
     from kaseg.loading_errors import explained_loading
 
     with explained_loading(name):
-        AutoConfig.from_pretrained(name)
+        AutoConfig.from_pretrained(name, trust_remote_code=False)

@@ -1,4 +1,4 @@
-"""Prediction on pictures, files and videos.
+"""Prediction on images, files and videos.
 
 Drawing lies in `kaseg.inference.overlay`, tiles in `kaseg.inference.tiling`, videos in `kaseg.inference.video`.
 """

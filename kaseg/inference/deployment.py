@@ -36,7 +36,7 @@ def deployed(model: M) -> M:
 
 class _OneDNNConv2d(nn.Conv2d):
     """A 1x1 convolution that asks for oneDNN by name. With one thread torch prefers a plain matrix product for them,
-    which is slower by far on channels-last maps; and one thread for each of several pictures is what a CPU is used best
+    which is slower by far on channels-last maps; and one thread for each of several images is what a CPU is used best
     with."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Files of a prediction run: which pictures to read, what to call the results, and how to write them safely."""
+"""Files of a prediction run: which images to read, what to call the results, and how to write them safely."""
 
 from __future__ import annotations
 
@@ -16,19 +16,16 @@ PathLike = str | os.PathLike[str]
 
 
 def iter_images(paths: PathLike | Iterable[PathLike], skip: PathLike | None = None) -> Iterator[Path]:
-    """Finds the pictures in files and folders.
+    """Finds the images in files and folders, every file once, in the order given.
 
     Args:
         paths: A file or folder, or several. A file is taken whatever its name; a folder is searched as by
             [`~kaseg.data.image_files.find_images`].
         skip: A folder to leave out of the search, usually the output folder.
 
-    Returns:
-        An iterator over the files in the order given, every file once.
-
     Raises:
         FileNotFoundError: At once if a path does not exist or none was given; when its turn comes, if a folder holds
-            no picture.
+            no image.
     """
     return (path for path, _ in _walk(_existing(paths), skip))
 
@@ -36,11 +33,11 @@ def iter_images(paths: PathLike | Iterable[PathLike], skip: PathLike | None = No
 def plan_outputs(
     paths: PathLike | Iterable[PathLike], output_dir: PathLike, suffixes: Iterable[str]
 ) -> list[tuple[Path, Path]]:
-    """Decides for every picture what its results are called, so that no two pictures share a name.
+    """Decides for every image what its results are called, so that no two images share a name.
 
     A result is called `output_dir / <folders below the folder that was given> / <stem>` plus one of `suffixes`. Where
-    two pictures would share that name (`a/x.jpg` and `b/x.jpg`), the folders below the deepest folder common to all
-    pictures are kept instead; where that is not enough (`x.jpg` beside `x.png`), also the whole file name. Names that
+    two images would share that name (`a/x.jpg` and `b/x.jpg`), the folders below the deepest folder common to all
+    images are kept instead; where that is not enough (`x.jpg` beside `x.png`), also the whole file name. Names that
     differ only in case count as shared, because some file systems take them for one.
 
     Args:
@@ -49,12 +46,11 @@ def plan_outputs(
         suffixes: What is appended to the name, such as `_mask.png`.
 
     Returns:
-        For every picture its path and the path of its results without the suffix.
+        For every image its path and the path of its results without the suffix.
 
     Raises:
         FileNotFoundError: As for [`iter_images`].
-        ValueError: If results would land among the pictures: the output folder is one of the folders to search, or a
-            result would overwrite a picture.
+        ValueError: The output folder is one of the folders to search, or a result would overwrite an image.
     """
     given = _existing(paths)
     output_dir = Path(output_dir)
@@ -71,20 +67,18 @@ def plan_outputs(
         if _has_doubles(names):
             names = whole
     planned = [(image, output_dir / name) for (image, _), name in zip(found, names, strict=True)]
-    _refuse_overwriting(planned, suffixes)
+    inputs = {image.resolve() for image, _ in planned}
+    for result in (output.with_name(output.name + suffix) for _, output in planned for suffix in suffixes):
+        if result.resolve() in inputs:
+            raise ValueError(f"the result {result} would overwrite an image: choose another output folder")
     return planned
 
 
 def write_image(image: Image.Image, path: Path, **options: Any) -> None:
-    """Writes a picture wholly or not at all: into a temporary file beside it, which then takes its place.
-
-    Args:
-        image: The picture.
-        path: The file; its suffix decides the format.
-        options: What Pillow's writer of that format takes, such as `quality`.
+    """Writes an image wholly or not at all; the file's suffix decides the format, whose options Pillow's writer takes.
 
     Raises:
-        OSError: If it cannot be written (disk full, no permission); the message names the file.
+        OSError: It cannot be written (disk full, no permission); the message names the file.
     """
     with whole_file(path) as temporary:
         image.save(temporary, format=Image.registered_extensions()[path.suffix], **options)
@@ -93,7 +87,7 @@ def write_image(image: Image.Image, path: Path, **options: Any) -> None:
 def _existing(paths: PathLike | Iterable[PathLike]) -> list[Path]:
     given = [Path(paths)] if isinstance(paths, (str, os.PathLike)) else [Path(path) for path in paths]
     if not given:
-        raise FileNotFoundError("no pictures: neither a file nor a folder was given")
+        raise FileNotFoundError("no images: neither a file nor a folder was given")
     for path in given:
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such file or folder")
@@ -101,7 +95,7 @@ def _existing(paths: PathLike | Iterable[PathLike]) -> list[Path]:
 
 
 def _walk(given: list[Path], skip: PathLike | None) -> Iterator[tuple[Path, Path]]:
-    """Yields every picture once, with its path below the folder it was found through (a file's own: its name)."""
+    """Yields every image once, with its path below the folder it was found through (a file's own: its name)."""
     skipped = None if skip is None else Path(skip).resolve()
     seen = set()
     for top in given:
@@ -113,20 +107,11 @@ def _walk(given: list[Path], skip: PathLike | None) -> Iterator[tuple[Path, Path
                 seen.add(real)
                 yield path, path.relative_to(top) if path != top else Path(path.name)
         if empty:
-            raise FileNotFoundError(f"{top}: no pictures in this folder; looked for {', '.join(IMAGE_SUFFIXES)}")
+            raise FileNotFoundError(f"{top}: no images in this folder; looked for {', '.join(IMAGE_SUFFIXES)}")
 
 
 def _has_doubles(names: list[Path]) -> bool:
     return len({str(name).casefold() for name in names}) < len(names)
-
-
-def _refuse_overwriting(planned: list[tuple[Path, Path]], suffixes: Iterable[str]) -> None:
-    pictures = {image.resolve() for image, _ in planned}
-    for _, output in planned:
-        for suffix in suffixes:
-            result = output.with_name(output.name + suffix)
-            if result.resolve() in pictures:
-                raise ValueError(f"the result {result} would overwrite a picture: choose another output folder")
 
 
 __all__ = ["IMAGE_SUFFIXES", "iter_images", "plan_outputs", "read_image", "write_image"]

@@ -1,4 +1,4 @@
-"""Pictures of masks: colours, overlays and legends."""
+"""Images of masks: colors, overlays and legends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kaseg.pixels import VOID, to_rgb
 
 Palette = Sequence[Sequence[int]]
 
-# Entry 255 of the PASCAL VOC colour map (Everingham et al. 2010), which draws void pixels in this colour.
+# Entry 255 of the PASCAL VOC color map (Everingham et al. 2010), which draws void pixels in this color.
 VOID_COLOR = (224, 224, 192)
 
 _MARGIN = 8
@@ -20,33 +20,29 @@ _MIN_FONT_SIZE = 12
 
 
 def colorize(mask: np.ndarray, palette: Palette) -> Image.Image:
-    """Makes a palette image of a mask: pixel values are the class ids, the palette only colours them.
+    """Makes a palette image (mode `P`) of a mask: pixel values are the class ids, the palette only colors them.
 
-    Saved as PNG it is both a picture and a lossless mask: `numpy.array(Image.open(path))` gives the ids back.
+    Saved as PNG it is both an image and a lossless mask: `numpy.array(Image.open(path))` gives the ids back.
 
     Args:
         mask: Class ids (H, W), integers; 255 is void.
         palette: One (red, green, blue) in 0..255 per class, at most 256 classes.
 
-    Returns:
-        A PIL image of mode `P`.
-
     Raises:
-        ValueError: If the mask is not two-dimensional or holds an id without a colour.
+        ValueError: The mask is not two-dimensional or holds an id without a color.
     """
     mask = np.asarray(mask)
     if mask.ndim != 2 or mask.dtype.kind not in "iu":
         raise ValueError(f"a mask must be integers (H, W), got {mask.dtype} of shape {mask.shape}")
     if len(palette) > 256:
-        raise ValueError(f"a palette image has 256 colours, this palette has {len(palette)}")
+        raise ValueError(f"a palette image has 256 colors, this palette has {len(palette)}")
     colors = np.zeros((256, 3), dtype=np.uint8)
     colors[VOID] = VOID_COLOR
     colors[: len(palette)] = np.asarray(palette)
     uncolored = (mask < 0) | ((mask >= len(palette)) & (mask != VOID))
     if uncolored.any():
         raise ValueError(
-            f"the mask holds class ids {np.unique(mask[uncolored])[:5].tolist()}, the palette has "
-            f"{len(palette)} colours"
+            f"the mask holds class ids {np.unique(mask[uncolored])[:5].tolist()}, the palette has {len(palette)} colors"
         )
     image = Image.fromarray(mask.astype(np.uint8))
     image.putpalette(colors.tobytes())
@@ -54,35 +50,25 @@ def colorize(mask: np.ndarray, palette: Palette) -> Image.Image:
 
 
 def overlay(image: Image.Image, mask: np.ndarray, palette: Palette, alpha: float = 0.5) -> Image.Image:
-    """Lays the colours of a mask over a picture: (1 - alpha) * picture + alpha * colour.
+    """Lays the colors of a mask over an image: (1 - alpha) * image + alpha * color, mode `RGB`.
 
     Args:
-        image: The picture, any mode that PIL converts to RGB.
-        mask: Class ids (H, W), of the picture's size.
+        image: Any mode that PIL converts to RGB.
+        mask: Class ids (H, W), of the image's size.
         palette: One (red, green, blue) per class.
-        alpha: Weight of the colours, 0..1.
-
-    Returns:
-        A PIL image of mode `RGB`.
+        alpha: Weight of the colors, 0..1.
 
     Raises:
-        ValueError: If the sizes differ, or as for [`colorize`].
+        ValueError: The sizes differ, or as for [`colorize`].
     """
     mask = np.asarray(mask)
     if mask.shape != (image.height, image.width):
-        raise ValueError(f"the mask has (height, width) {mask.shape}, the picture {(image.height, image.width)}")
+        raise ValueError(f"the mask has (height, width) {mask.shape}, the image {(image.height, image.width)}")
     return Image.blend(to_rgb(image), colorize(mask, palette).convert("RGB"), alpha)
 
 
 def class_fractions(mask: np.ndarray) -> dict[int, float]:
-    """The share of the pixels that each class in the mask has, void left out of both, largest first.
-
-    Args:
-        mask: Class ids (H, W); 255 is void.
-
-    Returns:
-        Class id -> share in 0..1.
-    """
+    """The share of the pixels in 0..1 by class id, void left out of both, largest first, of a mask (H, W)."""
     # Neither numpy.unique, which sorts, nor numpy.bincount, which makes int64 of the whole mask first.
     counts = torch.bincount(torch.from_numpy(np.ascontiguousarray(mask)).flatten()).tolist()
     pixels = {id_: count for id_, count in enumerate(counts) if count and id_ != VOID}
@@ -93,23 +79,23 @@ def class_fractions(mask: np.ndarray) -> dict[int, float]:
 def add_legend(
     image: Image.Image, fractions: Mapping[int, float], names: Mapping[int, str], palette: Palette
 ) -> Image.Image:
-    """Puts a white strip below the picture that names the classes, in the order of `fractions`.
+    """Puts a white strip below the image that names the classes, in the order of `fractions`.
 
     Args:
-        image: The picture.
-        fractions: Class id -> share of the picture in 0..1, such as [`class_fractions`] gives; only these are named.
+        image: The image.
+        fractions: Class id -> share of the image in 0..1, such as [`class_fractions`] gives; only these are named.
         names: Class id -> name (`config.id2label`).
         palette: One (red, green, blue) per class.
 
     Returns:
-        A PIL image of mode `RGB`: the picture at the top left, as wide as it or as its longest entry.
+        A PIL image of mode `RGB`: the image at the top left, as wide as it or as its longest entry.
     """
     size = max(_MIN_FONT_SIZE, image.width // 40)
     font = ImageFont.load_default(size)
     # Pillow measures text of one line only.
     said = {id_: " ".join(str(names.get(id_, id_)).splitlines()) for id_ in fractions}
     entries = [(id_, f"{said[id_]} {_percent(share)}") for id_, share in fractions.items()]
-    # One entry is a square of colour, a gap, the text and a margin.
+    # One entry is a square of color, a gap, the text and a margin.
     widths = [size + size // 2 + int(font.getlength(text)) + _MARGIN for _, text in entries]
     canvas_width = max([image.width, *(width + _MARGIN for width in widths)])
     positions, left, row = [], _MARGIN, 0

@@ -1,4 +1,4 @@
-"""Masks for pictures: in memory, or from files to files."""
+"""Masks for images: in memory, or from files to files."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ _MASK_OPTIONS = {"compress_level": 3}
 # A PNG of a photograph takes far longer than a JPEG; the mask is what must be lossless.
 _OVERLAY_SUFFIX = "_overlay.jpg"
 _OVERLAY_OPTIONS = {"quality": 90}
-# Overlays are there to be looked at; those of larger pictures are reduced to this long edge.
+# Overlays are there to be looked at; those of larger images are reduced to this long edge.
 _LONGEST_OVERLAY = 8192
 _MOST_WORKERS = 8
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What became of one picture file.
+    """What became of one image file.
 
     Attributes:
-        path: The picture.
-        mask_path: The mask, a palette PNG whose pixel values are class ids; `None` if the picture was skipped.
-        overlay_path: The overlay; `None` if none was asked for or the picture was skipped.
+        path: The image.
+        mask_path: The mask, a palette PNG whose pixel values are class ids; `None` if the image was skipped.
+        overlay_path: The overlay; `None` if none was asked for or the image was skipped.
         fractions: Class id -> share of the pixels in 0..1, largest first.
-        error: Why the picture was skipped; `None` if it was not.
+        error: Why the image was skipped; `None` if it was not.
     """
 
     path: Path
@@ -61,10 +61,10 @@ class Prediction:
 
 
 class Predictor:
-    """Runs a segmentation model over pictures.
+    """Runs a segmentation model over images.
 
-    Pictures are neither padded nor cropped, whatever the processor's settings, and only pictures of one size share a
-    batch, so that a mask covers its whole picture and does not depend on the others. Pictures whose prepared input has
+    Images are neither padded nor cropped, whatever the processor's settings, and only images of one size share a
+    batch, so that a mask covers its whole image and does not depend on the others. Images whose prepared input has
     more than `max_pixels` pixels are done in overlapping tiles, see [`~kaseg.inference.tiling.tiled_logits`], which is
     close to but not the same as one pass; they are also prepared tile by tile, unless the processor resizes.
 
@@ -75,11 +75,11 @@ class Predictor:
             mode and moved.
         processor: Its image processor, with `post_process_semantic_segmentation`.
         device: Where to run. Default: where the model is.
-        batch_size: Pictures per batch at most.
+        batch_size: Images per batch at most.
         max_pixels: Largest input in pixels for one pass.
         tile: Height and width of a tile in pixels, a multiple of 32.
-        overlap: Overlap of neighbouring tiles in pixels, below `tile`.
-        alpha: Weight of the colours in overlays, 0..1.
+        overlap: Overlap of neighboring tiles in pixels, below `tile`.
+        alpha: Weight of the colors in overlays, 0..1.
 
     Raises:
         ValueError: If `batch_size` or `max_pixels` is below 1, `alpha` outside 0..1, `tile` or `overlap` impossible, or
@@ -129,7 +129,7 @@ class Predictor:
         self.alpha = alpha
         on_cpu = next(self.model.parameters()).device.type == "cpu"
         self._threads = torch.get_num_threads()
-        # Pictures side by side with one thread each use a CPU better than one picture with all threads. Other models
+        # Images side by side with one thread each use a CPU better than one image with all threads. Other models
         # and runtimes do not say whether several threads may call them at once, and a GPU has memory for one batch.
         self._divides_threads = on_cpu and isinstance(self.model, KASegModel)
         self._turn: Any = nullcontext() if self._divides_threads else Lock()
@@ -137,32 +137,33 @@ class Predictor:
 
     @property
     def palette(self) -> Palette:
-        """One colour per class: `config.palette`, or the PASCAL VOC colour map if the checkpoint has none."""
+        """One color per class: `config.palette`, or the PASCAL VOC color map if the checkpoint has none."""
         config = self.model.config
         return getattr(config, "palette", None) or palette_for(config.num_labels)
 
     @torch.inference_mode()
     def predict(self, images: Sequence[Image.Image]) -> list[np.ndarray]:
-        """Segments pictures.
-
-        Args:
-            images: PIL images of any mode and size; EXIF orientation is applied.
+        """Segments PIL images of any mode and size; EXIF orientation is applied.
 
         Returns:
-            One mask (H, W) of class ids per picture, at the picture's upright size: uint8, or int32 if the model has
-            more than 256 classes.
+            One mask (H, W) of class ids per image, at the image's upright size: uint8, or int32 if the model has more
+            than 256 classes.
         """
         masks: dict[int, np.ndarray] = {}
         waiting: dict[tuple[int, int], list[tuple[int, torch.Tensor, tuple[int, int]]]] = {}
         for index, image in enumerate(images):
             upright = to_rgb(image)
             size = (upright.height, upright.width)
+            prepare = partial(pixel_values_of, self.processor)
+            prepared: Any
             if size[0] * size[1] > self.max_pixels and not getattr(self.processor, "do_resize", True):
-                masks[index] = self._predict_large(PreparedOnDemand(upright, self._prepare), size)
-                continue
-            prepared = self._prepare(upright)
+                prepared = PreparedOnDemand(upright, prepare)
+            else:
+                prepared = prepare(upright)
             if prepared.shape[-2] * prepared.shape[-1] > self.max_pixels:
-                masks[index] = self._predict_large(prepared, size)
+                with self._turn:
+                    logits = tiled_logits(self.model, prepared, self.tile, self.overlap)
+                masks[index] = self._mask(logits, size)
                 continue
             batch = waiting.setdefault((prepared.shape[-2], prepared.shape[-1]), [])
             batch.append((index, prepared, size))
@@ -173,14 +174,6 @@ class Predictor:
             if batch:
                 masks.update(self._predict_batch(batch))
         return [masks[index] for index in range(len(images))]
-
-    def _prepare(self, image: Image.Image) -> torch.Tensor:
-        return pixel_values_of(self.processor, image)
-
-    def _predict_large(self, pixels: torch.Tensor | PreparedOnDemand, size: tuple[int, int]) -> np.ndarray:
-        with self._turn:
-            logits = tiled_logits(self.model, pixels, self.tile, self.overlap)
-        return self._mask(logits, size)
 
     def _predict_batch(self, batch: list[tuple[int, torch.Tensor, tuple[int, int]]]) -> dict[int, np.ndarray]:
         indices, tensors, sizes = zip(*batch, strict=True)
@@ -210,31 +203,31 @@ class Predictor:
         overlay: bool = True,
         on_error: Literal["raise", "skip"] = "raise",
     ) -> Iterator[Prediction]:
-        """Segments picture files and writes `<stem>_mask.png` and `<stem>_overlay.jpg` for each.
+        """Segments image files and writes `<stem>_mask.png` and `<stem>_overlay.jpg` for each.
 
-        The work is done as the iterator is consumed, on several pictures at once (at most eight batches, and never two
+        The work is done as the iterator is consumed, on several images at once (at most eight batches, and never two
         that are large enough for tiles), so that reading and writing do not wait for the model; memory does not grow
-        with the number of pictures. On a CPU the threads of torch are divided among the pictures. Folders below the
-        given ones are kept in `output_dir`; see [`~kaseg.inference.files.plan_outputs`] for pictures of one name. Files
-        appear whole or not at all.
+        with the number of images. On a CPU the threads of torch are divided among the images. Folders below the given
+        ones are kept in `output_dir`; see [`~kaseg.inference.files.plan_outputs`] for images of one name. Files appear
+        whole or not at all.
 
         Args:
             paths: Files and folders, see [`~kaseg.inference.files.iter_images`].
             output_dir: Where the results go; made if missing. If it lies in an input folder it is not searched.
-            overlay: Also write the picture with the mask's colours over it and a legend of classes and their shares;
-                of pictures above 8192 pixels in width or height a reduced one.
-            on_error: What to do about a picture that cannot be read: `"raise"`, after all before it are written (some
-                of those after it may be, too), or
-                `"skip"`, which yields a [`Prediction`] with `error`, and warns in the end, naming the skipped files.
+            overlay: Also write the image with the mask's colors over it and a legend of classes and their shares;
+                of images above 8192 pixels in width or height a reduced one.
+            on_error: What to do about an image that cannot be read: `"raise"`, after all before it are written (some
+                of those after it may be, too), or `"skip"`, which yields a [`Prediction`] with `error`, and warns in
+                the end, naming the skipped files.
 
         Returns:
-            An iterator over [`Prediction`], in the order of the pictures.
+            An iterator over [`Prediction`], in the order of the images.
 
         Raises:
-            FileNotFoundError: If a path does not exist or a folder holds no picture.
-            ValueError: If `on_error` is neither, results would overwrite pictures, the model has more than 255 classes
-                (a palette PNG cannot hold more beside void), or, with `on_error="raise"`, a picture cannot be read.
-            OSError: If a result cannot be written; the message names it.
+            FileNotFoundError: A path does not exist or a folder holds no image.
+            ValueError: `on_error` is neither, results would overwrite images, the model has more than 255 classes (a
+                palette PNG cannot hold more beside void), or, with `on_error="raise"`, an image cannot be read.
+            OSError: A result cannot be written; the message names it.
         """
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
@@ -259,15 +252,11 @@ class Predictor:
                     yield prediction
         if skipped:
             names = "\n".join(skipped)
-            logger.warning("%d of %d pictures could not be read, skipped:\n%s", len(skipped), len(planned), names)
+            logger.warning("%d of %d images could not be read, skipped:\n%s", len(skipped), len(planned), names)
 
     @contextmanager
     def workers(self, tasks: int) -> Iterator[tuple[int, Callable[[], None]]]:
-        """How many threads should call [`predict`] at once, and what each has to call first.
-
-        Args:
-            tasks: How many calls there will be.
-        """
+        """How many threads should make `tasks` calls of [`predict`], and what each has to call first."""
         most = self._threads if self._divides_threads else os.cpu_count() or 1
         count = max(1, min(most, _MOST_WORKERS, tasks))
         before = torch.get_num_threads()
@@ -278,7 +267,7 @@ class Predictor:
             torch.set_num_threads(before)  # what a worker sets becomes the default of new threads
 
     def _finish(self, with_overlay: bool, chunk: list[tuple[Path, Path]]) -> list[tuple[Prediction, Exception | None]]:
-        """Reads, predicts and writes pictures, in a worker thread."""
+        """Reads, predicts and writes images, in a worker thread."""
         if any(self._is_large(path) for path, _ in chunk):
             # One at a time, with all threads: several would be too much for the memory.
             with self._large_turn:
@@ -307,20 +296,17 @@ class Predictor:
                 images[path] = read_image(path)
             except (OSError, ValueError) as error:
                 errors[path] = error
-        masks = dict(zip(images, self._predict_named(images), strict=True))
+        try:
+            masks = dict(zip(images, self.predict(list(images.values())), strict=True))
+        except Exception as error:
+            error.add_note(f"while predicting {', '.join(map(str, images))}")
+            raise
         return [
             (Prediction(path, error=str(errors[path])), errors[path])
             if path in errors
             else (self._write(path, output, images[path], masks[path], with_overlay), None)
             for path, output in chunk
         ]
-
-    def _predict_named(self, images: dict[Path, Image.Image]) -> list[np.ndarray]:
-        try:
-            return self.predict(list(images.values()))
-        except Exception as error:
-            error.add_note(f"while predicting {', '.join(map(str, images))}")
-            raise
 
     def _write(self, path: Path, output: Path, image: Image.Image, mask: np.ndarray, with_overlay: bool) -> Prediction:
         palette = self.palette
@@ -340,7 +326,7 @@ class Predictor:
 
 
 def _reduced(image: Image.Image, mask: np.ndarray) -> tuple[Image.Image, np.ndarray]:
-    """Picture and mask at a size to look at."""
+    """Image and mask at a size to look at."""
     scale = _LONGEST_OVERLAY / max(image.size)
     if scale >= 1:
         return image, mask

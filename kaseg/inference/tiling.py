@@ -1,4 +1,4 @@
-"""Prediction of pictures too large for one pass, by overlapping tiles."""
+"""Prediction of images too large for one pass, by overlapping tiles."""
 
 from __future__ import annotations
 
@@ -18,13 +18,11 @@ MULTIPLE = 32  # the largest stride in use
 
 
 class PreparedOnDemand:
-    """A picture that is prepared window by window, and takes the place of its `pixel_values` in [`tiled_logits`].
-
-    So the prepared picture, 12 bytes per pixel, never exists as a whole.
+    """An image (upright RGB) that is prepared window by window, and takes the place of its `pixel_values` in
+    [`tiled_logits`]: the prepared image, 12 bytes per pixel, never exists as a whole.
 
     Args:
-        image: An upright RGB picture.
-        prepare: Makes (1, C, h, w) of a part of it without changing its size.
+        prepare: Makes (1, C, h, w) of a part of the image without changing its size.
     """
 
     def __init__(self, image: Image.Image, prepare: Callable[[Image.Image], torch.Tensor]) -> None:
@@ -46,26 +44,23 @@ def tiled_logits(
 ) -> torch.Tensor:
     """Runs the model on overlapping tiles and averages the logits where tiles overlap.
 
-    The result is laid out like the untiled one: `(B, num_labels, ceil(H / s), ceil(W / s))` at the model's stride `s`,
-    and equals it where one tile covers the picture. Otherwise it differs, because a tile does not see beyond its edges
-    and global pooling pools the tile; a larger `tile` brings it closer. Tiles start at multiples of the stride, so that
-    their logits fall on one grid. Uniform averaging of logits is our choice. A model with `pad_to_stride` is given
-    tiles that are padded already, and its logits are brought to span the picture once, as a whole.
+    The result is laid out like the untiled one: float32 `(B, num_labels, ceil(H / s), ceil(W / s))` at the model's
+    stride `s`, on its device, and equals it where one tile covers the image. Otherwise it differs, because a tile does
+    not see beyond its edges and global pooling pools the tile; a larger `tile` brings it closer. Tiles start at
+    multiples of the stride, so that their logits fall on one grid. Uniform averaging of logits is our choice. A model
+    with `pad_to_stride` is given tiles that are padded already, and its logits are aligned to the image as a whole.
 
     Memory: one tile's activations, and the averaged logits, 4 * num_labels / s^2 bytes per pixel.
 
     Args:
         model: Gives an object with `logits` for `pixel_values`; should be in eval mode.
-        pixel_values: (B, C, H, W), on any device; tiles are moved to the model's device and dtype one at a time. Or a
-            picture to be prepared tile by tile.
+        pixel_values: (B, C, H, W), on any device; tiles are moved to the model's device and dtype one at a time. Or an
+            image to be prepared tile by tile.
         tile: Height and width of a tile in pixels, a multiple of 32.
-        overlap: By how many pixels neighbouring tiles overlap at least, 0..tile - 1; rounded up to the stride.
-
-    Returns:
-        float32 logits on the model's device.
+        overlap: By how many pixels neighboring tiles overlap at least, 0..tile - 1; rounded up to the stride.
 
     Raises:
-        ValueError: If `tile` is no multiple of 32 or `overlap` does not fit it, or the model's logits do not have
+        ValueError: `tile` is no multiple of 32 or `overlap` does not fit it, or the model's logits do not have
             ceil(pixels / stride) entries for one whole-numbered stride.
     """
     check_tile(tile, overlap)

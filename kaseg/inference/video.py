@@ -69,7 +69,7 @@ def predict_video(
 ) -> Iterator[np.ndarray]:
     """Segments the frames of a video and writes `<stem>_mask.mkv` and `<stem>_overlay.mp4`.
 
-    The mask is a lossless grey video (FFV1) whose pixel values are class ids; the overlay is H.264. Both have the
+    The mask is a lossless gray video (FFV1) whose pixel values are class ids; the overlay is H.264. Both have the
     times of the source's frames; sound is left out. Several frames are worked on at once, in order and in bounded
     memory. Files appear whole or not at all, but what a webcam has given is kept when the iterator is closed.
 
@@ -78,7 +78,7 @@ def predict_video(
         source: A video file, or `webcam:0` for the first camera (a camera's name on Windows).
         output_dir: Where the results go; made if missing.
         overlay: Also write the overlay.
-        max_frames: Stop after so many frames; webcams have no other end.
+        max_frames: Stop after this many frames; webcams have no other end.
 
     Returns:
         An iterator over the masks (H, W), one per frame.
@@ -137,11 +137,7 @@ def _segment(
 
 
 def pyav() -> ModuleType:
-    """The module.
-
-    Raises:
-        ImportError: PyAV is not installed.
-    """
+    """The module of PyAV; an ImportError says how to install it."""
     try:
         import av
     except ImportError as error:
@@ -205,7 +201,7 @@ def _frames(container: Any, source: str) -> Iterator[tuple[np.ndarray, Fraction]
 
 
 class _Writer:
-    """A video file: grey frames (H, W) without loss, or RGB frames (H, W, 3)."""
+    """A video file: gray frames (H, W) without loss, or RGB frames (H, W, 3)."""
 
     def __init__(self, file: Path, rate: Fraction) -> None:
         self._container = pyav().open(str(file), "w")
@@ -219,7 +215,7 @@ class _Writer:
 
     def write(self, pixels: np.ndarray, time: Fraction) -> None:
         if pixels.ndim == 3:
-            # H.264 halves the colours' resolution and wants even sides.
+            # H.264 halves the colors' resolution and wants even sides.
             pixels = np.pad(pixels, ((0, pixels.shape[0] % 2), (0, pixels.shape[1] % 2), (0, 0)), mode="edge")
         if self._stream is None:
             self._stream = self._start(pixels)

@@ -10,8 +10,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from kaseg.configuration_kaseg import KASegConfig
+from kaseg.evaluation.cost import billions, in_words, millions
 from kaseg.markdown import code, plain, table
-from kaseg.model_card.cost import billions, in_words, millions
 from kaseg.model_card.facts import CardFacts
 from kaseg.model_card.sources import DataSource
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from kaseg.evaluation.caution import caution
+from kaseg.evaluation.cost import describe_cost, hardware
 from kaseg.evaluation.evaluator import PROTOCOL
-from kaseg.model_card.cost import describe_cost, hardware
 from kaseg.modeling_kaseg import KASegModel
 from kaseg.version import __version__
 

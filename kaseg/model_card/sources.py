@@ -1,4 +1,4 @@
-"""Whose work a model rests on: its training data and its teacher, with their licenses."""
+"""The training data and the teacher of a model, with their licenses."""
 
 from __future__ import annotations
 

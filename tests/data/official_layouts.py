@@ -1,4 +1,4 @@
-"""Small data sets in the official layouts, with everything that lies beside the masks and must not be taken for one."""
+"""Small datasets in the official layouts, with everything that lies beside the masks and must not be taken for one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIZE = (6, 8)
 
 
 def write_picture(path: Path) -> np.ndarray:
-    """A noisy picture; returns the pixels that a reader gets (JPEG changes them)."""
+    """A noisy image; returns the pixels that a reader gets (JPEG changes them)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(len(path.name) + ord(path.stem[-1]))
     Image.fromarray(rng.integers(0, 256, (*SIZE, 3)).astype(np.uint8)).save(path)
@@ -94,7 +94,7 @@ CITYSCAPES_IDS = {
 
 
 def write_cityscapes(root: Path, quality: str = "gtFine", splits: dict | None = None) -> None:
-    """Cityscapes: masks of all 34 ids, and instance (16-bit), colour and polygon files beside them."""
+    """Cityscapes: masks of all 34 ids, and instance (16-bit), color and polygon files beside them."""
     for split, ids in (splits or CITYSCAPES_IDS).items():
         for name in ids:
             write_picture(root / f"leftImg8bit/{split}/{name}_leftImg8bit.png")
@@ -116,10 +116,10 @@ def write_ade20k(root: Path) -> None:
     (base / "sceneCategories.txt").write_text("ADE_train_00000001 airport_terminal\n")
 
 
-def write_coco_stuff(root: Path, pictures: str = "images", masks: str = "stuffthingmaps") -> None:
-    """COCO-Stuff: pictures of COCO 2017 and masks of things and stuff."""
+def write_coco_stuff(root: Path, images: str = "images", masks: str = "stuffthingmaps") -> None:
+    """COCO-Stuff: images of COCO 2017 and masks of things and stuff."""
     for split in ("train2017", "val2017"):
-        write_picture(root / pictures / split / "000000000139.jpg")
+        write_picture(root / images / split / "000000000139.jpg")
         write_mask(root / masks / split / "000000000139.png", [0, 12, 91, 181, 255])
 
 
@@ -127,7 +127,7 @@ CONTEXT_IDS = {"train": ["2008_000002", "2008_000003"], "val": ["2008_000007"]}
 
 
 def write_voc2010(root: Path, lists: str) -> None:
-    """Pictures and lists of VOC2010; the last picture of train is one that is not annotated."""
+    """Pictures and lists of VOC2010; the last image of train is one that is not annotated."""
     for split, ids in CONTEXT_IDS.items():
         listed = [*ids, "2010_009999"] if split == "train" and lists == "Main" else ids
         write_list(root / f"VOC2010/ImageSets/{lists}/{split}.txt", listed)

@@ -6,6 +6,7 @@ import numpy as np
 import official_layouts as official
 import pytest
 from PIL import Image
+from scipy.io import savemat
 
 from kaseg.data.image_files import read_image, read_mask
 from kaseg.data.label_spaces import palette_for
@@ -50,9 +51,9 @@ def test_url_of_a_streamed_file(tmp_path):
 
 
 def test_grey_alpha_palette_and_bilevel_pictures():
-    grey = PIXELS[..., 0]
-    for source in (Image.fromarray(grey), Image.fromarray(np.stack([grey, PIXELS[..., 1]], -1))):
-        np.testing.assert_array_equal(np.asarray(read_image(_encode(source))), np.stack([grey] * 3, -1))
+    gray = PIXELS[..., 0]
+    for source in (Image.fromarray(gray), Image.fromarray(np.stack([gray, PIXELS[..., 1]], -1))):
+        np.testing.assert_array_equal(np.asarray(read_image(_encode(source))), np.stack([gray] * 3, -1))
 
     rgba = np.concatenate([PIXELS, PIXELS[..., :1]], axis=-1)
     np.testing.assert_array_equal(np.asarray(read_image(_encode(Image.fromarray(rgba)))), PIXELS)
@@ -62,8 +63,8 @@ def test_grey_alpha_palette_and_bilevel_pictures():
     with_alpha = _encode(_palette_mask(INDICES), transparency=bytes(range(21)))
     np.testing.assert_array_equal(np.asarray(read_image(with_alpha)), colors[INDICES])
 
-    bilevel = Image.fromarray((grey > 127).astype(np.uint8) * 255).convert("1")
-    np.testing.assert_array_equal(np.asarray(read_image(_encode(bilevel)))[..., 1], np.where(grey > 127, 255, 0))
+    bilevel = Image.fromarray((gray > 127).astype(np.uint8) * 255).convert("1")
+    np.testing.assert_array_equal(np.asarray(read_image(_encode(bilevel)))[..., 1], np.where(gray > 127, 255, 0))
 
 
 def test_16_bit_grey_is_scaled():
@@ -129,7 +130,7 @@ def test_coloured_masks_are_refused(mode):
 @pytest.mark.parametrize("read", [read_image, read_mask])
 def test_broken_and_missing_files(read, tmp_path):
     whole = _encode(Image.fromarray(RNG.integers(0, 256, (64, 64)).astype(np.uint8)))["bytes"]
-    for name, content in (("cut.png", whole[: len(whole) // 2]), ("text.png", b"no picture"), ("empty.png", b"")):
+    for name, content in (("cut.png", whole[: len(whole) // 2]), ("text.png", b"no image"), ("empty.png", b"")):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=rf"{name} cannot be read: (?!.*BytesIO)"):
             read(tmp_path / name)
@@ -165,6 +166,27 @@ def test_matlab_masks(tmp_path):
         read_mask({"bytes": None, "path": str(tmp_path / "c.mat")}, "s")
     with pytest.raises(FileNotFoundError, match=r"d\.mat does not exist"):
         read_mask(tmp_path / "d.mat")
+
+
+def _mat(**variables) -> dict:
+    stream = io.BytesIO()
+    savemat(stream, variables)
+    return {"bytes": stream.getvalue(), "path": "a.mat"}
+
+
+def test_other_content_of_matlab_files():
+    for shape in ((1, 5), (5, 1), (1, 1)):  # MATLAB has no vectors
+        assert read_mask(_mat(LabelMap=np.ones(shape, np.uint16))).shape == shape
+    for content, message in (
+        ({"other": 1, "inst": 2}, "holds inst, other, and neither LabelMap nor GTcls"),
+        ({"LabelMap": np.zeros((2, 2))}, "LabelMap holds float64"),
+        ({"GTcls": {"Boundaries": 1}}, "GTcls holds object"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_mask(_mat(**content))
+    for broken in (b"", b"no MATLAB"):
+        with pytest.raises(ValueError, match="not a readable MATLAB file"):
+            read_mask({"bytes": broken, "path": "a.mat"})
 
 
 @pytest.mark.parametrize("read", [read_image, read_mask])

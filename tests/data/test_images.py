@@ -27,7 +27,7 @@ def test_every_image_below_the_folder_in_order(folder: Path) -> None:
 
 
 def test_unreadable_images_are_named(folder: Path) -> None:
-    (folder / "b.png").write_bytes(b"no picture")
+    (folder / "b.png").write_bytes(b"no image")
     data = load_images(folder)
     assert data[0]["id"] == "a.JPG"
     with pytest.raises(ValueError, match="b.png"):

@@ -110,7 +110,7 @@ def test_other_folder_names(tmp_path):
 def test_files_without_partner(tmp_path):
     (tmp_path / "images").mkdir()
     _touch(tmp_path, "masks/a.png")
-    with pytest.raises(FileNotFoundError, match="images: no pictures"):
+    with pytest.raises(FileNotFoundError, match="images: no images"):
         FOLDERS.files(tmp_path, "train", STRICT)
     _touch(tmp_path, *(f"images/{stem}.png" for stem in "abcdefgh"), "masks/b.jpg")
     message = r"masks: no mask .*JPEG would change.* for b\.png\. .* 7 samples are like this: b, c, d, e, f, \.\.\."
@@ -120,7 +120,7 @@ def test_files_without_partner(tmp_path):
     assert [sample.id for sample in FOLDERS.files(tmp_path, "train", bad)] == ["a"]
     assert [sample.id for sample in bad.skipped] == [*"bcdefgh"]
     _touch(tmp_path, *(f"masks/{stem}.png" for stem in "abcdefghi"))
-    with pytest.raises(FileNotFoundError, match=r"images: no picture for i\.png"):
+    with pytest.raises(FileNotFoundError, match=r"images: no image for i\.png"):
         FOLDERS.files(tmp_path, "train", STRICT)
     _touch(tmp_path, "images/i.png", "images/a.jpg")
     with pytest.raises(ValueError, match=r"a\.png and a\.jpg have the same stem"):

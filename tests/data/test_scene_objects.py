@@ -1,4 +1,4 @@
-"""Whatever an object paints into the picture, it paints into the labels: the same pixels, with its own class."""
+"""Whatever an object paints into the image, it paints into the labels: the same pixels, with its own class."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw
 from kaseg.data import scene_objects as objects
 from kaseg.data.scene_street import BUILDING, CAR, PERSON, POLE, SIGN, TREE, VOID, Canvas, Street
 
-KEY = (255, 0, 254)  # a colour that no surface has
+KEY = (255, 0, 254)  # a color that no surface has
 NOTHING = 77
 
 
@@ -55,7 +55,7 @@ def test_picture_and_labels_get_the_same_pixels(name, classes):
         canvas = Canvas(street, np.full((97, 131, 3), KEY, np.uint8), np.full((97, 131), NOTHING, np.uint8))
         make(name, rng, street).draw(canvas)
         labels = np.asarray(canvas.labels)
-        touched = (np.asarray(canvas.picture) != KEY).any(axis=2)
+        touched = (np.asarray(canvas.image) != KEY).any(axis=2)
         np.testing.assert_array_equal(touched, labels != NOTHING)
         assert set(np.unique(labels)) <= classes | {NOTHING}
         painted += touched.sum()
@@ -72,7 +72,7 @@ def test_painting_makes_no_random_choices(name):
     for _ in range(2):
         canvas = Canvas(street, np.full((97, 131, 3), KEY, np.uint8), np.full((97, 131), NOTHING, np.uint8))
         thing.draw(canvas)
-        results.append(np.asarray(canvas.picture))
+        results.append(np.asarray(canvas.image))
     np.testing.assert_array_equal(*results)
     assert rng.bit_generator.state == state
 

@@ -22,7 +22,7 @@ def test_projection_is_a_pinhole_camera():
         column, row, scale = intrinsics @ np.array([x, 1.5 - y, z])
         assert street.project((x, y, z)) == pytest.approx((column / scale, row / scale))
     assert street.project((1.0, 1.5, 1e9)) == pytest.approx((130, 80))  # everything meets at the horizon
-    assert street.project((0.0, 0.0, -5.0))[1] > 192  # points behind the camera stay below the picture
+    assert street.project((0.0, 0.0, -5.0))[1] > 192  # points behind the camera stay below the image
 
 
 def test_a_bend_moves_far_points_sideways():
@@ -59,9 +59,9 @@ def test_layout_is_plausible():
 
 def test_vary_and_noise():
     rng = np.random.default_rng(0)
-    colours = np.array([vary(rng, (100, 120, 140), 10) for _ in range(2000)])
-    np.testing.assert_allclose(colours.mean(axis=0), (100, 120, 140), atol=1)
-    np.testing.assert_allclose(colours.std(axis=0), 10 * np.sqrt(1 + 1 / 9), rtol=0.1)
+    colors = np.array([vary(rng, (100, 120, 140), 10) for _ in range(2000)])
+    np.testing.assert_allclose(colors.mean(axis=0), (100, 120, 140), atol=1)
+    np.testing.assert_allclose(colors.std(axis=0), 10 * np.sqrt(1 + 1 / 9), rtol=0.1)
     assert min(vary(rng, (0, 0, 0), 1)) >= 8
     noise = smooth_noise(rng, 40, 60, 5, 4)
     assert noise.shape == (40, 60) and noise.dtype == np.float32

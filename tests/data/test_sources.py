@@ -84,7 +84,7 @@ def test_palettes():
     assert SPECS["coco_stuff"].label_space.palette == palette_for(171)
     for name, spec in SPECS.items():
         if name == "ade20k":  # road and skyscraper, in the official palette
-            with pytest.raises(ValueError, match="'road' and 'skyscraper' have the same colour"):
+            with pytest.raises(ValueError, match="'road' and 'skyscraper' have the same color"):
                 spec.encoded("color")
         else:
             assert spec.encoded("color").encoding == "color"
@@ -102,7 +102,7 @@ def test_spaces_as_users_write_them(tmp_path):
     file.write_text("a\nb")
     assert find_label_space(file).encoding == "index"
     assert find_label_space(f"{file}:color").encoding == "color"
-    with pytest.raises(FileNotFoundError, match=r"nothing\.txt: no such file, nor a known data set \(ade20k, "):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.txt: no such file, nor a known dataset \(ade20k, "):
         find_label_space(tmp_path / "nothing.txt")
 
 

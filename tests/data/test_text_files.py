@@ -11,16 +11,12 @@ from kaseg.data.text_files import read_text
 NAMES = "Straße\nnaïve 道路\n"
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
 def test_encodings_that_say_what_they_are(tmp_path, encoding: str) -> None:
-    (tmp_path / "classes.txt").write_text(NAMES, encoding=encoding)
+    start = codecs.BOM_UTF16_BE if encoding == "utf-16-be" else b""
+    (tmp_path / "classes.txt").write_bytes(start + NAMES.encode(encoding))
     assert read_text(tmp_path / "classes.txt") == NAMES
     assert read_label_space(tmp_path / "classes.txt").names == ("Straße", "naïve 道路")
-
-
-def test_big_endian_utf_16(tmp_path) -> None:
-    (tmp_path / "classes.txt").write_bytes(codecs.BOM_UTF16_BE + NAMES.encode("utf-16-be"))
-    assert read_text(tmp_path / "classes.txt") == NAMES
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ NO_CHANGE = {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}  # pix
 
 
 def _encoded_sample(height: int, width: int, block: int, seed: int = 0) -> tuple[Image.Image, Image.Image]:
-    """A mask of flat blocks, and a picture whose red is the label and whose green and blue tell the position."""
+    """A mask of flat blocks, and an image whose red is the label and whose green and blue tell the position."""
     rng = np.random.default_rng(seed)
     blocks = rng.integers(0, 20, (-(-height // block), -(-width // block))).astype(np.uint8)
     label = np.kron(blocks, np.ones((block, block), np.uint8))[:height, :width]
@@ -61,25 +61,6 @@ def _flat(labels: np.ndarray, reach: int) -> np.ndarray:
     return (windows == labels[..., None, None]).all((-1, -2))
 
 
-@pytest.mark.parametrize("crop", [(64, 80), (129, 33), (400, 500)])
-@pytest.mark.parametrize("size", [(97, 131), (240, 320)])
-def test_picture_and_mask_stay_together(crop, size):
-    image, label = _encoded_sample(*size, block=24)
-    transform = TrainTransform(crop_size=crop, **NO_CHANGE)
-    checked = 0
-    for seed in range(6):
-        torch.manual_seed(seed)
-        sample = transform(image, label)
-        labels = sample["labels"].numpy()
-        assert sample["pixel_values"].shape == (3, *crop) and sample["pixel_values"].dtype == torch.float32
-        assert labels.shape == crop and sample["labels"].dtype == torch.int64
-        inside = _flat(labels, 2) & (labels != 255)
-        red = sample["pixel_values"][0].numpy() * 255
-        np.testing.assert_allclose(red[inside], labels[inside] * 12, atol=1e-3)
-        checked += inside.sum()
-    assert checked > 5_000
-
-
 def _agreeing_pixels(sample: dict[str, torch.Tensor], reach: int = 3) -> int:
     """How many pixels of a sample of `_encoded_sample` lie away from borders; all of them must hold their own label."""
     labels = sample["labels"].numpy()
@@ -89,7 +70,8 @@ def _agreeing_pixels(sample: dict[str, torch.Tensor], reach: int = 3) -> int:
     return int(inside.sum())
 
 
-GEOMETRIES = [
+GEOMETRIES: list[dict] = [
+    {},
     {"cat_max_ratio": 0.5},
     {"short_edge": 80},
     {"short_edge": 80, "max_long_edge": 90},
@@ -124,9 +106,7 @@ def test_every_combination_keeps_picture_and_mask_together(settings, size, crop)
 def test_evaluation_keeps_picture_and_mask_together(settings, size):
     image, label = _encoded_sample(*size, block=max(14, min(size) // 6))
     sample = EvalTransform(**settings, **NO_CHANGE)(image, label)
-    shrunk = -(
-        -sample["labels"].shape[0] // sample["pixel_values"].shape[1]
-    )  # pixels of the mask to one of the picture
+    shrunk = -(-sample["labels"].shape[0] // sample["pixel_values"].shape[1])  # pixels of the mask to one of the image
     assert _agreeing_pixels(sample, reach=3 * shrunk) > 200
 
 
@@ -140,7 +120,7 @@ def _numpy_nearest(label: np.ndarray, scaled: tuple[int, int]) -> np.ndarray:
 
 @pytest.mark.parametrize("scale", [0.5, 0.73, 1.0, 1.37, 2.0])
 def test_window_equals_resizing_everything_and_cropping(scale):
-    """Pinned to torchvision's resize of the whole picture and to nearest-exact sampling written in numpy."""
+    """Pinned to torchvision's resize of the whole image and to nearest-exact sampling written in numpy."""
     rng = np.random.default_rng(1)
     height, width, crop = 61, 83, (40, 48)
     image = Image.fromarray(rng.integers(0, 256, (height, width, 3)).astype(np.uint8))
@@ -176,7 +156,7 @@ def test_every_window_can_be_drawn():
 
 
 def test_mask_borders_agree_with_the_picture_to_half_a_pixel():
-    """A vertical edge lies at the same place in both: the picture's 50 % crossing is the mask's change of label."""
+    """A vertical edge lies at the same place in both: the image's 50 % crossing is the mask's change of label."""
     stripes = np.zeros((40, 200), np.uint8)
     stripes[:, 100:] = 1
     image, label = Image.fromarray(np.stack([stripes * 255] * 3, -1)), Image.fromarray(stripes)
@@ -255,15 +235,7 @@ def test_short_edge_is_what_scale_1_stands_for():
         assert (int(inside.any(1).sum()), int(inside.any(0).sum())) == expected, settings
 
 
-def test_void_in_the_mask_survives_and_no_label_is_invented():
-    label = np.full((50, 60), 255, np.uint8)
-    label[10:30, 20:40] = 3
-    label[0, 0] = 7
-    sample = TrainTransform(50)(Image.fromarray(np.zeros((50, 60, 3), np.uint8)), Image.fromarray(label))
-    assert set(sample["labels"].unique().tolist()) <= {3, 7, 255}
-
-
-def test_normalisation():
+def test_normalization():
     image, label = _encoded_sample(20, 30, block=10)
     same = TrainTransform((20, 30), (1.0, 1.0), horizontal_flip=0.0)(image, label)
     evaluated = EvalTransform()(image, label)
@@ -315,7 +287,7 @@ def test_colour_jitter_changes_the_picture_only():
 
 
 def test_colours_never_change_what_is_cut_out():
-    """The same draws of geometry with and without distortion: equal masks, and one new colour for each old one."""
+    """The same draws of geometry with and without distortion: equal masks, and one new color for each old one."""
     image, label = _noise_sample(61, 83)
     settings = {"crop_size": (40, 48), "cat_max_ratio": 0.1, **NO_CHANGE}
     plain, distorted = TrainTransform(**settings), TrainTransform(**settings, photometric_distortion=True)
@@ -334,24 +306,13 @@ def test_colours_never_change_what_is_cut_out():
     assert 15 <= changed <= 20  # 1 in 16 calls does nothing
 
 
-@pytest.mark.parametrize("colours", [{"brightness": 0.5, "contrast": 0.5}, {"photometric_distortion": True}])
-def test_padding_keeps_its_colour(colours):
+@pytest.mark.parametrize("colors", [{"brightness": 0.5, "contrast": 0.5}, {"photometric_distortion": True}])
+def test_padding_keeps_its_colour(colors):
     image, label = _encoded_sample(20, 30, block=7)
     for seed in range(4):
         torch.manual_seed(seed)
-        sample = TrainTransform(64, (1.0, 1.0), **colours)(image, label)
+        sample = TrainTransform(64, (1.0, 1.0), **colors)(image, label)
         assert (sample["pixel_values"][:, sample["labels"] == 255] == 0).all()
-
-
-def test_only_torch_decides():
-    image, label = _encoded_sample(60, 70, block=7)
-    transform = TrainTransform(32, brightness=0.2, hue=0.1)
-    results = []
-    for seed in (1, 2):
-        np.random.seed(seed)
-        torch.manual_seed(5)
-        results.append(transform(image, label))
-    assert torch.equal(results[0]["pixel_values"], results[1]["pixel_values"])
 
 
 def test_tiny_pictures():
@@ -364,14 +325,9 @@ def test_eval_resizes_the_picture_only():
     image, label = _encoded_sample(60, 81, block=10)
     sample = EvalTransform(size=30)(image, label)
     assert sample["pixel_values"].shape == (3, 30, 40) and sample["labels"].shape == (60, 81)
+    assert EvalTransform(size=30, max_long_edge=36)(image, label)["pixel_values"].shape == (3, 27, 36)
     portrait = EvalTransform(size=90)(image.rotate(90, expand=True), label.rotate(90, expand=True))
     assert portrait["pixel_values"].shape == (3, 122, 90)
-
-
-def test_eval_limits_the_long_edge():
-    image, label = _encoded_sample(60, 90, block=10)
-    assert EvalTransform(size=30, max_long_edge=45)(image, label)["pixel_values"].shape == (3, 30, 45)
-    assert EvalTransform(size=30, max_long_edge=30)(image, label)["pixel_values"].shape == (3, 20, 30)
 
 
 def test_eval_padding_is_the_mean_and_void():
@@ -392,17 +348,11 @@ def test_eval_padding_of_a_resized_picture_fits_to_half_a_pixel_of_the_mask(heig
     resized = EvalTransform(size=size)(image, label)["pixel_values"].shape[1:]
     sample = EvalTransform(size=size, size_divisor=32)(image, label)
     for axis, (content, whole) in enumerate(zip((height, 131), sample["labels"].shape, strict=True)):
-        picture = sample["pixel_values"].shape[1 + axis]
-        assert picture % 32 == 0 and 0 <= picture - resized[axis] < 32
-        # Where the picture's content ends, in pixels of the mask, once scores of the whole are resized to the mask.
-        assert abs(resized[axis] * whole / picture - content) <= 0.5
+        image = sample["pixel_values"].shape[1 + axis]
+        assert image % 32 == 0 and 0 <= image - resized[axis] < 32
+        # Where the image's content ends, in pixels of the mask, once scores of the whole are resized to the mask.
+        assert abs(resized[axis] * whole / image - content) <= 0.5
     assert (sample["labels"] != 255).sum() == height * 131
-
-
-@pytest.mark.parametrize("transform", [TrainTransform(32), EvalTransform()])
-def test_different_sizes_are_refused(transform):
-    with pytest.raises(ValueError, match="image is 40x30 and its label mask 40x31"):
-        transform(Image.new("RGB", (40, 30)), Image.new("L", (40, 31)))
 
 
 @pytest.mark.parametrize("transform", [TrainTransform(32), EvalTransform()])
@@ -419,43 +369,33 @@ def test_pictures_of_other_modes_are_taken_as_rgb(transform, mode):
 
 
 @pytest.mark.parametrize("transform", [TrainTransform(32), EvalTransform()])
-def test_pictures_of_unknown_range_and_coloured_masks_are_refused(transform):
-    with pytest.raises(ValueError, match="mode 'F' has no fixed range"):
-        transform(Image.new("F", (32, 32)), Image.new("L", (32, 32)))
-    with pytest.raises(ValueError, match="label mask has mode 'RGB'; it needs one class index per pixel"):
-        transform(Image.new("RGB", (32, 32)), Image.new("RGB", (32, 32)))
+def test_what_is_no_image_and_its_mask_is_refused(transform):
+    image, label = Image.new("RGB", (40, 30)), Image.new("L", (40, 30))
+    for wrong, message in (
+        ((image, Image.new("L", (40, 31))), "image is 40x30 and its label mask 40x31"),
+        ((Image.new("F", (40, 30)), label), "mode 'F' has no fixed range"),
+        ((image, image), "label mask has mode 'RGB'; it needs one class index per pixel"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            transform(*wrong)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("kind", "arguments", "message"),
     [
-        ({"crop_size": 0}, "crop_size"),
-        ({"scale_range": (2.0, 0.5)}, "scale_range"),
-        ({"scale_range": (0.0, 0.5)}, "scale_range"),
-        ({"scale_step": 0.0}, "scale_step"),
-        ({"horizontal_flip": 1.5}, "horizontal_flip"),
-        ({"image_std": (1.0, 0.0, 1.0)}, "image_std"),
-        ({"image_mean": (0.5,)}, "image_mean"),
-        ({"cat_max_ratio": 0.0}, "cat_max_ratio is 0.0"),
-        ({"cat_max_ratio": 75}, "cat_max_ratio is 75"),
-        ({"short_edge": 0}, "short_edge is 0"),
-        ({"max_long_edge": 100}, "max_long_edge is 100 and short_edge None"),
-        ({"short_edge": 200, "max_long_edge": 100}, "max_long_edge is 100 and short_edge 200"),
+        (TrainTransform, {"crop_size": 0}, "crop_size"),
+        (TrainTransform, {"scale_range": (2.0, 0.5)}, "scale_range"),
+        (TrainTransform, {"scale_step": 0.0}, "scale_step"),
+        (TrainTransform, {"horizontal_flip": 1.5}, "horizontal_flip"),
+        (TrainTransform, {"image_std": (1.0, 0.0, 1.0)}, "image_std"),
+        (TrainTransform, {"image_mean": (0.5,)}, "image_mean"),
+        (TrainTransform, {"cat_max_ratio": 75}, "cat_max_ratio is 75"),
+        (TrainTransform, {"short_edge": 0}, "short_edge is 0"),
+        (TrainTransform, {"short_edge": 200, "max_long_edge": 100}, "max_long_edge is 100 and short_edge 200"),
+        (EvalTransform, {"max_long_edge": 9}, "max_long_edge is 9 and size None"),
+        (EvalTransform, {"size_divisor": 0}, "size_divisor is 0"),
     ],
 )
-def test_impossible_settings(arguments, message):
+def test_impossible_settings(kind, arguments, message):
     with pytest.raises(ValueError, match=message):
-        TrainTransform(**arguments)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"size": 0}, "size is 0"),
-        ({"max_long_edge": 9}, "max_long_edge is 9 and size None"),
-        ({"size_divisor": 0}, "size_divisor is 0"),
-    ],
-)
-def test_impossible_settings_of_evaluation(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        EvalTransform(**arguments)
+        kind(**arguments)

@@ -37,22 +37,20 @@ class Strided(nn.Module):
         return SimpleNamespace(logits=3 * (logits + logits.mean(dim=(2, 3), keepdim=True)))
 
 
-def masks(model: nn.Module, pictures: torch.Tensor, size: tuple[int, int], protocol: InferenceProtocol) -> torch.Tensor:
-    return torch.stack(list(predict_masks(model, pictures, [size] * len(pictures), protocol)))
+def masks(model: nn.Module, images: torch.Tensor, size: tuple[int, int], protocol: InferenceProtocol) -> torch.Tensor:
+    return torch.stack(list(predict_masks(model, images, [size] * len(images), protocol)))
 
 
 def resized(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return F.interpolate(logits, size, mode="bilinear", align_corners=False)
 
 
-def by_hand(
-    model: nn.Module, picture: torch.Tensor, size: tuple[int, int], protocol: InferenceProtocol
-) -> torch.Tensor:
-    """Mean probabilities (num_labels, height, width) of a picture (1, C, H, W)."""
+def by_hand(model: nn.Module, image: torch.Tensor, size: tuple[int, int], protocol: InferenceProtocol) -> torch.Tensor:
+    """Mean probabilities (num_labels, height, width) of an image (1, C, H, W)."""
     total = []
     for scale in protocol.scales:
-        height, width = (int(side * scale + 0.5) for side in picture.shape[-2:])
-        scaled = F.interpolate(picture, (height, width), mode="bilinear", align_corners=False, antialias=True)
+        height, width = (int(side * scale + 0.5) for side in image.shape[-2:])
+        scaled = F.interpolate(image, (height, width), mode="bilinear", align_corners=False, antialias=True)
         for mirrored in (False, True)[: 1 + protocol.flip]:
             seen = scaled.flip(-1) if mirrored else scaled
             if protocol.mode == "whole":
@@ -90,32 +88,15 @@ PROTOCOLS = [
 @torch.no_grad()
 def test_the_hand_written_loop_gives_the_same_mask(protocol: InferenceProtocol, max_elements: int) -> None:
     model = Strided()
-    pictures, sizes = torch.randn(3, 3, 45, 61), [(45, 61), (90, 122), (30, 33)]
-    predicted = list(predict_masks(model, pictures, sizes, protocol, max_elements))
-    for picture, size, mask in zip(pictures, sizes, predicted, strict=True):
-        expected = by_hand(model, picture[None], size, protocol)
+    images, sizes = torch.randn(3, 3, 45, 61), [(45, 61), (90, 122), (30, 33)]
+    predicted = list(predict_masks(model, images, sizes, protocol, max_elements))
+    for image, size, mask in zip(images, sizes, predicted, strict=True):
+        expected = by_hand(model, image[None], size, protocol)
         first, second = expected.topk(2, dim=0).values
         clear = first - second > 1e-4
         assert clear.float().mean() > 0.98 and mask.shape == size and mask.dtype == torch.int64
         assert torch.equal(mask[clear], expected.argmax(0)[clear])
         assert len(mask.unique()) > 2
-
-
-@pytest.mark.parametrize("size", [(40, 50), (7, 90), (20, 20), (3, 5)])
-@pytest.mark.parametrize("crop, overlap", [(20, 0), (20, 13), ((8, 31), (7, 30)), (200, 50)])
-@torch.no_grad()
-def test_windows_make_no_difference_to_a_pixelwise_model(size, crop, overlap) -> None:
-    model, pictures = Pixelwise(), torch.randn(2, 3, *size)
-    slide = InferenceProtocol("slide", crop, overlap)
-    agreement = masks(model, pictures, size, slide) == masks(model, pictures, size, WHOLE_IMAGE)
-    assert agreement.float().mean() > 0.999  # a mean of equals may differ in the last digit
-
-
-@torch.no_grad()
-def test_flips_make_no_difference_to_a_symmetric_model() -> None:
-    model, pictures = Pixelwise(), torch.randn(2, 3, 33, 47)
-    flipped = masks(model, pictures, (33, 47), InferenceProtocol(flip=True))
-    assert torch.equal(flipped, masks(model, pictures, (33, 47), WHOLE_IMAGE))
 
 
 def test_windows_of_a_picture_share_batches_and_none_is_padded() -> None:

@@ -23,7 +23,7 @@ CITYSCAPES = LabelSpace(
 
 
 class ReadsTheLabel(torch.nn.Module):
-    """Predicts what the red channel of an unnormalised image says."""
+    """Predicts what the red channel of an unnormalized image says."""
 
     def __init__(self, num_labels: int) -> None:
         super().__init__()
@@ -39,8 +39,8 @@ class ReadsTheLabel(torch.nn.Module):
 
 def samples(num_labels: int, *names: str) -> list[dict[str, Any]]:
     rng = np.random.default_rng(0)
-    pictures = [rng.integers(0, num_labels, (10 + index, 14, 3), dtype=np.uint8) for index in range(len(names))]
-    return [{"image": Image.fromarray(p), "label": None, "id": n} for p, n in zip(pictures, names, strict=True)]
+    images = [rng.integers(0, num_labels, (10 + index, 14, 3), dtype=np.uint8) for index in range(len(names))]
+    return [{"image": Image.fromarray(p), "label": None, "id": n} for p, n in zip(images, names, strict=True)]
 
 
 def write(data: list[dict[str, Any]], folder: Path, space: LabelSpace, **options: Any) -> int:

@@ -19,9 +19,9 @@ from kaseg import (
     SegmentationTrainer,
 )
 from kaseg.data import SCENES
+from kaseg.evaluation.cost import gflops
 from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArguments
 from kaseg.experiments.run import build_model, distill, recipe_of, train
-from kaseg.model_card.cost import gflops
 from kaseg.model_card.published_files import published_files
 
 MODEL = ModelArguments(backbone="mobilenetv2_035", output_stride=32, pretrained_backbone=False)

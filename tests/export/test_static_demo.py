@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,11 +16,11 @@ from kaseg import KASegImageProcessor, KASegModel
 from kaseg.cli import app
 from kaseg.data import SCENES
 from kaseg.data.scenes import render_scene
-from kaseg.export import ExportOptions, export_model
+from kaseg.export import ExportOptions, export_model, static_demo
 from kaseg.export.static_demo import write_static_demo
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # importlib mode leaves it off the path
-from javascript_tools import MODULES, browse, chromium, serving, varied_model
+from javascript_tools import MODULES, browse, chromium, node, serving, varied_model
 
 PACKAGE = MODULES / "onnxruntime-web"
 FILES = ["README.md", "app.js", "index.html", "model.onnx", "ort-wasm-simd-threaded.wasm", "ort.wasm.bundle.min.mjs"]
@@ -143,3 +144,13 @@ def test_the_engine_is_taken_from_npm(
     write_static_demo(export, tmp_path / "page")
     for name in FILES[-2:]:
         assert (tmp_path / "page" / name).read_bytes() == name.encode()
+
+
+def test_a_webcam_that_fails_leaves_a_page_that_works_and_no_camera_on() -> None:
+    """On stand-ins for the browser: what goes wrong with a camera cannot be had of a real one."""
+    if shutil.which("node") is None:
+        pytest.skip("Node.js is not installed")
+    seen = node("webcam.mjs", str(Path(static_demo.__file__).with_name("browser_page") / "app.js"))
+    assert seen["failures"] == [] and seen["button"] == "Webcam" and "no image" in seen["failed"]
+    assert [seen[f"liveAfter{what}"] for what in ("Failure", "Stop", "Photo")] == [0, 0, 0]
+    assert seen["photo"].startswith("97x65: ")

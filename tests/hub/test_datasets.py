@@ -1,4 +1,4 @@
-"""Data sets on the Hub."""
+"""Datasets on the Hub."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def expected_samples(dataset: datasets.DatasetDict, space: LabelSpace) -> dict[s
 
 
 def make_folder(folder: Path) -> Path:
-    """A data set of JPEG pictures and palette masks, with raw ids that have a gap."""
+    """A dataset of JPEG images and palette masks, with raw ids that have a gap."""
     rng = np.random.default_rng(0)
     for split in ("train", "validation"):
         for part in ("images", "masks"):

@@ -155,8 +155,8 @@ def test_what_is_not_ours(hub: HubServer, checkpoint_files: Files, tmp_path: Pat
 
 def test_another_number_of_classes(hub: HubServer, checkpoint_files: Files) -> None:
     config = json.loads(checkpoint_files["config.json"])
-    coloured = json.dumps({**config, "palette": [[0, 0, 0], [255, 0, 0]]}).encode()
-    hub.add_repo("me/student", {**checkpoint_files, "config.json": coloured})
+    colored = json.dumps({**config, "palette": [[0, 0, 0], [255, 0, 0]]}).encode()
+    hub.add_repo("me/student", {**checkpoint_files, "config.json": colored})
     with pytest.raises(ValueError, match=r"2 classes, 5 were asked for.*num_labels=5, ignore_mismatched_sizes=True"):
         KASegModel.from_pretrained("me/student", num_labels=5)
     with pytest.raises(ValueError, match="2 classes, 3 were asked for"):

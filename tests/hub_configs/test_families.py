@@ -83,14 +83,14 @@ def test_parameters_and_gflops() -> None:
 
 @pytest.mark.parametrize("family", sorted(PAPER.keys() - {"voc"}))
 def test_other_classes_cost_other_parameters(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kaseg.model_card.cost.gflops", lambda model: 0.0)  # counted above: the networks are the same
+    monkeypatch.setattr("kaseg.evaluation.cost.gflops", lambda model: 0.0)  # counted above: the networks are the same
     more_classes = SPECS[PAPER[family]].label_space.num_labels - 21
     for config, facts in planned_models(HUB_CONFIGS / f"{family}.yaml").values():
         assert facts["parameters"] == COST[config.backbone, config.output_stride][0] + 257 * more_classes
 
 
 def test_classes_of_a_file_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("kaseg.model_card.cost.gflops", lambda model: 0.0)
+    monkeypatch.setattr("kaseg.evaluation.cost.gflops", lambda model: 0.0)
     root = tmp_path / "hub_configs"
     root.mkdir()
     (root / "classes.txt").write_text("ground\nanimal\n")

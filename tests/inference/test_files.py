@@ -1,4 +1,4 @@
-"""Finding pictures and naming and writing results."""
+"""Finding images and naming and writing results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kaseg.inference.files import iter_images, plan_outputs, read_image, write_image
+from kaseg.inference.files import iter_images, plan_outputs, write_image
 
 SUFFIXES = ("_mask.png", "_overlay.jpg")
 
@@ -43,18 +43,10 @@ def test_missing_paths_and_empty_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere.png: no such file"):
         iter_images([tmp_path / "a.png", tmp_path / "nowhere.png"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="empty: no pictures.*jpg"):
+    with pytest.raises(FileNotFoundError, match="empty: no images.*jpg"):
         list(iter_images([tmp_path / "a.png", tmp_path / "empty"]))
     with pytest.raises(FileNotFoundError, match="neither a file nor a folder"):
         iter_images([])
-
-
-def test_read_image_is_rgb_and_names_what_it_cannot_read(tmp_path: Path) -> None:
-    Image.new("LA", (3, 2)).save(tmp_path / "grey.png")
-    assert read_image(tmp_path / "grey.png").mode == "RGB"
-    (tmp_path / "broken.jpg").write_bytes(b"not a picture")
-    with pytest.raises(ValueError, match="broken.jpg"):
-        read_image(tmp_path / "broken.jpg")
 
 
 def test_results_keep_folders_below_the_one_given(tmp_path: Path) -> None:
@@ -103,9 +95,3 @@ def test_writing_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.Monk
     assert caught.value.errno == errno.ENOSPC
     assert [path.name for path in target.parent.iterdir()] == ["x.png"]
     assert np.asarray(Image.open(target))[0, 0] == 7
-
-
-def test_an_output_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
-    (tmp_path / "out").write_text("x")
-    with pytest.raises(OSError, match="cannot write .*out/x.png"):
-        write_image(Image.new("L", (4, 4)), tmp_path / "out" / "x.png")

@@ -24,7 +24,7 @@ def test_a_palette_png_holds_ids_and_colours(tmp_path: Path) -> None:
 
 
 def test_ids_without_a_colour_are_named() -> None:
-    with pytest.raises(ValueError, match=r"\[3\].*3 colours"):
+    with pytest.raises(ValueError, match=r"\[3\].*3 colors"):
         colorize(np.array([[0, 3]], dtype=np.int64), PALETTE)
     with pytest.raises(ValueError, match=r"\[-1\]"):
         colorize(np.array([[-1, 0]]), PALETTE)
@@ -53,12 +53,12 @@ def test_fractions_leave_void_out_and_come_largest_first() -> None:
 
 @pytest.mark.parametrize("width", [30, 400])
 def test_the_legend_lies_below_and_shows_every_colour(width: int) -> None:
-    picture = Image.new("RGB", (width, 50), (10, 20, 30))
+    image = Image.new("RGB", (width, 50), (10, 20, 30))
     names = {0: "background", 1: "a rather long name", 2: "person"}
-    with_legend = add_legend(picture, {0: 0.75, 1: 0.2495, 2: 0.0005}, names, PALETTE)
+    with_legend = add_legend(image, {0: 0.75, 1: 0.2495, 2: 0.0005}, names, PALETTE)
     pixels = np.asarray(with_legend)
     assert with_legend.width >= width and with_legend.height > 50
-    np.testing.assert_array_equal(pixels[:50, :width], np.asarray(picture))
+    np.testing.assert_array_equal(pixels[:50, :width], np.asarray(image))
     strip = pixels[50:].reshape(-1, 3)
     for color in PALETTE:
         assert (strip == color).all(-1).sum() > 50, color

@@ -36,7 +36,7 @@ def predictor(model: KASegModel) -> Predictor:
     return Predictor(model, KASegImageProcessor(), batch_size=2)
 
 
-def picture(height: int, width: int, seed: int) -> Image.Image:
+def make_image(height: int, width: int, seed: int) -> Image.Image:
     coarse = np.random.default_rng(seed).integers(0, 256, (height // 16 + 1, width // 16 + 1, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height))
 
@@ -56,13 +56,13 @@ def agreement(left: np.ndarray, right: np.ndarray) -> float:
 
 def test_masks_have_the_size_of_the_pictures_in_their_order(model: KASegModel, predictor: Predictor) -> None:
     sizes = [(64, 96), (70, 41), (64, 96), (64, 96), (33, 90)]
-    images = [picture(*size, seed=i) for i, size in enumerate(sizes)]
+    images = [make_image(*size, seed=i) for i, size in enumerate(sizes)]
     images[1] = images[1].convert("L")
     batches: list[int] = []
     hook = model.register_forward_hook(lambda module, args, outputs: batches.append(len(outputs.logits)))
     masks = predictor.predict(images)
     hook.remove()
-    assert sorted(batches) == [1, 1, 1, 2]  # batches of one size, two at most, every picture once
+    assert sorted(batches) == [1, 1, 1, 2]  # batches of one size, two at most, every image once
     assert [mask.shape for mask in masks] == sizes and all(mask.dtype == np.uint8 for mask in masks)
     assert len({mask.tobytes() for mask in masks}) == 5
     for image, mask in zip(images, masks, strict=True):
@@ -72,17 +72,17 @@ def test_masks_have_the_size_of_the_pictures_in_their_order(model: KASegModel, p
 
 def test_a_processor_that_pads_or_crops_does_not_shift_the_mask(model: KASegModel) -> None:
     processor = KASegImageProcessor(do_pad=True, size_divisor=64)
-    image = picture(70, 41, seed=1)
+    image = make_image(70, 41, seed=1)
     assert agreement(Predictor(model, processor).predict([image])[0], direct(model, image)) > 0.999
 
 
 def test_resized_input_still_gives_a_mask_of_the_picture_s_size(model: KASegModel) -> None:
     processor = KASegImageProcessor(do_resize=True, size={"height": 64, "width": 64})
-    assert Predictor(model, processor).predict([picture(30, 50, 0)])[0].shape == (30, 50)
+    assert Predictor(model, processor).predict([make_image(30, 50, 0)])[0].shape == (30, 50)
 
 
 def test_large_pictures_are_tiled(model: KASegModel) -> None:
-    image = picture(150, 170, seed=3)
+    image = make_image(150, 170, seed=3)
     tiled = Predictor(model, KASegImageProcessor(), max_pixels=128 * 128, tile=128, overlap=32)
     one_tile = Predictor(model, KASegImageProcessor(), max_pixels=1, tile=256, overlap=64)
     reference = direct(model, image)
@@ -94,7 +94,7 @@ def test_large_pictures_are_tiled(model: KASegModel) -> None:
 def test_files_become_palette_masks_and_overlays(model: KASegModel, predictor: Predictor, tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
-        picture(64, 96, seed=ord(folder)).save(tmp_path / folder / "x.png")
+        make_image(64, 96, seed=ord(folder)).save(tmp_path / folder / "x.png")
     results = list(predictor.predict_files([tmp_path / "a", tmp_path / "b"], tmp_path / "out"))
     assert [result.mask_path for result in results] == [tmp_path / f"out/{name}/x_mask.png" for name in "ab"]
     written = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*"))
@@ -134,7 +134,7 @@ def test_large_pictures_take_turns_with_all_threads(
 
     monkeypatch.setattr(predictor, "predict", watched)
     for index in range(4):
-        picture(48, 40, seed=index).save(tmp_path / f"{index}.png")
+        make_image(48, 40, seed=index).save(tmp_path / f"{index}.png")
     assert len(list(predictor.predict_files(tmp_path, tmp_path / "out"))) == 4
     assert seen == [(1, 2)] * 4
 
@@ -143,7 +143,7 @@ def test_several_pictures_at_once_and_the_threads_given_back(
     model: KASegModel, two_threads: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predictor = Predictor(model, KASegImageProcessor())
-    barrier = threading.Barrier(2, timeout=60)  # passes only where two pictures are at work at once
+    barrier = threading.Barrier(2, timeout=60)  # passes only where two images are at work at once
     seen: list[int] = []
 
     def watched(images: list[Image.Image]) -> list[np.ndarray]:
@@ -153,7 +153,7 @@ def test_several_pictures_at_once_and_the_threads_given_back(
 
     monkeypatch.setattr(predictor, "predict", watched)
     for index in range(4):
-        picture(40, 48, seed=index).save(tmp_path / f"{index}.png")
+        make_image(40, 48, seed=index).save(tmp_path / f"{index}.png")
     results = list(predictor.predict_files(tmp_path, tmp_path / "out"))
     assert [result.path.name for result in results] == [f"{index}.png" for index in range(4)]
     assert seen == [1] * 4 and torch.get_num_threads() == 2
@@ -163,7 +163,7 @@ def test_overlays_of_huge_pictures_are_reduced(
     predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kaseg.inference.predictor._LONGEST_OVERLAY", 60)
-    picture(60, 120, 0).save(tmp_path / "x.png")
+    make_image(60, 120, 0).save(tmp_path / "x.png")
     (result,) = predictor.predict_files(tmp_path / "x.png", tmp_path / "out")
     assert result.mask_path and result.overlay_path
     assert Image.open(result.mask_path).size == (120, 60)
@@ -172,7 +172,7 @@ def test_overlays_of_huge_pictures_are_reduced(
 
 
 def test_masks_alone(predictor: Predictor, tmp_path: Path) -> None:
-    picture(32, 32, 0).save(tmp_path / "x.png")
+    make_image(32, 32, 0).save(tmp_path / "x.png")
     (result,) = predictor.predict_files(tmp_path / "x.png", tmp_path / "out", overlay=False)
     assert result.overlay_path is None and os.listdir(tmp_path / "out") == ["x_mask.png"]
 
@@ -193,7 +193,7 @@ def test_unreadable_pictures_are_skipped_by_name(
     batch_size: int, model: KASegModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in ("a.png", "c.png", "d.png"):
-        picture(40, 40, 1).save(tmp_path / name)
+        make_image(40, 40, 1).save(tmp_path / name)
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
     predictor = Predictor(model, KASegImageProcessor(), batch_size=batch_size)
 
@@ -201,7 +201,7 @@ def test_unreadable_pictures_are_skipped_by_name(
     assert [result.path.name for result in results] == ["a.png", "b.png", "c.png", "d.png"]
     assert [result.mask_path is None for result in results] == [False, True, False, False]
     assert results[1].error and "b.png" in results[1].error
-    assert "1 of 4 pictures" in caplog.text and "b.png" in caplog.text
+    assert "1 of 4 images" in caplog.text and "b.png" in caplog.text
 
     done = []
     with pytest.raises(ValueError, match="b.png"):
@@ -211,7 +211,7 @@ def test_unreadable_pictures_are_skipped_by_name(
 
 
 def test_a_full_disk_names_the_file(predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    picture(32, 32, 0).save(tmp_path / "x.png")
+    make_image(32, 32, 0).save(tmp_path / "x.png")
 
     def no_space(*args: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -223,7 +223,7 @@ def test_a_full_disk_names_the_file(predictor: Predictor, tmp_path: Path, monkey
 
 
 def test_a_failing_model_names_the_picture(predictor: Predictor, tmp_path: Path) -> None:
-    picture(32, 32, 0).save(tmp_path / "x.png")
+    make_image(32, 32, 0).save(tmp_path / "x.png")
     predictor.processor = KASegImageProcessor(do_resize=True)
     with pytest.raises(ValueError) as caught:
         list(predictor.predict_files(tmp_path / "x.png", tmp_path / "out"))
@@ -242,13 +242,13 @@ def test_wrong_arguments_are_refused_before_any_work(predictor: Predictor, model
 def test_half_precision(model: KASegModel) -> None:
     import copy
 
-    image = picture(64, 96, 5)
+    image = make_image(64, 96, 5)
     half = Predictor(copy.deepcopy(model).to(torch.bfloat16), KASegImageProcessor())
     assert agreement(half.predict([image])[0], direct(model, image)) > 0.8
 
 
 def test_a_real_deeplab_on_real_pictures() -> None:
-    """The transformers DeepLab with its own processor gets most pixels of VOC pictures right (0.83 when written)."""
+    """The transformers DeepLab with its own processor gets most pixels of VOC images right (0.83 when written)."""
     shared = Path(os.environ.get("KASEG_SHARED", Path(__file__).parents[2] / "../shared"))
     weights, voc = shared / "weights/deeplabv3_mobilenet_v2_1.0_513-voc", shared / "data/voc2012_mini/VOC2012"
     if not weights.is_dir() or not voc.is_dir():
@@ -274,6 +274,6 @@ def test_impossible_tiles(model: KASegModel, fields: dict) -> None:
 
 
 def test_models_of_other_images_are_refused() -> None:
-    grey = KASegModel(KASegConfig(backbone="mobilenetv2_035", output_stride=32, num_channels=1))
+    gray = KASegModel(KASegConfig(backbone="mobilenetv2_035", output_stride=32, num_channels=1))
     with pytest.raises(ValueError, match="images of 1 channels"):
-        Predictor(grey, KASegImageProcessor())
+        Predictor(gray, KASegImageProcessor())

@@ -1,4 +1,4 @@
-"""Videos in and out. Webcams are stood in for by FFmpeg's own test picture."""
+"""Videos in and out. Webcams are stood in for by FFmpeg's own test image."""
 
 from __future__ import annotations
 

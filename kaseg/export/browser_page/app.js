@@ -75,19 +75,38 @@ function stopWebcam() {
 
 async function startWebcam() {
   if (busy) return;
+  webcam.disabled = true; // a second click would open a second stream, which nobody stops
+  let opened;
   try {
-    stream = await navigator.mediaDevices.getUserMedia({ video: true });
+    opened = await navigator.mediaDevices.getUserMedia({ video: true });
   } catch (error) {
     status.textContent = `The webcam cannot be used: ${error.message ?? error}`;
     return;
+  } finally {
+    webcam.disabled = false;
+  }
+  stream = opened;
+  if (busy) { // a photo came while the browser asked
+    stopWebcam();
+    return;
   }
   webcam.textContent = 'Stop';
+  try {
+    await follow(opened);
+  } catch (error) {
+    if (stream !== opened) return; // stopped
+    stopWebcam();
+    status.textContent = `The webcam could not be segmented: ${error.message ?? error}`;
+  }
+}
+
+async function follow(opened) {
   const video = document.createElement('video');
   video.muted = video.playsInline = true;
-  video.srcObject = stream;
+  video.srcObject = opened;
   await video.play();
   let last = performance.now(), rate = 0;
-  while (stream && video.srcObject === stream) {
+  while (stream === opened) {
     const milliseconds = await show(video, video.videoWidth, video.videoHeight);
     await new Promise(requestAnimationFrame);
     const now = performance.now(), current = 1000 / (now - last);

@@ -1,16 +1,25 @@
-"""What a model costs, and on what machine that was measured."""
+"""What a model costs: parameters, operations and time; and the machine that this was measured on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import statistics
+import time
+from collections.abc import Callable, Hashable, Mapping
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kaseg.best_effort import best_effort
 
+K = TypeVar("K", bound=Hashable)
+
 _COUNTED: dict[tuple[str, ...], float] = {}
+_WARM_UPS = 3
+# Long enough for the threads of the last engine to stop spinning.
+_PAUSE = 0.01
 
 
 def describe_cost(model: Any) -> dict[str, Any]:
@@ -47,7 +56,7 @@ def _count(model: Any, height: int, width: int) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def parameter_count(model: torch.nn.Module) -> int:
+def parameter_count(model: nn.Module) -> int:
     """Number of parameters, BatchNorm's included, its running statistics not."""
     return sum(parameter.numel() for parameter in model.parameters())
 
@@ -77,3 +86,39 @@ def hardware() -> str:
 def cpu() -> str:
     """Names the processor and how many of its threads torch takes."""
     return f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def milliseconds(runs: Mapping[K, Callable[[], object]], repeats: int) -> dict[K, list[float]]:
+    """Times every run, by name, `repeats` times after three to warm up; they take turns within each repeat, so that a
+    machine that slows down slows all of them."""
+    times: dict[K, list[float]] = {name: [] for name in runs}
+    for repeat in range(-_WARM_UPS, repeats):
+        for name, run in runs.items():
+            time.sleep(_PAUSE)
+            start = time.perf_counter()
+            run()
+            if repeat >= 0:
+                times[name].append(1000 * (time.perf_counter() - start))
+    return times
+
+
+@torch.inference_mode()
+def milliseconds_per_image(
+    models: Mapping[str, nn.Module], height: int, width: int, repeats: int = 10
+) -> dict[str, float]:
+    """Takes the median time of a forward pass of one (1, 3, height, width) image for every model, by [`milliseconds`].
+
+    Weights, images and clock are on the models' own device.
+    """
+    runs = {}
+    for name, model in models.items():
+        weight = next(model.eval().parameters())
+        image = torch.zeros(1, 3, height, width, device=weight.device, dtype=weight.dtype)
+        runs[name] = partial(_forward, model, image)
+    return {name: statistics.median(values) for name, values in milliseconds(runs, repeats).items()}
+
+
+def _forward(model: nn.Module, image: torch.Tensor) -> None:
+    model(image)
+    if image.device.type == "cuda":
+        torch.cuda.synchronize(image.device)
