@@ -482,7 +482,7 @@ class TestOptions:
 
     @pytest.mark.parametrize("tap, strides", [(1, [1, 1, 1]), (-4, [2, 1, 1])])
     def test_the_codes_stride_is_that_of_the_students_tap(self, tmp_path, tap: int, strides: list[int]) -> None:
-        assert ka_trainer(tmp_path, student_tap=tap).fitmake_autoencoder().config.strides == strides
+        assert ka_trainer(tmp_path, student_tap=tap).fit_autoencoder().config.strides == strides
 
     def test_a_student_tap_that_does_not_exist_is_refused(self, tmp_path) -> None:
         with pytest.raises(
@@ -560,7 +560,7 @@ class TestAutoencoderWithTheTeachersClassifier:
         fields = {"autoencoder_optim": "adamw_torch", "autoencoder_learning_rate": 0.01, "bf16": bf16}
         trainer = ka_trainer(tmp_path, teacher=teacher, autoencoder_classifier_weight=10.0, **fields)
         trainer.args.autoencoder_max_steps = 12
-        trainer.fitmake_autoencoder()
+        trainer.fit_autoencoder()
         state = json.loads((tmp_path / "autoencoder/trainer_state.json").read_text())
         logged = [e["autoencoder/classifier"] for e in state["log_history"] if "autoencoder/classifier" in e]
         assert len(logged) == 12 and sum(logged[-3:]) < 0.7 * sum(logged[:3])
