@@ -14,7 +14,7 @@ from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .configuration_kaseg import KASegConfig
-    from .export import KASegOnnxModel, KASegOpenVINOModel
+    from .export import KASegLiteRTModel, KASegOnnxModel, KASegOpenVINOModel
     from .image_processing_kaseg import KASegImageProcessor
     from .modeling_kaseg import KASegModel
     from .modeling_kaseg import KASegModel as KASegForSemanticSegmentation
@@ -31,6 +31,7 @@ __getattr__, __dir__ = import_on_use(
         "KASegConfig": "configuration_kaseg",
         "KASegImageProcessor": "image_processing_kaseg",
         "KASegModel": "modeling_kaseg",
+        "KASegLiteRTModel": "export",
         "KASegOnnxModel": "export",
         "KASegOpenVINOModel": "export",
         "KnowledgeAdaptationConfig": "trainer",
@@ -47,6 +48,7 @@ __all__ = [
     "KASegConfig",
     "KASegForSemanticSegmentation",
     "KASegImageProcessor",
+    "KASegLiteRTModel",
     "KASegModel",
     "KASegOnnxModel",
     "KASegOpenVINOModel",

@@ -18,16 +18,18 @@ import pytest
 import torch
 
 from kaseg import KASegConfig, KASegImageProcessor, KASegModel
+from kaseg.data import SCENES
 from kaseg.data.scenes import render_scene
 
 JAVASCRIPT = Path(__file__).with_name("javascript")
 MODULES = JAVASCRIPT / "node_modules"
 
 
-def varied_model(labels: dict[str, Any]) -> KASegModel:
-    """A tiny network of random weights that finds each of its classes somewhere in the first scenes."""
+def varied_model(backbone: str = "test_resnet.r160_in1k", output_stride: int = 8, **config: Any) -> KASegModel:
+    """A network of random weights that finds each of the scenes' classes somewhere in the first of them."""
     torch.manual_seed(0)
-    model = KASegModel(KASegConfig("test_resnet.r160_in1k", output_stride=8, head_channels=32, **labels)).eval()
+    labels = {"id2label": SCENES.id2label, "label2id": SCENES.label2id}
+    model = KASegModel(KASegConfig(backbone, output_stride, head_channels=32, **labels, **config)).eval()
     torch.nn.init.normal_(model.classifier.weight)
     scenes = [render_scene(0, index)[0] for index in range(5)]
     with torch.no_grad():

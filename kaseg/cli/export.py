@@ -21,6 +21,7 @@ class Format(StrEnum):
     OPENVINO = "openvino"
     TORCH_EXPORT = "torch-export"
     EXECUTORCH = "executorch"
+    LITERT = "litert"
     TRANSFORMERS = "transformers"
     TRANSFORMERS_JS = "transformers-js"
 
@@ -64,7 +65,7 @@ def export(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, folder or shipped checkpoint.")],
     output_dir: Annotated[Path, typer.Option(help="Folder of the export; made, and must not hold anything yet.")],
     format: Annotated[Format, typer.Option(help="What to write.")] = Format.ONNX,
-    dtype: Annotated[Dtype, typer.Option(help="bf16: OpenVINO and torch-export; int8: ONNX, OpenVINO, JS.")] = (
+    dtype: Annotated[Dtype, typer.Option(help="bf16: OpenVINO and torch-export; int8: ONNX, OpenVINO, LiteRT, JS.")] = (
         Dtype.FLOAT32
     ),
     output: Annotated[

@@ -58,10 +58,9 @@ def load_model(name: str, device: str | None) -> tuple[Any, Any]:
 
 
 def _load_export(source: str) -> Any:
-    from ..export import KASegOnnxModel, KASegOpenVINOModel
     from ..export.record import RECORD_NAME, read_record
+    from ..export.runtimes import RUNTIMES
 
-    runtimes = {runtime.format: runtime for runtime in (KASegOnnxModel, KASegOpenVINOModel)}
     record = read_record(Path(source) / RECORD_NAME)
     kind = record["format"]
     if record["output"] != "logits":
@@ -69,9 +68,9 @@ def _load_export(source: str) -> Any:
             f"{source} is an export with --output mask, and this command needs logits: export the model once more with "
             "--output logits."
         )
-    if kind not in runtimes:
-        raise ValueError(f"{source} is an export for {kind}; those that run here are {', '.join(runtimes)}.")
-    return runtimes[kind].from_pretrained(source)
+    if kind not in RUNTIMES:
+        raise ValueError(f"{source} is an export for {kind}; those that run here are {', '.join(RUNTIMES)}.")
+    return RUNTIMES[kind].from_pretrained(source)
 
 
 def _load_processor(source: str) -> KASegImageProcessor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,32 +17,69 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 from kaseg.evaluation.evaluator import evaluate_model
 from kaseg.export.options import ExportOptions
 from kaseg.export.parity import graph_inputs
+from kaseg.export.quantize_onnx import METHODS, CalibrationMethod
 from kaseg.export.runtimes.base import ExportedModel
 from kaseg.modeling_kaseg import KASegModel
 from kaseg.pixels import to_rgb
 from kaseg.progress import progress_bar
 
 
+class QuantizationLossError(ValueError):
+    """Quantisation costs more mean IoU than was allowed; nothing was kept."""
+
+
+@dataclass(frozen=True)
+class Int8Data:
+    """What static quantisation needs.
+
+    Args:
+        calibration: Dataset whose images (labels are not read) give the ranges of the activations: training images.
+        validation: Labelled dataset on which the mean IoU before and after is taken.
+        samples: How many images to calibrate on, evenly spread over the dataset.
+        methods: Calibration methods to try (ONNX); the one that changes the classes of the calibration images least is
+            kept. OpenVINO's quantiser has its own.
+        max_loss: Largest loss of mean IoU, in points (hundredths), that is let through. Our choice.
+        names: What the two datasets are called in `export.json`, for calibration and validation.
+
+    Raises:
+        ValueError: a number is out of range or a method is unknown.
+    """
+
+    calibration: Any
+    validation: Any
+    samples: int = 64
+    methods: tuple[CalibrationMethod, ...] = METHODS
+    max_loss: float = 1.0
+    names: tuple[str, str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ValueError(f"samples must be at least 1, got {self.samples}.")
+        unknown = [method for method in self.methods if method not in METHODS]
+        if unknown or not self.methods:
+            raise ValueError(f"methods must be among {', '.join(METHODS)}, got {list(self.methods)}.")
+
+
 class CalibrationInputs(Sequence[np.ndarray]):
     """Some images of a dataset, evenly spread over it, prepared when their turn comes.
 
     Args:
-        dataset: Samples with `image` (PIL), with a length.
+        data: The dataset, how many of its images at most, and the methods to try.
         image_processor: Makes `pixel_values` of them.
         options: What is exported; images are resized to a fixed size.
-        count: How many at most.
 
     Raises:
         ValueError: the dataset is empty.
     """
 
-    def __init__(self, dataset: Any, image_processor: Any, options: ExportOptions, count: int) -> None:
-        if len(dataset) == 0:
+    def __init__(self, data: Int8Data, image_processor: Any, options: ExportOptions) -> None:
+        self.dataset, self.methods = data.calibration, data.methods
+        total = len(self.dataset)
+        if total == 0:
             raise ValueError("The calibration dataset has no images.")
-        self.dataset = dataset
         self.image_processor = image_processor
         self.options = options
-        self.places = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int).tolist()
+        self.places = np.linspace(0, total - 1, min(data.samples, total)).round().astype(int).tolist()
 
     def __len__(self) -> int:
         return len(self.places)
@@ -87,6 +125,35 @@ def mean_iou(
     total = len(dataset) if isinstance(dataset, Sized) else None
     with progress_bar(f"Scoring {what}", total, "images") as bar:
         return evaluate_model(scored, dataset, partial(image_processor, **how), progress=bar.update)["mean_iou"]
+
+
+def loss_of_int8(
+    model: KASegModel, exported: ExportedModel, image_processor: Any, options: ExportOptions, data: Int8Data
+) -> dict[str, Any]:
+    """Mean IoU before and after, and what it was taken on.
+
+    Raises:
+        QuantizationLossError: more is lost than `data.max_loss`.
+    """
+    before = mean_iou(model, data.validation, image_processor, options)
+    after = mean_iou(exported, data.validation, image_processor, options)
+    loss = 100 * (before - after)
+    if not loss <= data.max_loss:
+        raise QuantizationLossError(
+            f"int8 costs {loss:.2f} points of mean IoU ({100 * before:.2f} before, {100 * after:.2f} after), allowed "
+            f"are {data.max_loss:g}. Nothing was kept. Calibrate on more or other images (--calibration-samples, "
+            "--calibration-split), or let more through (--max-loss)."
+        )
+    calibration_name, validation_name = data.names or (None, None)
+    return {
+        "mean_iou_before": before,
+        "mean_iou_after": after,
+        "loss_in_points": loss,
+        "validation": validation_name,
+        "validation_samples": len(data.validation),
+        "calibration": calibration_name,
+        "calibration_samples": min(data.samples, len(data.calibration)),
+    }
 
 
 class _MaskAsLogits(nn.Module):

@@ -20,6 +20,10 @@ _USES = {
         "python",
         'from kaseg import KASegOpenVINOModel\n\nmodel = KASegOpenVINOModel.from_pretrained("FOLDER_OR_HUB_ID")',
     ),
+    "litert": (
+        "python",
+        'from kaseg import KASegLiteRTModel\n\nmodel = KASegLiteRTModel.from_pretrained("FOLDER_OR_HUB_ID")',
+    ),
     "transformers": (
         "python",
         'from transformers import pipeline\n\nsegmenter = pipeline("image-segmentation", "FOLDER_OR_HUB_ID")\n'

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Format = Literal["onnx", "openvino", "torch-export", "executorch", "transformers", "transformers-js"]
+Format = Literal["onnx", "openvino", "torch-export", "executorch", "litert", "transformers", "transformers-js"]
 Dtype = Literal["float32", "bf16", "int8"]
 Output = Literal["logits", "mask"]
 ImageDtype = Literal["uint8", "float32"]
@@ -16,13 +16,14 @@ _DTYPES: dict[str, tuple[Dtype, ...]] = {
     "openvino": ("float32", "bf16", "int8"),
     "torch-export": ("float32", "bf16"),
     "executorch": ("float32",),
+    "litert": ("float32", "int8"),
     "transformers": ("float32",),
     "transformers-js": ("float32", "int8"),
 }
-_FIXED = {"executorch": "ExecuTorch"}
+_FIXED = {"executorch": "ExecuTorch", "litert": "LiteRT"}
 _ELSEWHERE = {
     "bf16": "bf16 is exported with --format openvino or torch-export",
-    "int8": "int8 is exported with --format onnx, openvino or transformers-js",
+    "int8": "int8 is exported with --format onnx, openvino, litert or transformers-js",
 }
 
 
@@ -32,11 +33,11 @@ class ExportOptions:
 
     Args:
         format: `"onnx"`, `"openvino"`, `"torch-export"` (a `.pt2` of `torch.export`), `"executorch"` (a `.pte` for
-            XNNPACK), `"transformers"` (a `MobileNetV2ForSemanticSegmentation` for
+            XNNPACK), `"litert"` (a `.tflite`), `"transformers"` (a `MobileNetV2ForSemanticSegmentation` for
             transformers alone) or `"transformers-js"` (ONNX files and configs for transformers.js; float16 beside what
             `dtype` says).
-        dtype: `"float32"`, `"bf16"` (OpenVINO, torch-export) or `"int8"` (ONNX, OpenVINO, transformers.js):
-            static post-training quantisation.
+        dtype: `"float32"`, `"bf16"` (OpenVINO, torch-export) or `"int8"` (ONNX, OpenVINO, LiteRT,
+            transformers.js): static post-training quantisation.
         output: `"logits"`: the model itself, normalised `pixel_values` (B, C, H, W) in, `logits` at the model's stride
             out. `"mask"`: `image` (B, H, W, C) as it was decoded in, `mask` (B, H, W) of class ids out; normalising,
             resizing and argmax are part of the graph.
@@ -71,10 +72,7 @@ class ExportOptions:
         if self.format == "transformers-js" and self.size is not None:
             raise ValueError("transformers.js gives the model images of any size: leave size.")
         if self.format in _FIXED and self.size is None:
-            raise ValueError(
-                f"{_FIXED[self.format]} plans its memory beforehand and needs a fixed input: give size "
-                "(--size 512,512)."
-            )
+            raise ValueError(f"Files for {_FIXED[self.format]} have a fixed input: give size (--size 512,512).")
 
     @property
     def input_name(self) -> str:

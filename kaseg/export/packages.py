@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
+import logging
+from collections.abc import Iterator
 from types import ModuleType
 
 _INSTALL = {
+    **dict.fromkeys(
+        ("litert_torch", "ai_edge_litert", "ai_edge_quantizer"),
+        'pip install "kaseg[litert]", or pip install ".[litert]" in a clone of kaseg',
+    ),
     "executorch": "pip install executorch",
     "nncf": "pip install nncf",
 }
@@ -34,3 +42,15 @@ def require(name: str, purpose: str) -> ModuleType:
             f"{package} is needed {purpose}, and it cannot be imported ({error}). Install it: "
             f"{_INSTALL.get(package, _EXTRA)}"
         ) from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps from users what a package prints and logs to the root logger for its developers."""
+    level = logging.root.level
+    logging.root.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.root.setLevel(level)

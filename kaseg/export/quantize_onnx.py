@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from kaseg.export.packages import require
+from kaseg.export.packages import quiet, require
 from kaseg.export.runtimes.onnx import open_session
 from kaseg.progress import progress_bar
 
@@ -50,7 +47,7 @@ def quantize_onnx(float_file: Path, file: Path, calibration: Sequence[np.ndarray
     name = graph.input[0].name
     types = sorted({node.op_type for node in graph.node} - _NEVER)
     prepared = file.with_name("prepared.onnx")
-    with progress_bar(f"Calibrating by {method}", len(calibration), "images") as bar, _quiet():
+    with progress_bar(f"Calibrating by {method}", len(calibration), "images") as bar, quiet():
         preprocess = require("onnxruntime.quantization.shape_inference", "to quantise ONNX models").quant_pre_process
         # Folding and fusing is done already, and symbolic shapes make sympy wait.
         preprocess(str(float_file), str(prepared), skip_optimization=True, skip_symbolic_shape=True)
@@ -161,15 +158,3 @@ def _reader(base: type, input_name: str, inputs: Sequence[np.ndarray], progress:
             return {input_name: batch}
 
     return Reader()
-
-
-@contextlib.contextmanager
-def _quiet() -> Any:
-    """ONNX Runtime's quantiser prints and logs to the root logger; this is not for users."""
-    level = logging.root.level
-    logging.root.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.root.setLevel(level)

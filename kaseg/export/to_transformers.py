@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from PIL.Image import Resampling
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, SegformerImageProcessor
 from transformers.utils import SAFE_WEIGHTS_NAME
 
@@ -45,7 +46,8 @@ def plain_processor(image_processor: Any, size: tuple[int, int] | None = None) -
 
     Args:
         image_processor: Ours.
-        size: (height, width) that it resizes every image to; by default what ours does.
+        size: (height, width) that it resizes every image to, by Lanczos' filter (torchvision below 0.27: bicubic); by
+            default what ours does. Bilinear resizing blurs, which costs mean IoU (docs/deploy.md).
 
     Raises:
         ValueError: ours pads or crops.
@@ -56,13 +58,18 @@ def plain_processor(image_processor: Any, size: tuple[int, int] | None = None) -
                 f"The image processor has {what}=True, which transformers' image processors for semantic segmentation "
                 f"do not undo in their masks: save it with {what}=False."
             )
-    sides = image_processor.size if size is None else {"height": size[0], "width": size[1]}
-    kept = ("resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "do_convert_rgb")
-    return SegformerImageProcessor(
-        do_resize=image_processor.do_resize or size is not None,
-        **({} if sides is None else {"size": dict(sides)}),
-        **{name: getattr(image_processor, name) for name in kept},
-    )
+    kept = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "do_convert_rgb")
+    resizing = _resizing(size) or {name: getattr(image_processor, name) for name in ("do_resize", "resample", "size")}
+    if resizing["size"] is None:
+        del resizing["size"]
+    return SegformerImageProcessor(**resizing, **{name: getattr(image_processor, name) for name in kept})
+
+
+def _resizing(size: tuple[int, int] | None) -> dict[str, Any]:
+    """An image processor's arguments for resizing to (height, width); none without a size."""
+    if size is None:
+        return {}
+    return {"do_resize": True, "resample": Resampling.LANCZOS, "size": {"height": size[0], "width": size[1]}}
 
 
 def check_processor(folder: Path, image_processor: Any, pictures: list[Image.Image], options: ExportOptions) -> None:
@@ -72,11 +79,8 @@ def check_processor(folder: Path, image_processor: Any, pictures: list[Image.Ima
         ParityError: they differ.
     """
     theirs = AutoImageProcessor.from_pretrained(folder)
-    ours: dict[str, Any] = {}
-    if options.size is not None:
-        ours = {"do_resize": True, "size": {"height": options.size[0], "width": options.size[1]}}
     for picture in pictures:
-        expected = image_processor(picture, return_tensors="pt", **ours)["pixel_values"]
+        expected = image_processor(picture, return_tensors="pt", **_resizing(options.size))["pixel_values"]
         found = theirs(picture, return_tensors="pt")["pixel_values"]
         if found.shape != expected.shape or not torch.allclose(found, expected, rtol=0, atol=1e-5):
             raise ParityError(

@@ -15,7 +15,8 @@ from kaseg.export import ExportOptions
         ),
         ({"dtype": "int8", "format": "torch-export"}, "int8 is exported with --format onnx, openvino"),
         ({"size": (0, 32)}, r"size must be \(height, width\) in pixels"),
-        ({"format": "executorch"}, "needs a fixed input"),
+        ({"format": "executorch"}, "ExecuTorch have a fixed input"),
+        ({"format": "litert"}, "LiteRT have a fixed input"),
     ],
 )
 def test_what_does_not_exist_is_refused_with_what_does(options: dict, message: str) -> None:

@@ -16,7 +16,7 @@ from transformers import SegformerImageProcessor
 from kaseg import KASegConfig, KASegImageProcessor, KASegModel
 from kaseg.data.scenes import render_scene
 from kaseg.export import ExportOptions, ParityError, export_model
-from kaseg.export import exporter as exporter_file
+from kaseg.export import formats as formats_file
 from kaseg.export import to_transformers as to_transformers_file
 
 SIZES = ((64, 96), (65, 97))
@@ -100,8 +100,8 @@ def test_a_processor_that_does_otherwise_is_noticed(tmp_path: Path, monkeypatch:
 
 
 def test_logits_that_are_slightly_other_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    load = exporter_file.load_transformers
-    monkeypatch.setattr(exporter_file, "load_transformers", lambda folder: lambda x: load(folder)(x) * 1.0003)
+    load = formats_file.load_transformers
+    monkeypatch.setattr(formats_file, "load_transformers", lambda folder: lambda x: load(folder)(x) * 1.0003)
     with pytest.raises(ParityError, match="0.0001 for float32"):
         export_model(student(), KASegImageProcessor(), tmp_path / "out", ExportOptions("transformers"))
 

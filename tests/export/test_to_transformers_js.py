@@ -17,7 +17,7 @@ from transformers import AutoImageProcessor, MobileNetV2ForSemanticSegmentation
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from kaseg import KASegImageProcessor, KASegModel
-from kaseg.data import SCENES, load_segmentation_dataset
+from kaseg.data import load_segmentation_dataset
 from kaseg.data.scenes import render_scene
 from kaseg.export import ExportOptions, Int8Data, export_model
 from kaseg.export.to_transformers_js import JS_FILES
@@ -32,7 +32,7 @@ READY = "'segment' in window"
 
 @pytest.fixture(scope="module")
 def model() -> KASegModel:
-    return varied_model({"id2label": SCENES.id2label, "label2id": SCENES.label2id})
+    return varied_model()
 
 
 @pytest.fixture(scope="module")

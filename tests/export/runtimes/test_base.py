@@ -1,4 +1,4 @@
-"""What both runtimes do."""
+"""What all runtimes do."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 import kaseg
-from kaseg import KASegImageProcessor, KASegModel, KASegOnnxModel, KASegOpenVINOModel
+from kaseg import KASegImageProcessor, KASegLiteRTModel, KASegModel, KASegOnnxModel, KASegOpenVINOModel
 from kaseg.data import load_segmentation_dataset
 from kaseg.evaluation.evaluator import evaluate_model
 from kaseg.export import MissingPackageError
@@ -24,7 +24,9 @@ from kaseg.inference import Predictor
 RUNTIMES = {
     "onnx": (KASegOnnxModel, "model.onnx", "onnxruntime"),
     "openvino": (KASegOpenVINOModel, "openvino_model.bin", "openvino"),
+    "litert": (KASegLiteRTModel, "model.tflite", "ai_edge_litert.interpreter"),
 }
+any_size = pytest.mark.parametrize("engine", ["onnx", "openvino"])
 
 
 @pytest.fixture(params=list(RUNTIMES))
@@ -33,13 +35,22 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def folder(engine: str, exported: Callable[..., Path], tmp_path: Path) -> Path:
+def export(engine: str, exported: Callable[..., Path]) -> Path:
+    if engine != "litert":
+        return exported(format=engine)
+    pytest.importorskip("litert_torch", reason="litert-torch is not installed")
+    return exported(format=engine, size=(64, 64))
+
+
+@pytest.fixture
+def folder(export: Path, tmp_path: Path) -> Path:
     """A copy that may be damaged."""
-    return shutil.copytree(exported(format=engine), tmp_path / "copy")
+    return shutil.copytree(export, tmp_path / "copy")
 
 
-def test_same_outputs_as_the_model(engine: str, exported: Callable[..., Path], model: KASegModel) -> None:
-    runtime = RUNTIMES[engine][0].from_pretrained(exported(format=engine), threads=1)
+@any_size
+def test_same_outputs_as_the_model(engine: str, export: Path, model: KASegModel) -> None:
+    runtime = RUNTIMES[engine][0].from_pretrained(export, threads=1)
     assert runtime.config.id2label == model.config.id2label
     for shape in ((1, 3, 257, 319), (3, 3, 40, 72)):
         image = torch.randn(shape)
@@ -51,10 +62,11 @@ def test_same_outputs_as_the_model(engine: str, exported: Callable[..., Path], m
     assert torch.equal(runtime(image, return_dict=False)[0], logits)
 
 
+@any_size
 def test_it_is_scored_and_predicts_like_the_model(
-    engine: str, exported: Callable[..., Path], model: KASegModel, processor: KASegImageProcessor
+    engine: str, export: Path, model: KASegModel, processor: KASegImageProcessor
 ) -> None:
-    runtime = RUNTIMES[engine][0].from_pretrained(exported(format=engine))
+    runtime = RUNTIMES[engine][0].from_pretrained(export)
     scenes = load_segmentation_dataset("scenes", split="validation", num_scenes=1)
     expected = evaluate_model(model, scenes, processor)["mean_iou"]
     assert evaluate_model(runtime, scenes, processor)["mean_iou"] == pytest.approx(expected, abs=1e-3)
@@ -107,8 +119,8 @@ class TestErrors:
         with pytest.raises(FileNotFoundError, match="holds no export of kaseg .*kaseg export"):
             cls.from_pretrained(folder)
 
-    def test_wrong_inputs(self, engine: str, exported: Callable[..., Path]) -> None:
-        runtime = RUNTIMES[engine][0].from_pretrained(exported(format=engine))
+    def test_wrong_inputs(self, engine: str, export: Path) -> None:
+        runtime = RUNTIMES[engine][0].from_pretrained(export)
         with pytest.raises(ValueError, match=r"must be floating point .* got torch.uint8"):
             runtime(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
         with pytest.raises(ValueError, match=r"shape \(batch, 3, height, width\), got \(3, 32, 32\)"):
@@ -123,7 +135,8 @@ class TestErrors:
     def test_a_missing_runtime(self, engine: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         cls, _, package = RUNTIMES[engine]
         monkeypatch.setitem(sys.modules, package, None)
-        with pytest.raises(MissingPackageError, match=rf'{package} is needed to run .*pip install "kaseg\[export\]"'):
+        message = rf'{package.partition(".")[0]} is needed to run .*pip install "kaseg\['
+        with pytest.raises(MissingPackageError, match=message):
             cls.from_pretrained(folder)
 
     def test_an_export_for_another_engine(self, engine: str, folder: Path) -> None:
