@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ def benchmark(
     repeats: int = 20,
     memory: bool = True,
     progress: Callable[[str], None] = lambda step: None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
     """Latency of one image, peak memory and cost, all in one run and with the engines taking turns.
 
@@ -36,6 +38,7 @@ def benchmark(
         repeats: Timed passes.
         memory: Also take the peak memory, in a process per row.
         progress: Called with a text before every step.
+        clock: As [`~kaseg.evaluation.cost.milliseconds`] takes it.
 
     Returns:
         Settings and `rows`: `model`, `engine`, `height`, `width`, `parameters`, `gflops`, `median_ms`, `p90_ms`,
@@ -66,7 +69,7 @@ def benchmark(
                     if memory:
                         row["peak_mib"] = peak_memory(spec, engine, size, folder, threads)
             progress(f"timing at {size[0]}x{size[1]}")
-            times = milliseconds(runs, repeats)
+            times = milliseconds(runs, repeats, clock)
             for row in part:
                 if "reason" not in row:
                     taken = times[str(row["model"]), str(row["engine"])]

@@ -88,17 +88,19 @@ def cpu() -> str:
     return f"CPU, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
 
 
-def milliseconds(runs: Mapping[K, Callable[[], object]], repeats: int) -> dict[K, list[float]]:
+def milliseconds(
+    runs: Mapping[K, Callable[[], object]], repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[K, list[float]]:
     """Times every run, by name, `repeats` times after three to warm up; they take turns within each repeat, so that a
     machine that slows down slows all of them."""
     times: dict[K, list[float]] = {name: [] for name in runs}
     for repeat in range(-_WARM_UPS, repeats):
         for name, run in runs.items():
             time.sleep(_PAUSE)
-            start = time.perf_counter()
+            start = clock()
             run()
             if repeat >= 0:
-                times[name].append(1000 * (time.perf_counter() - start))
+                times[name].append(1000 * (clock() - start))
     return times
 
 
