@@ -5,10 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperArgument, TyperGroup, TyperOption
 
 
-class ErrorReportingGroup(TyperGroup):
+class QuickGroup(TyperGroup):
+    """Commands whose help imports little."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        # A flag of Typer's own that is not given is None, and to make a bool of it Typer would import pydantic, which
+        # takes longer than the rest of a command's --help.
+        for flag in self.get_params(ctx):
+            assert isinstance(flag, TyperOption | TyperArgument)
+            if flag.type_descriptor.annotation is bool and flag.default is None:
+                flag.default = False
+        return super().parse_args(ctx, args)
+
+
+class ErrorReportingGroup(QuickGroup):
     """Reports the errors that users can do something about in red, without a traceback, and exits with 1."""
 
     def invoke(self, ctx: Any) -> Any:

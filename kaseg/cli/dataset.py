@@ -7,11 +7,12 @@ from typing import Annotated
 import typer
 
 from . import common
+from .app import QuickGroup
 from .hub_options import CreatePr, DryRun, Message, Revision, send_files
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name, folder or Hub id of the dataset.")]
 
-dataset = typer.Typer(help="Datasets on the Hub.", no_args_is_help=True)
+dataset = typer.Typer(cls=QuickGroup, help="Datasets on the Hub.", no_args_is_help=True)
 
 
 @dataset.callback()
