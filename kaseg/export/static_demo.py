@@ -15,13 +15,14 @@ from kaseg.data.label_spaces import palette_for
 from kaseg.export.card import licence_of
 from kaseg.export.record import RECORD_NAME, check_files, read_record
 from kaseg.export.runtimes.onnx import ONNX_NAME
+from kaseg.writing import whole_folder
 
 NPM_PACKAGE = "onnxruntime-web"
 # What the page loads of it: the interface and the engine, 14 MB.
 _ENGINE_FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 _PAGE = Path(__file__).with_name("browser_page")
 _CARD = """---
-title: {title}
+title: {quoted}
 sdk: static
 {licence}custom_headers:
   cross-origin-embedder-policy: require-corp
@@ -60,24 +61,23 @@ def write_static_demo(
     """
     export_folder, output_dir = Path(export_folder), Path(output_dir)
     record = _check_export(export_folder)
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise FileExistsError(f"{output_dir} is there already and not empty. Choose another folder, or remove it.")
     config = KASegConfig.from_pretrained(export_folder)
-    with tempfile.TemporaryDirectory() as scratch:
-        engine = _engine_files(Path(scratch), onnxruntime_web)
-        output_dir.mkdir(parents=True, exist_ok=True)
-        for file in (*sorted(_PAGE.iterdir()), export_folder / ONNX_NAME, *engine):
-            shutil.copyfile(file, output_dir / file.name)
-    title = (record["model"] or "KASegModel").rpartition("/")[2]
+    model = (record["model"] or "KASegModel").rstrip("/")
+    title = model.rpartition("/")[2]
     settings = {
         "title": title,
         "labels": [config.id2label[index] for index in range(config.num_labels)],
         "palette": [list(map(int, color)) for color in config.palette or palette_for(config.num_labels)],
     }
-    (output_dir / "settings.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     licence = licence_of(export_folder)
-    card = _CARD.format(title=title, model=record["model"] or title, licence=f"license: {licence}\n" if licence else "")
-    (output_dir / "README.md").write_text(card, encoding="utf-8")
+    quoted = json.dumps(title, ensure_ascii=False)  # as YAML has it, whatever the folder is called
+    card = _CARD.format(title=title, quoted=quoted, model=model, licence=f"license: {licence}\n" if licence else "")
+    with whole_folder(output_dir, last="index.html") as folder, tempfile.TemporaryDirectory() as scratch:
+        engine = _engine_files(Path(scratch), onnxruntime_web)
+        for file in (*sorted(_PAGE.iterdir()), export_folder / ONNX_NAME, *engine):
+            shutil.copyfile(file, folder / file.name)
+        (folder / "settings.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        (folder / "README.md").write_text(card, encoding="utf-8")
     return {file.name: file.stat().st_size for file in sorted(output_dir.iterdir())}
 
 
@@ -123,8 +123,15 @@ def _engine_files(scratch: Path, package: str | Path | None) -> list[Path]:
     files = []
     with tarfile.open(archive) as packed:
         for name in _ENGINE_FILES:
-            source = packed.extractfile(f"package/dist/{name}")
-            assert source is not None
+            try:
+                source = packed.extractfile(f"package/dist/{name}")
+            except KeyError:
+                source = None
+            if source is None:
+                raise OSError(
+                    f"The newest {NPM_PACKAGE} ({archive.name}) has no dist/{name}: give the folder of an older one "
+                    "(--onnxruntime-web)."
+                )
             files.append(scratch / name)
             with source, files[-1].open("wb") as target:
                 shutil.copyfileobj(source, target)

@@ -266,7 +266,7 @@ class KnowledgeAdaptationTrainer(DistillationStep):
         the beginning if there is nothing to resume from. A checkpoint of another folder brings that run's autoencoder.
 
         Raises:
-            FileNotFoundError: There is no finished autoencoder beside the checkpoint that is named.
+            FileNotFoundError: There is no finished autoencoder beside the checkpoint that training would go on from.
         """
         try:
             return super().train(resume_from_checkpoint=resume_from_checkpoint, trial=trial, **kwargs)
@@ -289,26 +289,23 @@ class KnowledgeAdaptationTrainer(DistillationStep):
 
     def _prepare_training(self, resume_from_checkpoint: str | bool | None) -> None:
         self._compute_maps()
+        checkpoint = resume_from_checkpoint or None
+        if checkpoint is True:
+            checkpoint = last_complete_checkpoint(self.args.output_dir)
         if self.autoencoder is None and self.needs_code:
+            if checkpoint is not None:
+                _require_finished(Path(checkpoint).parent / "autoencoder")
             if isinstance(resume_from_checkpoint, str | Path):
                 fitted = self._take_over_autoencoder(Path(resume_from_checkpoint).parent / "autoencoder")
             else:
                 fitted = self.fit_autoencoder(resume=bool(resume_from_checkpoint))
             self._use_autoencoder(fitted)
-        checkpoint = resume_from_checkpoint or None
-        if checkpoint is True:
-            checkpoint = last_complete_checkpoint(self.args.output_dir)
         if self.args.adapter_warmup_steps and checkpoint is None:  # a checkpoint has its own
             self.fit_adapters(resume=bool(resume_from_checkpoint))
 
     def _take_over_autoencoder(self, folder: Path) -> FeatureAutoencoder:
         """Copy the finished autoencoder in `folder` to where this run's would lie, and read it."""
         own = stage_folder(self.args, "autoencoder")
-        if not is_finished(folder):
-            raise FileNotFoundError(
-                f"{folder}: no finished autoencoder, and with another one the student would meet another code. Name "
-                "it: KnowledgeAdaptationTrainer(..., autoencoder=...)."
-            )
         if folder.resolve() != own.resolve() and self.is_world_process_zero():
             shutil.copytree(folder, own, ignore=shutil.ignore_patterns("checkpoint-*"), dirs_exist_ok=True)
         self.accelerator.wait_for_everyone()
@@ -376,3 +373,11 @@ def _known_classes(teacher: TeacherAdapter, num_labels: int) -> list[int] | None
     """The student's classes that the teacher's logits are of; `None` for all: indexing by them would only copy."""
     known = teacher.require_logits().tolist()
     return None if known == list(range(num_labels)) else known
+
+
+def _require_finished(autoencoder: Path) -> None:
+    if not is_finished(autoencoder):
+        raise FileNotFoundError(
+            f"{autoencoder}: no finished autoencoder, and with another one the student would meet another code. Bring "
+            "it back, name it (autoencoder=...), or start anew (kaseg distill: --no-resume)."
+        )

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import RepoCard
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -104,6 +105,15 @@ def test_the_command_writes_all_that_the_page_asks_for(export: Path, package: Pa
     assert again.exit_code == 1 and "not empty" in again.output
 
 
+def test_the_card_holds_whatever_the_model_is_called(export: Path, package: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(export, tmp_path / "export")
+    record = json.loads((folder / "export.json").read_text())
+    (folder / "export.json").write_text(json.dumps({**record, "model": "runs/os16: #1/"}))
+    write_static_demo(folder, tmp_path / "page", package)
+    assert RepoCard.load(tmp_path / "page" / "README.md").data.to_dict()["title"] == "os16: #1"
+    assert json.loads((tmp_path / "page" / "settings.json").read_text())["title"] == "os16: #1"
+
+
 def test_what_is_missing_is_an_error(export: Path, package: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="holds no export"):
         write_static_demo(tmp_path, tmp_path / "page", package)
@@ -118,6 +128,39 @@ def test_another_export_is_refused(export: Path, package: Path, tmp_path: Path) 
         (tmp_path / "export.json").write_text(json.dumps({**record, **change}))
         with pytest.raises(ValueError, match=next(iter(change))):
             write_static_demo(tmp_path, tmp_path / "page", package)
+
+
+def test_a_page_is_written_wholly_or_not_at_all(
+    export: Path, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the same command can be given again when there is room."""
+    copy = shutil.copyfile
+
+    def until_the_disk_is_full(source: Path, target: Path) -> None:
+        if Path(source).suffix == ".wasm":
+            raise OSError(28, "No space left on device")
+        copy(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.copyfile", until_the_disk_is_full)
+        with pytest.raises(OSError, match="No space left"):
+            write_static_demo(export, tmp_path / "page", package)
+    assert not [path for path in tmp_path.iterdir() if "page" in path.name]
+    assert "index.html" in write_static_demo(export, tmp_path / "page", package)
+
+
+def test_a_package_of_other_files_is_told(
+    export: Path, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (package / "dist" / FILES[-1]).rename(package / "dist" / "renamed.mjs")
+    program = tmp_path / "bin" / "npm"
+    program.parent.mkdir()
+    archive = f"tar -czf x.tgz -C {tmp_path} --transform s/onnxruntime-web/package/ onnxruntime-web"
+    program.write_text(f"#!/bin/sh\n{archive}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    with pytest.raises(OSError, match=f"has no dist/{FILES[-1]}.*--onnxruntime-web"):
+        write_static_demo(export, tmp_path / "page")
 
 
 def test_without_npm_it_says_what_to_do(export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,6 +164,10 @@ def test_a_checkpoint_of_another_folder_brings_its_autoencoder(whole: Path, tmp_
     shutil.copytree(whole / "checkpoint-4", tmp_path / "alone/checkpoint-4")
     with pytest.raises(FileNotFoundError, match="alone/autoencoder: no finished autoencoder"):
         _distillation(tmp_path / "new").train(resume_from_checkpoint=str(tmp_path / "alone/checkpoint-4"))
+    # Nor is another one fitted where the run's own is gone, or an unfinished one of a run that was begun anew.
+    (tmp_path / "alone/autoencoder").mkdir()
+    with pytest.raises(FileNotFoundError, match="alone/autoencoder: no finished autoencoder, .*--no-resume"):
+        _distillation(tmp_path / "alone").train(resume_from_checkpoint=True)
 
 
 def test_a_first_stage_killed_while_it_saved_its_model_is_not_taken_for_finished(whole: Path, tmp_path) -> None:
