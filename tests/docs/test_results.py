@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +75,19 @@ def test_a_row_without_its_recipe_is_found_when_the_next_is_written(collect: Any
         collect.add(tmp_path, {second: results | {"recipe": {"learning_rate": 0.1}}})
     assert (tmp_path / "runs.csv").read_text() == before
     collect.add(tmp_path, {first: results})
+    # Its hash looks like a number, and must not become one.
+    rate = next(
+        rate for rate in range(10**4) if re.fullmatch("[1-9][0-9]{7}", collect.hash_of({"learning_rate": rate}))
+    )
+    collect.add(tmp_path, {second: results | {"recipe": {"learning_rate": rate}}})
+    recipes = yaml.safe_load((tmp_path / "recipes.yaml").read_text())
+    assert {recipe["learning_rate"] for recipe in recipes.values()} == {0.5, rate}
     # A run that was done again by another recipe does not leave the old one behind.
     collect.add(tmp_path, {first: results | {"recipe": {"learning_rate": 0.1}}})
-    (row,) = collect.read_rows(tmp_path)
-    assert list(yaml.safe_load((tmp_path / "recipes.yaml").read_text())) == [row["recipe"]]
+    rows = collect.read_rows(tmp_path)
+    assert len(rows) == 2 and {row["recipe"] for row in rows} == {
+        *yaml.safe_load((tmp_path / "recipes.yaml").read_text())
+    }
 
 
 def test_runs_are_named_by_their_folders_wherever_one_stands(

@@ -59,6 +59,10 @@ def test_only_pairs_count() -> None:
     adapted = next(row for row in summarize(COMPARISON, _finished(scores)) if row["objective"] == "ka")
     assert adapted["gain"] == pytest.approx(0.66 - 0.61) and adapted["gain_interval"] is None
     assert adapted["mean_iou"] == pytest.approx(np.mean(ADAPTED))
+    # The gap is that of the plain runs which have a partner.
+    two = {key: score for key, score in FULL.items() if key != ("os16", "ka", 1)}
+    adapted = next(row for row in summarize(COMPARISON, _finished(two)) if row["objective"] == "ka")
+    assert adapted["gap_closed"] == pytest.approx(adapted["gain"] / (0.70 - np.mean(PLAIN[1:])))
     no_plain = {key: score for key, score in scores.items() if key[1] != "plain"}
     alone = next(row for row in summarize(COMPARISON, _finished(no_plain)) if row["objective"] == "ka")
     assert alone["gain"] is None and alone["gap_closed"] is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import re
 
 import pytest
 import torch
@@ -120,6 +121,8 @@ def test_masked_positions_do_not_exist(pair, name, shape):
     loss, gradient = _gradient(name, student, teacher, mask)
     assert torch.equal(loss, expected)
     assert gradient.isfinite().all() and not gradient.masked_select(~mask[:, None]).any()
+    if LOSSES[name].takes_weights:
+        assert _gradient(name, student, teacher, mask.float())[0].item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 @masked
@@ -140,8 +143,9 @@ def test_shape_errors_name_both_shapes(pair, name):
     with pytest.raises(ValueError, match=r"\(2, 6, 8, 8\).*\(1, 6, 8, 8\)"):
         loss(student, teacher[:1], *extra)
     if name != "pairwise":  # which pools maps of any size
-        with pytest.raises(ValueError, match=r"\(2, 6, 8, 8\).*\(2, 6, 8, 7\)"):
-            loss(student, teacher[..., :7], *extra)
+        for other in (teacher[..., :7], teacher[..., :7, :], *([teacher[:, :5]] if loss.same_channels else [])):
+            with pytest.raises(ValueError, match=rf"\(2, 6, 8, 8\).*{re.escape(str(tuple(other.shape)))}"):
+                loss(student, other, *extra)
         with pytest.raises(ValueError, match=r"\(6, 8, 8\)"):
             loss(student[0], teacher[0], *extra)
     if name != "intra_class":

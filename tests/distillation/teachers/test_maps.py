@@ -3,6 +3,7 @@ from __future__ import annotations
 import resource
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import nn
 from kaseg import KASegConfig, KASegImageProcessor, KASegModel
 from kaseg.data import SegmentationDataset, TrainTransform
 from kaseg.distillation import TeacherAdapter
+from kaseg.distillation.teachers.input_sizes import InputSize
 from kaseg.distillation.teachers.maps import TeacherMaps
 
 STRIDE = 16
@@ -30,8 +32,8 @@ class Averages(nn.Module):
         with torch.no_grad():
             self.classifier.weight.copy_(torch.eye(2, 3)[..., None, None])
 
-    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return self.classifier(self.features(pixel_values))
+    def forward(self, pixel_values: torch.Tensor, added: torch.Tensor | float = 0.0) -> torch.Tensor:
+        return self.classifier(self.features(pixel_values) + added)
 
 
 def _teacher(**kwargs) -> TeacherAdapter:
@@ -68,6 +70,25 @@ def test_a_crops_maps_lie_where_the_crop_lies(tmp_path, scale: float, flip: floa
         torch.testing.assert_close(found["teacher_logits"], expected.logits[0], atol=0.03, rtol=0)
 
 
+def test_a_crop_that_shrinks_the_image_sees_all_of_it(tmp_path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8).repeat(STRIDE, 0).repeat(STRIDE, 1)
+    image, teacher = Image.fromarray(noise), _teacher()
+    maps = _maps(tmp_path, teacher, sources=("features",))
+    maps.add(image, teacher)
+    whole = _maps(tmp_path, teacher, (256, 256), ("features",)).crop(image, (0.0, 0.0, 1.0, 1.0))["teacher_features"]
+    found = maps.crop(image, (0.0, 0.0, 4.0, 4.0))["teacher_features"]
+    torch.testing.assert_close(found, nn.functional.avg_pool2d(whole, 4))
+
+
+def test_beyond_the_image_its_edge_goes_on(tmp_path) -> None:
+    image, teacher = _slope(128, 64), _teacher()
+    maps = _maps(tmp_path, teacher, sources=("features",))
+    maps.add(image, teacher)
+    inside = maps.crop(image, (0.0, 0.0, 1.0, 1.0))["teacher_features"]
+    beyond = maps.crop(image, (-64.0, 0.0, 1.0, 1.0))["teacher_features"]
+    torch.testing.assert_close(beyond, inside[..., :1].expand_as(inside))
+
+
 def test_the_view_maps_corners_of_the_crop_into_the_image() -> None:
     image = _slope(100, 40)
     torch.manual_seed(0)
@@ -91,12 +112,18 @@ def test_maps_are_kept_by_what_they_are_of(tmp_path) -> None:
     assert not _maps(tmp_path, _teacher(image_scale=2.0)).has(image)
     assert not _maps(tmp_path, _teacher(tap="classifier")).has(image)
     assert not _maps(tmp_path, _teacher(image_mean=(0.5,) * 3, image_std=(0.5,) * 3)).has(image)
+    assert not _maps(tmp_path, _teacher(input_size=InputSize(multiple=64))).has(image)
+    assert not _maps(tmp_path, _teacher(student_labels={0: "b", 1: "a"})).has(image)
+    inputs = [_maps(tmp_path, _teacher(model_inputs={"added": torch.full((1, 1, 1, 1), x)})) for x in (0.0, 1.0)]
+    assert inputs[0].folder != inputs[1].folder
     changed = _teacher()
     with torch.no_grad():
         changed.model.classifier.weight[0, 0] += 1
     assert not _maps(tmp_path, changed).has(image)
     with pytest.raises(FileNotFoundError):
         maps.crop(other, (0.0, 0.0, 1.0, 1.0))
+    maps.add(Image.new("RGB", (64, 32)), teacher)
+    assert not maps.has(Image.new("RGB", (32, 64)))  # of the same bytes
 
 
 def test_only_what_is_read_is_kept(tmp_path) -> None:
@@ -214,6 +241,13 @@ def test_where_a_teacher_came_from_makes_no_difference(tmp_path) -> None:
         for name in "ab"
     }
     assert len(folders) == 1
+    # Nor does the place in memory of a function that a module tells of.
+    functions, folders = [lambda: 0, lambda: 0], set()
+    for function in functions:
+        teacher = _teacher()
+        teacher.model.features.extra_repr = partial(repr, function)
+        folders.add(_maps(tmp_path, teacher).folder)
+    assert len(folders) == 1
 
 
 def test_a_teacher_of_unknown_normalization_sees_the_students_images(tmp_path) -> None:
@@ -227,7 +261,8 @@ def test_a_teacher_of_unknown_normalization_sees_the_students_images(tmp_path) -
         }
 
     assert len(folders()) == 2
-    assert len(folders(image_mean=(0.4,) * 3, image_std=(0.3,) * 3)) == 1
+    known = folders(image_mean=(0.4,) * 3, image_std=(0.3,) * 3)
+    assert len(known) == 1 and known != folders(image_mean=(0.4,) * 3, image_std=(0.2,) * 3)
 
 
 def test_maps_of_a_coarse_teacher_lie_where_the_crop_lies(tmp_path) -> None:
