@@ -20,6 +20,7 @@ from typer.testing import CliRunner, Result
 
 from kaseg.checkpoints import PACKAGE_DIR
 from kaseg.cli import app
+from kaseg.hub import space
 
 gradio = pytest.importorskip("gradio", reason="gradio is not installed (the demo extra)")
 
@@ -45,6 +46,19 @@ def test_a_folder_is_sent_with_the_page(hub: HubServer, checkpoint: Path) -> Non
     assert index.startswith("--extra-index-url https://")
     names = {Requirement(line).name for line in requirements}
     assert {"torch", "transformers", "timm", "av"} <= names and not {"gradio", "pytest", "onnx"} & names
+
+
+def test_what_lies_in_the_package_beside_its_code_stays(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a wheel, the shipped checkpoints do."""
+    package = tmp_path / "kaseg"
+    for name in ("__init__.py", "data/catalog.yaml", "data/__pycache__/a.pyc", "hub_configs/os16/model.safetensors"):
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_bytes(b"")
+    monkeypatch.setattr(space, "PACKAGE_DIR", package)
+    sent = {name for name in space.files_for_space(checkpoint) if name.startswith("kaseg/")}
+    assert sent == {"kaseg/__init__.py", "kaseg/data/catalog.yaml"}
 
 
 def test_a_model_of_the_hub_is_named(hub: HubServer, checkpoint_files: dict[str, bytes]) -> None:

@@ -20,7 +20,7 @@ STEPS = {"max_steps": 8, "save_strategy": "steps", "save_steps": 2, "save_total_
 
 
 def _plain(output_dir) -> SegmentationTrainer:
-    return seg_trainer(output_dir, **STEPS, brightness=0.3)
+    return seg_trainer(output_dir, **STEPS, brightness=0.3, mix="classmix")
 
 
 # Every lever at once; the weights are measured before and after each place where a run is broken off.
