@@ -233,17 +233,23 @@ def test_published_files_do_not_tell_where_a_folder_of_data_lay(tmp_path) -> Non
             assert b"somebody" not in text and b"CC BY-NC" not in text, file
 
 
-def test_a_new_model_is_told_which_normalization_its_encoder_was_trained_with(tmp_path, caplog, monkeypatch) -> None:
+@pytest.mark.parametrize("kind", [SegmentationConfig, KnowledgeAdaptationConfig])
+def test_a_new_model_is_told_which_normalization_its_encoder_was_trained_with(
+    plain, kind, tmp_path, caplog, monkeypatch
+) -> None:
     class Built(Exception):
         pass
 
     def train_nothing(trainer: SegmentationTrainer, **kwargs) -> None:
         raise Built
 
-    monkeypatch.setattr(SegmentationTrainer, "train", train_nothing)
-    for backbone, warns in (("mobilenetv2_035", False), ("mobilenetv4_conv_small_050", True)):
+    for trainer in (SegmentationTrainer, KnowledgeAdaptationTrainer):
+        monkeypatch.setattr(trainer, "train", train_nothing)
+    teacher = TeacherArguments(teacher=str(plain[0]))
+    for backbone, warnings in (("mobilenetv2_035", 0), ("mobilenetv4_conv_small_050", 1)):
         caplog.clear()
         model = ModelArguments(backbone=backbone, output_stride=32, pretrained_backbone=False)
+        args = _args(tmp_path / backbone, kind)
         with pytest.raises(Built):
-            train(model, DATA, _args(tmp_path / backbone))
-        assert ("were trained with mean (0.5, 0.5, 0.5)" in caplog.text) is warns
+            train(model, DATA, args) if kind is SegmentationConfig else distill(model, DATA, teacher, args)
+        assert caplog.text.count("were trained with mean (0.5, 0.5, 0.5)") == warnings
