@@ -25,7 +25,7 @@ def stage_arguments(
         learning_rate=learning_rate,
         weight_decay=weight_decay,
         optim=optim,
-        optim_args="momentum=0.9" if optim == "sgd" else None,
+        optim_args=None,  # not those of the student's optimizer; SGD has its momentum by itself
         lr_scheduler_type="polynomial",
         lr_scheduler_kwargs=dict(POLY),
         warmup_steps=0,
