@@ -196,4 +196,4 @@ def test_a_webcam_that_fails_leaves_a_page_that_works_and_no_camera_on() -> None
     seen = node("webcam.mjs", str(Path(static_demo.__file__).with_name("browser_page") / "app.js"))
     assert seen["failures"] == [] and seen["button"] == "Webcam" and "no image" in seen["failed"]
     assert [seen[f"liveAfter{what}"] for what in ("Failure", "Stop", "Photo")] == [0, 0, 0]
-    assert seen["photo"].startswith("97x65: ")
+    assert seen["photo"].startswith("97x65: ") and seen["inPlace"].startswith("97x65: ") and seen["liveInPlace"] == 0

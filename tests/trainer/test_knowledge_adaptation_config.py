@@ -77,6 +77,12 @@ def test_the_stages_take_what_belongs_to_the_students_adam(tmp_path) -> None:
     stage = autoencoder_arguments(config, steps_per_epoch=5)
     assert (stage.optim, stage.optim_args, stage.adam_beta2) == ("sgd", "momentum=0.9", 0.999)
     assert adapter_arguments(config).adam_beta2 == 0.99  # it is fitted by AdamW as well
+    config = _config(tmp_path, optim_args="momentum=0.5", adapter_warmup_steps=2)
+    stages = autoencoder_arguments(config, steps_per_epoch=5), adapter_arguments(config)
+    assert [stage.optim_args for stage in stages] == [
+        "momentum=0.9",
+        None,
+    ]  # what the student's SGD is given stays with it
 
 
 def test_weights_of_auto_in_every_form(tmp_path) -> None:
