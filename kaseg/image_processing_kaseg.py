@@ -235,12 +235,18 @@ class KASegImageProcessor(TorchvisionBackend):
         return BatchFeature(data=data, tensor_type=return_tensors)
 
     def rescale_and_normalize(  # type: ignore[override]
-        self, images: torch.Tensor, do_rescale: bool, rescale_factor: float, do_normalize: bool, *statistics: Any
+        self,
+        images: torch.Tensor,
+        do_rescale: bool,
+        rescale_factor: float,
+        do_normalize: bool,
+        image_mean: float | Sequence[float] | None,
+        image_std: float | Sequence[float] | None,
     ) -> torch.Tensor:
         if not do_rescale and not do_normalize:
             return images
-        mean, std = statistics
-        return Normalization.of_options(do_rescale, rescale_factor, do_normalize, mean, std, images.shape[1])(images)
+        options = (do_rescale, rescale_factor, do_normalize, image_mean, image_std)
+        return Normalization.of_options(*options, num_channels=images.shape[1])(images)
 
     def _prepare_images(self, images: Any, options: Mapping[str, Any], **reading: Any) -> list[torch.Tensor]:
         mean = options.get("image_mean")

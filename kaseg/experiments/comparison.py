@@ -31,8 +31,16 @@ PLAIN_PARTS = (ModelArguments, DataArguments, SegmentationConfig)
 # Prefixes of fields that the first stage does not read. Anything else may change it: the data and crops, the student's
 # stride by its head.
 _SECOND_STAGE_ALONE = (
-    *("seed", "adaptation_", "affinity_", "distillation_", "squared_affinity_rows", "ignore_void_positions"),
-    *("adapter_", "mix", "balanced_", "ema_decay"),
+    "seed",
+    "adaptation_",
+    "affinity_",
+    "distillation_",
+    "squared_affinity_rows",
+    "ignore_void_positions",
+    "adapter_",
+    "mix",
+    "balanced_",
+    "ema_decay",
 )
 ADAPTED_PARTS = (ModelArguments, DataArguments, TeacherArguments, KnowledgeAdaptationConfig)
 _FOLDER_NAME = re.compile(r"\w[\w.+-]*")

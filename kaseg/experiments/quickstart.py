@@ -112,7 +112,7 @@ def quickstart(output_dir: str | Path, seed: int = 0, steps: int = 120, pairs: i
         )
         console.print(f"Images, masks and numbers: {page}")
     console.print(f"Models: {', '.join(map(str, folders.values()))}")
-    console.print(f"\nWith your own data:\n{COMMANDS}", highlight=False)
+    console.print(f"\nWith your own data:\n{COMMANDS}", highlight=False, soft_wrap=True)  # to be copied
     return rows
 
 

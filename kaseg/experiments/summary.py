@@ -56,7 +56,14 @@ def paired_interval(differences: Sequence[float], confidence: float = 0.95) -> t
 
 
 HEADER = (
-    *("student", "objective", "mIoU %", "seeds", "gain over plain (95 % interval)", "gap closed", "params M", "GFLOPs"),
+    "student",
+    "objective",
+    "mIoU %",
+    "seeds",
+    "gain over plain (95 % interval)",
+    "gap closed",
+    "params M",
+    "GFLOPs",
     "steps",
 )
 

@@ -1,4 +1,4 @@
-"""Images of a dataset as inputs of an exported graph, and what quantisation does to the mean IoU."""
+"""Images of a dataset as inputs of an exported graph, and what quantization does to the mean IoU."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from kaseg.progress import progress_bar
 
 
 class QuantizationLossError(ValueError):
-    """Quantisation costs more mean IoU than was allowed; nothing was kept."""
+    """Quantization costs more mean IoU than was allowed; nothing was kept."""
 
 
 @dataclass(frozen=True)
 class Int8Data:
-    """What static quantisation needs.
+    """What static quantization needs.
 
     Args:
         calibration: Dataset whose images (labels are not read) give the ranges of the activations: training images.
         validation: Labelled dataset on which the mean IoU before and after is taken.
         samples: How many images to calibrate on, evenly spread over the dataset.
         methods: Calibration methods to try (ONNX); the one that changes the classes of the calibration images least is
-            kept. OpenVINO's quantiser has its own.
+            kept. OpenVINO's quantizer has its own.
         max_loss: Largest loss of mean IoU, in points (hundredths), that is let through. Our choice.
         names: What the two datasets are called in `export.json`, for calibration and validation.
 

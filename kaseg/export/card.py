@@ -40,18 +40,18 @@ _USES = {
 
 
 def write_card(folder: Path, facts: dict[str, Any], source: str | Path | None) -> None:
-    """Write `README.md`: what this is an export of, its figures, how it is used; the licence is the model's.
+    """Write `README.md`: what this is an export of, its figures, how it is used; the license is the model's.
 
     Args:
         folder: Folder of the export.
         facts: What `export.json` holds.
-        source: Name or folder of the model; its card, if it lies here, tells the licence.
+        source: Name or folder of the model; its card, if it lies here, tells the license.
     """
     name = facts["model"]
     card_data = ModelCardData(
         library_name=_LIBRARIES.get(facts["format"], "kaseg"),
         pipeline_tag="image-segmentation",
-        license=licence_of(source),
+        license=license_of(source),
         base_model=name if name and "/" in name else None,
         tags=["kaseg", facts["format"], facts["dtype"]],
     )
@@ -60,8 +60,8 @@ def write_card(folder: Path, facts: dict[str, Any], source: str | Path | None) -
     ModelCard(f"---\n{card_data.to_yaml()}\n---\n\n{text}").save(folder / "README.md")
 
 
-def licence_of(source: str | Path | None) -> str | None:
-    """The licence that the card of a model's folder names; `None` if there is none."""
+def license_of(source: str | Path | None) -> str | None:
+    """The license that the card of a model's folder names; `None` if there is none."""
     card = None if source is None else Path(resolve(source)) / "README.md"
     return ModelCard.load(card).data.license if card is not None and card.is_file() else None
 
@@ -71,7 +71,7 @@ def _paragraphs(facts: dict[str, Any]) -> list[str]:
     if facts["format"] == "transformers" and facts["size"] is not None:
         size = f"any size, resized to {facts['size'][0]}x{facts['size'][1]} by the image processor"
     given = (
-        "normalised `pixel_values` in, `logits` at the model's stride out"
+        "normalized `pixel_values` in, `logits` at the model's stride out"
         if facts["output"] == "logits"
         else f"`image` (batch, height, width, channels; {facts['image_dtype']}, 0..255) in, `mask` of class ids out"
     )
@@ -82,7 +82,7 @@ def _paragraphs(facts: dict[str, Any]) -> list[str]:
         on = f" on {plain(quantization['validation'])}" if quantization["validation"] else ""
         paragraphs.append(
             f"Mean IoU{on}: {100 * quantization['mean_iou_before']:.2f} before and "
-            f"{100 * quantization['mean_iou_after']:.2f} after quantisation (calibrated on "
+            f"{100 * quantization['mean_iou_after']:.2f} after quantization (calibrated on "
             f"{quantization['calibration_samples']} images, {quantization['calibration_method']})."
         )
     if facts["format"] in _USES:

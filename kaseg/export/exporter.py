@@ -58,7 +58,7 @@ def export_model(
         pictures: Two RGB pictures to compare on. Default: calibration images, or synthetic street scenes. Models of
             another number of channels are compared on noise.
         parity_sizes: (height, width) to compare at; a fixed size is compared there, on two images.
-        source: Name or folder of the model, for the card and its licence.
+        source: Name or folder of the model, for the card and its license.
 
     Returns:
         What `export.json` holds.
@@ -163,7 +163,7 @@ def _write(
     options: ExportOptions,
     calibration: CalibrationInputs | None,
 ) -> tuple[list[str], dict[str, Any]]:
-    """Write model, config and image processor; returns the names of the model's files and how it was quantised."""
+    """Write model, config and image processor; returns the names of the model's files and how it was quantized."""
     if options.format == "transformers":
         return write_transformers(model, image_processor, folder, options), {}
     graph = build_graph(model, image_processor, options)

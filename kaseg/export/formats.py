@@ -37,7 +37,7 @@ _NEEDS = {
 _QUANTIZERS = {"openvino": ("nncf",), "litert": ("ai_edge_quantizer.quantizer",)}
 _TORCH_EXPORT_NAME = "model.pt2"
 _EXECUTORCH_NAME = "model.pte"
-# What was found out while quantising, for `export.json`.
+# What was found out while quantizing, for `export.json`.
 _Notes = dict[str, Any]
 
 
@@ -62,7 +62,7 @@ def write_program(
         calibration: For int8: images, and how to find the ranges of activations.
 
     Returns:
-        Names of the files in the folder, and how they were quantised.
+        Names of the files in the folder, and how they were quantized.
     """
     how = _WRITERS[options.format](program, folder, options, calibration)
     return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()), how

@@ -30,7 +30,7 @@ class LogitsGraph(nn.Module):
 class MaskGraph(nn.Module):
     """`image`, (B, H, W, C), values in 0..255 -> class ids (B, H, W), uint8 (int32 above 256 classes).
 
-    Rescaling and normalising as the image processor does them, bilinear resizing (`align_corners=False`) of the logits
+    Rescaling and normalizing as the image processor does them, bilinear resizing (`align_corners=False`) of the logits
     to the image's size and argmax as its `post_process_semantic_segmentation` does them.
     """
 
@@ -78,7 +78,7 @@ def build_graph(model: KASegModel, image_processor: Any, options: ExportOptions,
 
     Args:
         model: The model.
-        image_processor: What the normalisation of a mask graph is taken from.
+        image_processor: What the normalization of a mask graph is taken from.
         options: What to export.
         fuse: Fold BatchNorm into the convolutions, if the model can do that.
     """

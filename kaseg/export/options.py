@@ -37,9 +37,9 @@ class ExportOptions:
             transformers alone) or `"transformers-js"` (ONNX files and configs for transformers.js; float16 beside what
             `dtype` says).
         dtype: `"float32"`, `"bf16"` (OpenVINO, torch-export) or `"int8"` (ONNX, OpenVINO, LiteRT,
-            transformers.js): static post-training quantisation.
-        output: `"logits"`: the model itself, normalised `pixel_values` (B, C, H, W) in, `logits` at the model's stride
-            out. `"mask"`: `image` (B, H, W, C) as it was decoded in, `mask` (B, H, W) of class ids out; normalising,
+            transformers.js): static post-training quantization.
+        output: `"logits"`: the model itself, normalized `pixel_values` (B, C, H, W) in, `logits` at the model's stride
+            out. `"mask"`: `image` (B, H, W, C) as it was decoded in, `mask` (B, H, W) of class ids out; normalizing,
             resizing and argmax are part of the graph.
         image_dtype: With `output="mask"`, the type of `image`; float32 values lie in 0..255, too.
         size: (height, width) of a fixed input; its batch is 1. By default batch, height and width are free. For

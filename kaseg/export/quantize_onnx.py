@@ -1,4 +1,4 @@
-"""Static int8 quantisation of ONNX files by ONNX Runtime."""
+"""Static int8 quantization of ONNX files by ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NEVER = {"Shape", "Gather", "Div", "Squeeze", "Unsqueeze", "Reshape", "Expand",
 def quantize_onnx(float_file: Path, file: Path, calibration: Sequence[np.ndarray], method: CalibrationMethod) -> None:
     """Write an int8 version: QDQ format, uint8 activations, int8 weights per channel.
 
-    What comes before the first convolution and after the last one (normalising, resizing, argmax of a mask graph) stays
+    What comes before the first convolution and after the last one (normalizing, resizing, argmax of a mask graph) stays
     in float32.
 
     Args:
@@ -36,8 +36,8 @@ def quantize_onnx(float_file: Path, file: Path, calibration: Sequence[np.ndarray
     Raises:
         MissingPackageError (an `ImportError`): onnx or ONNX Runtime is not installed.
     """
-    onnx = require("onnx", "to quantise ONNX models")
-    quantization = require("onnxruntime.quantization", "to quantise ONNX models")
+    onnx = require("onnx", "to quantize ONNX models")
+    quantization = require("onnxruntime.quantization", "to quantize ONNX models")
     methods = {
         "minmax": quantization.CalibrationMethod.MinMax,
         "percentile": quantization.CalibrationMethod.Percentile,
@@ -48,7 +48,7 @@ def quantize_onnx(float_file: Path, file: Path, calibration: Sequence[np.ndarray
     types = sorted({node.op_type for node in graph.node} - _NEVER)
     prepared = file.with_name("prepared.onnx")
     with progress_bar(f"Calibrating by {method}", len(calibration), "images") as bar, quiet():
-        preprocess = require("onnxruntime.quantization.shape_inference", "to quantise ONNX models").quant_pre_process
+        preprocess = require("onnxruntime.quantization.shape_inference", "to quantize ONNX models").quant_pre_process
         # Folding and fusing is done already, and symbolic shapes make sympy wait.
         preprocess(str(float_file), str(prepared), skip_optimization=True, skip_symbolic_shape=True)
         quantization.quantize_static(
@@ -71,7 +71,7 @@ def quantize_onnx(float_file: Path, file: Path, calibration: Sequence[np.ndarray
 def choose_method(
     float_file: Path, file: Path, calibration: Sequence[np.ndarray], methods: Sequence[CalibrationMethod] = METHODS
 ) -> tuple[CalibrationMethod, dict[str, float]]:
-    """Quantise by every method and keep the one that changes the output least on the calibration images.
+    """Quantize by every method and keep the one that changes the output least on the calibration images.
 
     The measure is the share of positions whose class changes. Labels and the validation set play no part.
 

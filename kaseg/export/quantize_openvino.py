@@ -1,4 +1,4 @@
-"""Static int8 quantisation of OpenVINO files by NNCF."""
+"""Static int8 quantization of OpenVINO files by NNCF."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def quantize_openvino(float_file: Path, file: Path, calibration: Sequence[np.nda
     Raises:
         MissingPackageError (an `ImportError`): OpenVINO or NNCF is not installed.
     """
-    ov = require("openvino", "to quantise OpenVINO models")
-    nncf = require("nncf", "to quantise OpenVINO models")
+    ov = require("openvino", "to quantize OpenVINO models")
+    nncf = require("nncf", "to quantize OpenVINO models")
     logging.getLogger("nncf").setLevel(logging.ERROR)
     quantized = nncf.quantize(
         openvino_core().read_model(str(float_file)),

@@ -1,4 +1,4 @@
-"""TensorFlow's padding in a form that traces quickly, that can be saved and that a quantiser cannot round."""
+"""TensorFlow's padding in a form that traces quickly, that can be saved and that a quantizer cannot round."""
 
 from __future__ import annotations
 

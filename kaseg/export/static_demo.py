@@ -12,7 +12,7 @@ from typing import Any
 
 from kaseg.configuration_kaseg import KASegConfig
 from kaseg.data.label_spaces import palette_for
-from kaseg.export.card import licence_of
+from kaseg.export.card import license_of
 from kaseg.export.record import RECORD_NAME, check_files, read_record
 from kaseg.export.runtimes.onnx import ONNX_NAME
 from kaseg.writing import whole_folder
@@ -24,7 +24,7 @@ _PAGE = Path(__file__).with_name("browser_page")
 _CARD = """---
 title: {quoted}
 sdk: static
-{licence}custom_headers:
+{license}custom_headers:
   cross-origin-embedder-policy: require-corp
   cross-origin-opener-policy: same-origin
   cross-origin-resource-policy: cross-origin
@@ -69,9 +69,9 @@ def write_static_demo(
         "labels": [config.id2label[index] for index in range(config.num_labels)],
         "palette": [list(map(int, color)) for color in config.palette or palette_for(config.num_labels)],
     }
-    licence = licence_of(export_folder)
+    license = license_of(export_folder)
     quoted = json.dumps(title, ensure_ascii=False)  # as YAML has it, whatever the folder is called
-    card = _CARD.format(title=title, quoted=quoted, model=model, licence=f"license: {licence}\n" if licence else "")
+    card = _CARD.format(title=title, quoted=quoted, model=model, license=f"license: {license}\n" if license else "")
     with whole_folder(output_dir, last="index.html") as folder, tempfile.TemporaryDirectory() as scratch:
         engine = _engine_files(Path(scratch), onnxruntime_web)
         for file in (*sorted(_PAGE.iterdir()), export_folder / ONNX_NAME, *engine):

@@ -1,4 +1,4 @@
-"""LiteRT files (`.tflite`) out of `torch.export` programs, and their int8 quantisation."""
+"""LiteRT files (`.tflite`) out of `torch.export` programs, and their int8 quantization."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def quantize_litert(float_file: Path, file: Path, calibration: Sequence[np.ndarr
     Raises:
         MissingPackageError (an `ImportError`): ai-edge-quantizer is not installed.
     """
-    purpose = "to quantise LiteRT models"
+    purpose = "to quantize LiteRT models"
     recipe = require("ai_edge_quantizer.recipe", purpose).static_wi8_ai8()
     quantizer = require("ai_edge_quantizer.quantizer", purpose).Quantizer(str(float_file), recipe)
     for kind in ("INPUT", "OUTPUT"):
@@ -82,7 +82,7 @@ def _broadcast_by_adding(graph: fx.Graph) -> None:
 def _outside_convolutions(model: bytes) -> Iterator[str]:
     """Names of what is computed before the first convolution and after the last one; operators lie in the order in
     which they are run."""
-    schema: Any = require("ai_edge_litert.schema_py_generated", "to quantise LiteRT models")
+    schema: Any = require("ai_edge_litert.schema_py_generated", "to quantize LiteRT models")
     parsed = schema.ModelT.InitFromPackedBuf(model, 0)
     kinds = {schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.DEPTHWISE_CONV_2D}
     (graph,) = parsed.subgraphs

@@ -25,6 +25,7 @@ class DistillationStep(SegmentationTrainer):
 
     teacher: Any
     autoencoder: FeatureAutoencoder | None
+    _unlabelled: Any
 
     def _begin_steps(self) -> None:
         self._step_counts: dict[str, torch.Tensor] = {}

@@ -48,8 +48,16 @@ _NOT_CALLED = ("compute_metrics", "compute_loss_func", "preprocess_logits_for_me
 
 # Fields of SegmentationConfig that TrainTransform takes as they are.
 _AUGMENTATIONS = (
-    *("scale_step", "horizontal_flip", "brightness", "contrast", "saturation", "hue", "photometric_distortion"),
-    *("cat_max_ratio", "short_edge", "max_long_edge"),
+    "scale_step",
+    "horizontal_flip",
+    "brightness",
+    "contrast",
+    "saturation",
+    "hue",
+    "photometric_distortion",
+    "cat_max_ratio",
+    "short_edge",
+    "max_long_edge",
 )
 
 

@@ -9,7 +9,7 @@ batches of 8 random quarters of maps, half of them mirrored. `linear_probe.py` s
 the maps' variance that the reconstruction explains is printed.
 
 `--sgd` takes the trainer's default optimizer instead (0.1, momentum 0.9, float32, no warming up), `--scale` multiplies
-the maps, and `--no-statistics` leaves them as they are, as before autoencoders normalised them.
+the maps, and `--no-statistics` leaves them as they are, as before autoencoders normalized them.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Prints two Markdown tables: images per second of one worker (one process, one th
 in the same run, and the time of every stage. The files are drawn from kaseg's synthetic scenes into a temporary
 folder: "voc" has JPEG pictures of 500x375 and palette PNG masks, "cityscapes" PNG pictures and masks of 2048x1024.
 
-The reference is what one would write with torchvision: decode, resize the whole picture and mask by the random scale,
+The reference is what one would write with torchvision: decode, resize the whole image and mask by the random scale,
 pad, crop, flip, `to_dtype(scale=True)`, `normalize`. Both draw the scales 0.5..2. The two take turns, sample by sample,
 on the processor time of this process. The script fails if a stage runs more than once for a sample.
 """
@@ -41,7 +41,7 @@ STAGES: dict[str, tuple[Any, str]] = {
     "decode mask": (samples, "read_mask"),
     "map labels": (samples, "map_labels"),
     "resize + crop": (Image.Image, "resize"),
-    "normalise": (transforms._Normalize, "__call__"),
+    "normalize": (transforms._Normalize, "__call__"),
     "place labels": (transforms, "_place_labels"),
 }
 EXPECTED_CALLS = {"resize + crop": 2}  # the picture and the mask; every other stage runs once
@@ -67,7 +67,7 @@ def write_files(root: Path, layout: str, count: int) -> list[tuple[Path, Path]]:
 
 
 def reference_sample(pair: tuple[Path, Path], crop: int) -> dict[str, torch.Tensor]:
-    """The whole picture decoded, resized, padded, cropped and normalised with torchvision."""
+    """The whole image decoded, resized, padded, cropped and normalized with torchvision."""
     image, label = Image.open(pair[0]).convert("RGB"), Image.open(pair[1])
     scale = float(torch.empty(()).uniform_(0.5, 2.0))
     size = [round(image.height * scale), round(image.width * scale)]

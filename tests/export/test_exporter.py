@@ -73,7 +73,7 @@ def test_windowed_transformers_at_a_fixed_size(architecture: dict, tmp_path: Pat
     "architecture", [a for a in MODERN if "medium" not in a["backbone"]], ids=lambda a: a["backbone"]
 )
 def test_modern_encoders_in_int8(architecture: dict, tmp_path: Path) -> None:
-    """Traced, written, quantised and compared; random weights, so that the mean IoU says nothing."""
+    """Traced, written, quantized and compared; random weights, so that the mean IoU says nothing."""
     labels = {"id2label": SCENES.id2label, "label2id": SCENES.label2id}
     model = KASegModel(KASegConfig(head_channels=32, **labels, **architecture)).eval()
     scenes = load_segmentation_dataset("scenes", split="validation", num_scenes=2, height=64, width=96)

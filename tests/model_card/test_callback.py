@@ -105,7 +105,7 @@ class TestTrainer:
             trainer.state.log_history[-1]["eval_mean_iou"], abs=1e-4
         )
         assert "| big |" in card.text, "the teacher's score on the same split stands beside the student's"
-        assert "The table lacks" in card.text and "Teacher: `big`. Licence: apache-2.0." in card.text
+        assert "The table lacks" in card.text and "Teacher: `big`. License: apache-2.0." in card.text
         assert not (tmp_path / "net" / "autoencoder" / "README.md").exists()
 
         trainer.create_model_card(beside={"plain twin": teacher}, tags="street", model_name="My net", picture=False)

@@ -88,8 +88,8 @@ def test_everything_that_is_known_is_said() -> None:
         "Loss: cross-entropy + 50 x adaptation + affinity.",
         "| `learning_rate` | `0.5` |",
         "Versions: torch 2.15.",
-        "Licence: CC-BY-NC-4.0. Brostow",
-        "Teacher: `me/teacher`. Licence: mit.",
+        "License: CC-BY-NC-4.0. Brostow",
+        "Teacher: `me/teacher`. License: mit.",
         "@inproceedings{he2019knowledge",
     ):
         assert said in text
@@ -99,7 +99,7 @@ def test_everything_that_is_known_is_said() -> None:
 @pytest.mark.parametrize(("field", "said"), [("model", "Weights"), ("encoder_from", "Encoder")])
 def test_whose_weights_training_began_with_is_said(field: str, said: str) -> None:
     text = parse(make_facts(settings={field: "org/net"})).text
-    assert f"- {said} before training: those of `org/net`, which has a licence of its own." in text
+    assert f"- {said} before training: those of `org/net`, which has a license of its own." in text
     assert "before training" not in parse(make_facts()).text
 
 
@@ -120,7 +120,7 @@ def test_what_is_not_known_is_left_out() -> None:
     facts = make_facts(results={**COST, "steps": 4, "hardware": "CPU", "seed": 1}, data=DataSource(), teacher=None)
     card = parse(facts)
     assert card.data.get("license") is None and card.data.eval_results is None
-    assert "None are known yet." in card.text and "Training data: not stated. Licence: not stated." in card.text
+    assert "None are known yet." in card.text and "Training data: not stated. License: not stated." in card.text
     assert " ms " not in card.text and "mean IoU" not in card.text
 
 

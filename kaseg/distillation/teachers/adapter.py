@@ -156,8 +156,8 @@ class TeacherAdapter(nn.Module):
             raise ValueError("label_map would change nothing: it belongs to student_labels, which are missing.")
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, **options: Any) -> TeacherAdapter:
-        """`TeacherAdapter(name_or_path, **options)`: a teacher from a Hub id, folder or shipped name.
+    def from_pretrained(cls, name_or_path: str | Path, tap: str | None = None, **options: Any) -> TeacherAdapter:
+        """`TeacherAdapter(name_or_path, tap, **options)`: a teacher from a Hub id, folder or shipped name.
 
         Any semantic or universal segmentation model of transformers, or one saved by segmentation_models.pytorch, whose
         weights are safetensors. Code that comes with a repository is not run: load such a model yourself and wrap it.
@@ -166,7 +166,7 @@ class TeacherAdapter(nn.Module):
             OSError: no such model, no right to read it, no network, or damaged or no safetensors weights.
             ValueError: a model of another kind, or one that cannot have this stride.
         """
-        return cls(str(name_or_path), **options)
+        return cls(str(name_or_path), tap, **options)
 
     def train(self, mode: bool = True) -> TeacherAdapter:
         return super().train(False)

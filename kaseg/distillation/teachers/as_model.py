@@ -18,8 +18,7 @@ class TeacherModel(nn.Module):
     [`~kaseg.evaluation.evaluator.evaluate_model`].
 
     Its logits are those that a student with these classes learns from: the teacher's other classes are left out,
-        several
-    that make up one are added up, and maps are brought to their place in the image.
+        several that make up one are added up, and maps are brought to their place in the image.
 
     Raises:
         ValueError: the teacher does not know all of the classes.

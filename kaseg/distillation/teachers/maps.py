@@ -38,10 +38,9 @@ class TeacherMaps:
 
     A teacher that sees a crop of the student knows less than one that sees the whole image: on crops of 192 pixels of
     PASCAL VOC photographs at 0.35 to 0.8 of their size, a DeepLab has 63 mIoU where it has 80 on whole images
-    (tests/benchmarks/teacher_view.py). Here it sees
-    every image once, whole and at its own size, so a step of the student costs no pass of the teacher (our choice;
-    Beyer et al. 2021, arXiv 2106.05237, call such targets a "fixed teacher" and find them worse in classification;
-    there, crops are as large as what the teacher was trained on).
+    (tests/benchmarks/teacher_view.py). Here it sees every image once, whole and at its own size, so a step of the
+    student costs no pass of the teacher (our choice; Beyer et al. 2021, arXiv 2106.05237, call such targets a "fixed
+    teacher" and find them worse in classification; there, crops are as large as what the teacher was trained on).
 
     Files are named by what is in them: the folder by teacher (weights and architecture), tap, classes and image scale,
     the file by the pixels. So runs may share a folder, also at the same time, samples may move from one dataset to

@@ -16,8 +16,7 @@ from kaseg.modeling_kaseg import KASegModel
 def at_output_stride(model: nn.Module, output_stride: int) -> nn.Module:
     """The network with the same weights and another output stride, as DeepLab is evaluated at a finer one than it was
     trained at (Chen et al. 2017, "Rethinking Atrous Convolution", section 3.3): convolutions are dilated in place of
-        being
-    strided.
+    being strided.
 
     Rates of an ASPP that the config lists are scaled with the grid, so that each reaches as many pixels as before. The
     network given stays as it is; it is given back where it has that stride already.

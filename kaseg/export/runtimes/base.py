@@ -110,7 +110,7 @@ class ExportedModel(nn.Module):
         """Segment a batch of images, as [`KASegModel`] does.
 
         Args:
-            pixel_values (`torch.FloatTensor` of shape (B, num_channels, H, W)): Normalised images.
+            pixel_values (`torch.FloatTensor` of shape (B, num_channels, H, W)): Normalized images.
             return_dict (`bool`, *optional*): `False` returns a plain tuple.
 
         Raises:
@@ -129,7 +129,7 @@ class ExportedModel(nn.Module):
             )
         if not pixel_values.is_floating_point():
             raise ValueError(
-                f"pixel_values must be floating point (normalised by KASegImageProcessor), got {pixel_values.dtype}."
+                f"pixel_values must be floating point (normalized by KASegImageProcessor), got {pixel_values.dtype}."
             )
         channels = self.config.num_channels
         if pixel_values.ndim != 4 or pixel_values.shape[1] != channels or not pixel_values.numel():

@@ -20,7 +20,7 @@ class KASegOpenVINOModel(ExportedModel):
     """An OpenVINO export, compiled for low latency.
 
     OpenVINO computes in bfloat16 by itself where the processor can; here the type that was exported and checked is the
-    one that is used: float32 (also for what is not quantised in int8), or bfloat16 for exports of that type.
+    one that is used: float32 (also for what is not quantized in int8), or bfloat16 for exports of that type.
 
     Args:
         folder, config, record: As [`~kaseg.export.runtimes.base.ExportedModel`] has them.
