@@ -110,8 +110,8 @@ def quickstart(output_dir: str | Path, seed: int = 0, steps: int = 120, pairs: i
             palette=list(SCENES.palette),
             commands=COMMANDS,
         )
-        console.print(f"Images, masks and numbers: {page}")
-    console.print(f"Models: {', '.join(map(str, folders.values()))}")
+        console.print(f"Images, masks and numbers: {page}", soft_wrap=True)
+    console.print(f"Models: {', '.join(map(str, folders.values()))}", soft_wrap=True)
     console.print(f"\nWith your own data:\n{COMMANDS}", highlight=False, soft_wrap=True)  # to be copied
     return rows
 

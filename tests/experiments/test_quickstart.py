@@ -12,9 +12,12 @@ from kaseg.experiments.quickstart import COMMANDS, _gain, quickstart
 
 
 @pytest.mark.slow
-def test_the_whole_road_in_a_few_steps(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_whole_road_in_a_few_steps(tmp_path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setattr("kaseg.experiments.quickstart.SCENES_PER_SPLIT", {"train": 10, "validation": 2})
     rows = quickstart(tmp_path, steps=2, pairs=2)
+    # A command that is broken at the edge of the window cannot be copied.
+    assert COMMANDS in capsys.readouterr().out
     assert [row["name"] for row in rows] == ["teacher", "plain student", "distilled student"]
     assert json.loads((tmp_path / "results.json").read_text()) == rows
     teacher, plain, distilled = rows
