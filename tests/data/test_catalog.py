@@ -166,6 +166,15 @@ def test_coco_stuff(tmp_path, images, masks, streaming):
     np.testing.assert_array_equal(_labels(asked)[0], np.resize([170, 255], official.SIZE))
 
 
+def test_only_converted_masks_of_coco_stuff(tmp_path):
+    official.write_coco_stuff(tmp_path)
+    for path in tmp_path.glob("stuffthingmaps/*/*.png"):
+        path.unlink()
+        official.write_mask(path.with_name(f"{path.stem}_labelTrainIds.png"), [11, 170, 255])
+    found = _labels(_load("coco_stuff", tmp_path, split="train"))[0]
+    np.testing.assert_array_equal(found, np.resize([11, 170, 255], official.SIZE))
+
+
 def test_unused_values_of_coco_stuff_are_illegal(tmp_path):
     official.write_coco_stuff(tmp_path)
     for value in (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90, 182):

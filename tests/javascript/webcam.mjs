@@ -88,6 +88,7 @@ try {
   await until(() => /^97x65: \d+ ms$/.test(status.textContent), `the photo in place of it, but ${status.textContent}`);
   await wait(200);
   Object.assign(seen, { inPlace: status.textContent, liveInPlace: live() });
+  status.textContent = '';
   webcam.click();
   element('stage').fire('drop', { dataTransfer: { files: ['photo'] } });
   await until(() => /^97x65: \d+ ms$/.test(status.textContent), `the photo, but ${status.textContent}`);

@@ -87,6 +87,16 @@ def test_saved_and_loaded_again(folder: Path, engine: str, tmp_path: Path) -> No
     KASegImageProcessor.from_pretrained(tmp_path / "saved")
 
 
+def test_the_input_goes_by_its_name(engine: str, export: Path) -> None:
+    runtime = RUNTIMES[engine][0].from_pretrained(export)
+    name = {
+        "onnx": lambda: runtime.session.get_inputs()[0].name,
+        "openvino": lambda: runtime.compiled.input().any_name,
+        "litert": lambda: runtime._input_name,
+    }[engine]()
+    assert name == "pixel_values"
+
+
 class TestErrors:
     def test_a_truncated_or_changed_file(self, engine: str, folder: Path) -> None:
         cls, name, _ = RUNTIMES[engine]
