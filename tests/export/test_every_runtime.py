@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import functools
+import importlib
 import json
 import sys
 from collections.abc import Callable
@@ -101,6 +102,20 @@ def test_masks_of_the_graph(runtime: str, size: tuple[int, int], processor: KASe
     assert mean_iou(masks, labels) == pytest.approx(mean_iou(own, labels), abs=1e-3)
 
 
+def types_around_convolutions(file: Path) -> tuple[set[str], set[str]]:
+    """Types of what a LiteRT file computes before its first convolution, but for the step into int8, and after the
+    last one."""
+    schema = importlib.import_module("ai_edge_litert.schema_py_generated")
+    operator, types = schema.BuiltinOperator, {value: name for name, value in vars(schema.TensorType).items()}
+    parsed = schema.ModelT.InitFromPackedBuf(file.read_bytes(), 0)
+    (graph,) = parsed.subgraphs
+    kinds = [parsed.operatorCodes[step.opcodeIndex].builtinCode for step in graph.operators]
+    found = [{types[graph.tensors[output].type] for output in step.outputs} for step in graph.operators]
+    places = [place for place, kind in enumerate(kinds) if kind in (operator.CONV_2D, operator.DEPTHWISE_CONV_2D)]
+    before = (found[place] for place in range(places[0]) if kinds[place] != operator.QUANTIZE)
+    return set().union(*before), set().union(*found[places[-1] + 1 :])
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("output", ["logits", "mask"])
@@ -127,3 +142,6 @@ def test_other_number_types(
         print(f"{format}, {output}: {figures['loss_in_points']:.2f} points of mean IoU lost")
         assert figures["calibration_samples"] == 4 and 0 < figures["mean_iou_after"] < 1
     assert not [file for file in (tmp_path / "export").iterdir() if file.name.startswith(("float32", "prepared"))]
+    if format == "litert":
+        before, after = types_around_convolutions(tmp_path / "export" / "model.tflite")
+        assert "INT8" not in before and "FLOAT32" in after and "INT8" not in after

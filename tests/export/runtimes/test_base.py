@@ -60,7 +60,10 @@ def test_same_outputs_as_the_model(engine: str, export: Path, model: KASegModel)
         logits = runtime(pixel_values=image).logits
         assert logits.dtype == torch.float32
         torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
-    assert torch.equal(runtime(image, return_dict=False)[0], logits)
+    outputs, kept = runtime(image, return_dict=False), logits.clone()
+    assert type(outputs) is tuple and torch.equal(outputs[0], logits)
+    runtime(-image)
+    assert torch.equal(logits, kept)  # no memory that the engine writes to again
 
 
 @any_size
