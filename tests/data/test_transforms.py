@@ -385,11 +385,13 @@ def test_what_is_no_image_and_its_mask_is_refused(transform):
     [
         (TrainTransform, {"crop_size": 0}, "crop_size"),
         (TrainTransform, {"scale_range": (2.0, 0.5)}, "scale_range"),
+        (TrainTransform, {"scale_range": (0.0, 0.5)}, "scale_range"),
         (TrainTransform, {"scale_step": 0.0}, "scale_step"),
         (TrainTransform, {"horizontal_flip": 1.5}, "horizontal_flip"),
         (TrainTransform, {"image_std": (1.0, 0.0, 1.0)}, "image_std"),
         (TrainTransform, {"image_mean": (0.5,)}, "image_mean"),
         (TrainTransform, {"cat_max_ratio": 75}, "cat_max_ratio is 75"),
+        (TrainTransform, {"cat_max_ratio": 0.0}, "cat_max_ratio is 0.0"),
         (TrainTransform, {"short_edge": 0}, "short_edge is 0"),
         (TrainTransform, {"short_edge": 200, "max_long_edge": 100}, "max_long_edge is 100 and short_edge 200"),
         (EvalTransform, {"max_long_edge": 9}, "max_long_edge is 9 and size None"),
