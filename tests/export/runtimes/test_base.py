@@ -20,6 +20,8 @@ from kaseg import KASegImageProcessor, KASegLiteRTModel, KASegModel, KASegOnnxMo
 from kaseg.data import load_segmentation_dataset
 from kaseg.evaluation.evaluator import evaluate_model
 from kaseg.export import MissingPackageError
+from kaseg.export.runtimes import openvino as openvino_file
+from kaseg.export.runtimes.openvino import OPENVINO_NAME, compile_model, openvino_core
 from kaseg.inference import Predictor
 
 RUNTIMES = {
@@ -204,6 +206,25 @@ def test_providers_and_devices_that_are_not_there(exported: Callable[..., Path])
         KASegOnnxModel.from_pretrained(exported(), providers=["NoSuchProvider"])
     with pytest.raises(ValueError, match="sees no device 'TPU' here; it sees CPU"):
         KASegOpenVINOModel.from_pretrained(exported(format="openvino"), device="TPU")
+
+
+def test_openvino_computes_in_the_type_that_was_exported(
+    exported: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked to; what it then does shows only where the processor can do bfloat16."""
+    file, core, asked = exported(format="openvino") / OPENVINO_NAME, openvino_core(), []
+
+    class Core:
+        available_devices = core.available_devices
+
+        def compile_model(self, file: str, device: str, settings: dict) -> object:
+            asked.append(settings["INFERENCE_PRECISION_HINT"])
+            return core.compile_model(file, device, settings)
+
+    monkeypatch.setattr(openvino_file, "openvino_core", Core)
+    for dtype in ("float32", "int8", "bf16"):
+        compile_model(file, dtype)
+    assert asked == ["f32", "f32", "bf16"]
 
 
 SIGNALS = """
