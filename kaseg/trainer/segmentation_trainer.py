@@ -28,7 +28,7 @@ from kaseg.image_processing_kaseg import KASegImageProcessor
 from kaseg.losses import CrossEntropyLoss, build_loss
 from kaseg.pixels import Normalization
 from kaseg.trainer.base import encoder_of, synchronize_batch_norm
-from kaseg.trainer.dilated_convolutions import gradient_is_wrong, keep_out_of_autocast
+from kaseg.trainer.depthwise_convolutions import train_fast_on_cpu
 from kaseg.trainer.ema import (
     WeightAverage,
     WeightAverageCallback,
@@ -130,7 +130,8 @@ class SegmentationTrainer(ScoringTrainer):
         self.num_labels = num_labels = model.config.num_labels
         if args.class_weights is not None and len(args.class_weights) != num_labels:
             raise ValueError(f"class_weights has {len(args.class_weights)} entries for {num_labels} classes.")
-        _mind_autocast(model, args)
+        if args.device.type == "cpu":
+            train_fast_on_cpu(model)
         self._own_collator = data_collator is not None
         self.mixer = self._mixer_of(args)
         self.criterion = build_loss(args.loss, args.class_weights)
@@ -171,7 +172,8 @@ class SegmentationTrainer(ScoringTrainer):
             )
         if self.args.sync_batch_norm:
             model = synchronize_batch_norm(model, self.args)
-        _mind_autocast(model, self.args)
+        if self.args.device.type == "cpu":
+            train_fast_on_cpu(model)
         if self.args.ema_decay is not None:
             self.remove_callback(WeightAverageCallback)
             self.average = WeightAverage(model, self.args.ema_decay)
@@ -361,8 +363,3 @@ class SegmentationTrainer(ScoringTrainer):
         outputs = model(pixel_values=inputs["pixel_values"])
         loss = self.label_loss(outputs.logits, inputs["labels"], num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
-
-
-def _mind_autocast(model: nn.Module, args: SegmentationConfig) -> None:
-    if args.bf16 and args.device.type == "cpu" and gradient_is_wrong():
-        keep_out_of_autocast(model)

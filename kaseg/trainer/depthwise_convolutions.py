@@ -1,0 +1,78 @@
+"""Depthwise convolutions with a stride or a dilation, which PyTorch trains slowly or wrongly on CPUs.
+
+Measured with PyTorch 2.15 and oneDNN on AVX-512 (`tests/benchmarks/depthwise_convolutions.py`):
+
+- no fast kernel takes a dilation, in float32 or in bfloat16. In bfloat16 the gradient of the weights is even wrong,
+  infinite at times, where the images lie channels-last and the map is wider than 28 positions;
+- with a stride, the gradient of the input is 10 to 50 times slower in bfloat16 than in float32.
+
+In a MobileNetV2 at stride 16 these few layers are half of a step in bfloat16.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class _Depthwise(nn.Conv2d):
+    """The same convolution, in training on a CPU by other kernels."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if not self.training or input.device.type != "cpu":
+            return super().forward(input)
+        if self._has_phases():
+            return self._phase_by_phase(input)
+        if not torch.is_autocast_enabled("cpu"):
+            return super().forward(input)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(input.to(self.weight.dtype)).to(torch.get_autocast_dtype("cpu"))
+
+    def _has_phases(self) -> bool:
+        dilation = self.dilation[0]
+        return (
+            self._plain
+            and dilation > 1
+            and self.dilation == (dilation, dilation)
+            and self.stride == (1, 1)
+            and self.groups == self.in_channels == self.out_channels
+            and self.padding_mode == "zeros"
+            and all(size % 2 for size in self.kernel_size)
+            and self.padding == tuple(dilation * (size // 2) for size in self.kernel_size)
+        )
+
+    def _phase_by_phase(self, input: torch.Tensor) -> torch.Tensor:
+        """Every `dilation`-th position sees only others of its phase, so a phase is a channel without dilation."""
+        dilation = self.dilation[0]
+        height, width = input.shape[-2:]
+        phases = F.pixel_unshuffle(F.pad(input, (0, -width % dilation, 0, -height % dilation)), dilation)
+        weight = self.weight.repeat_interleave(dilation**2, 0)
+        bias = None if self.bias is None else self.bias.repeat_interleave(dilation**2, 0)
+        padding = [size // 2 for size in self.kernel_size]
+        maps = F.conv2d(phases, weight, bias, padding=padding, groups=phases.shape[1])
+        return F.pixel_shuffle(maps, dilation)[..., :height, :width]
+
+    _plain = True  # not a layer that computes its padding or its weights itself
+
+
+def train_fast_on_cpu(model: nn.Module) -> None:
+    """Has the depthwise and grouped convolutions of a model that have a stride or a dilation trained by fast and right
+    kernels on CPUs, in place.
+
+    A dilation is undone by convolving each of its phases alone, which is exact. Other such layers compute in float32
+    where training autocasts. Weights, their names and what happens outside of training stay as they are. Our choice.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and module.groups > 1 and max(*module.dilation, *module.stride) > 1:
+            # Not another forward, which a copy of the module would share.
+            module.__class__ = _depthwise(type(module))  # type: ignore[arg-type]
+
+
+@cache
+def _depthwise(kind: type[nn.Conv2d]) -> type[nn.Conv2d]:
+    if issubclass(kind, _Depthwise):
+        return kind
+    return type(kind.__name__, (_Depthwise, kind), {"_plain": kind.forward is nn.Conv2d.forward})
