@@ -209,7 +209,13 @@ def run_comparison(
     runs = comparison.runs(output_dir)
     chosen = [run for run in runs if fnmatch.fnmatch(run.name, only)]
     if not chosen:
-        raise ValueError(f"No run is called {only!r}. There are: {', '.join(run.name for run in runs)}.")
+        names = [run.name for run in runs]
+        hint = did_you_mean(only, names, otherwise=f" For example: {names[-1]!r}.")
+        raise ValueError(
+            f"No run is called {only!r}.{hint} Names are STUDENT/OBJECTIVE/seed-SEED: students "
+            f"{', '.join(comparison.students)}; objectives {', '.join(comparison.objectives)}; seeds "
+            f"{', '.join(map(str, comparison.seeds))}."
+        )
     _check_values(chosen, output_dir, overrides)
     with progress_bar("Runs", len(chosen), "runs") as bar:
         if jobs > 1:

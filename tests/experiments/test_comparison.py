@@ -217,8 +217,10 @@ def test_several_at_a_time_come_to_the_same_and_what_fails_beside_them_is_named(
 def test_only_what_matches(done) -> None:
     with pytest.raises(ValueError, match="jobs must be at least 1, got 0"):
         run_comparison(done[0], done[1], WATCHING, jobs=0)
-    with pytest.raises(ValueError, match=r"No run is called 'os16/\*'.*student/plain/seed-1"):
+    with pytest.raises(ValueError, match=r"'os16/\*'.*: students student; objectives plain, adapted; seeds 1, 2\."):
         run_comparison(done[0], done[1], WATCHING, only="os16/*")
+    with pytest.raises(ValueError, match=r"Did you mean 'student/plain/seed-2'.*"):
+        run_comparison(done[0], done[1], WATCHING, only="student/plain/seed2")
     with pytest.raises(ValueError, match="overrides: unknown field 'data_dri'"):
         run_comparison(done[0], done[1], {"data_dri": "x"})
 
