@@ -14,6 +14,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -66,7 +67,7 @@ def main() -> None:
                 images = torch.randn(options.batch_size, channels, side, side).bfloat16().float()
                 expected = passes(copy.deepcopy(own).double(), images.double().requires_grad_(), torch.float64)
                 images = images.contiguous(memory_format=layout).requires_grad_()
-                cells = medians([lambda: passes(own, images, dtype), lambda: passes(ours, images, dtype)], options.repeats)
+                cells = medians([partial(passes, layer, images, dtype) for layer in (own, ours)], options.repeats)
                 for layer in (own, ours):
                     error = (passes(layer, images, dtype).double() - expected).norm() / expected.norm()
                     cells.append(float(error))
@@ -91,7 +92,7 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for bf16 in (False, True):
         turns = [(model, bf16, True), (model, bf16, False), (prepared, bf16, False)]
-        found = medians([lambda t=turn: step(*t) for turn in turns], options.repeats)
+        found = medians([partial(step, *turn) for turn in turns], options.repeats)
         cells = " | ".join(f"{each:.0f}" for each in found)
         print(f"| {'bfloat16' if bf16 else 'float32'} | {cells} | {found[2] / found[0]:.2f} |", flush=True)
 
