@@ -79,11 +79,22 @@ def protocol_from(mode: Mode, crop_size: str | None, overlap: str | None, scales
     from ..evaluation import InferenceProtocol
 
     return InferenceProtocol(
-        mode.value, pixels("--crop-size", crop_size), pixels("--overlap", overlap), _factors(scales), flip
+        mode.value, parse_pixels("--crop-size", crop_size), parse_pixels("--overlap", overlap), _factors(scales), flip
     )
 
 
-def pixels(option: str, text: str | None) -> int | tuple[int, int] | None:
+def parse_size(option: str, text: str | None) -> tuple[int, int] | None:
+    """(height, width) out of `text`, where one number stands for both; errors as in [`parse_pixels`]."""
+    sides = parse_pixels(option, text)
+    return (sides, sides) if isinstance(sides, int) else sides
+
+
+def parse_pixels(option: str, text: str | None) -> int | tuple[int, int] | None:
+    """One number of pixels or two out of what was given to `option`; `None` if it was not given.
+
+    Raises:
+        ValueError: it is neither; the message names the option.
+    """
     if text is None:
         return None
     try:

@@ -8,44 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..export.options import Dtype, Format, ImageDtype, Output
 from . import common
 
 if TYPE_CHECKING:
     from ..export import Int8Data
-
-
-class Format(StrEnum):
-    """What is written."""
-
-    ONNX = "onnx"
-    OPENVINO = "openvino"
-    TORCH_EXPORT = "torch-export"
-    EXECUTORCH = "executorch"
-    LITERT = "litert"
-    TRANSFORMERS = "transformers"
-    TRANSFORMERS_JS = "transformers-js"
-
-
-class Dtype(StrEnum):
-    """What the export computes in."""
-
-    FLOAT32 = "float32"
-    BF16 = "bf16"
-    INT8 = "int8"
-
-
-class Output(StrEnum):
-    """What the graph gives."""
-
-    LOGITS = "logits"
-    MASK = "mask"
-
-
-class ImageDtype(StrEnum):
-    """What the images of a mask graph are made of."""
-
-    UINT8 = "uint8"
-    FLOAT32 = "float32"
 
 
 class Calibration(StrEnum):
@@ -64,16 +31,16 @@ def export(
     context: typer.Context,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, folder or shipped checkpoint.")],
     output_dir: Annotated[Path, typer.Option(help="Folder of the export; made, and must not hold anything yet.")],
-    format: Annotated[Format, typer.Option(help="What to write.")] = Format.ONNX,
+    format: Annotated[Format, typer.Option(help="What to write.")] = "onnx",
     dtype: Annotated[Dtype, typer.Option(help="bf16: OpenVINO and torch-export; int8: ONNX, OpenVINO, LiteRT, JS.")] = (
-        Dtype.FLOAT32
+        "float32"
     ),
     output: Annotated[
         Output, typer.Option(help="logits: the model alone; mask: images in, masks out, all in the graph.")
-    ] = Output.LOGITS,
+    ] = "logits",
     image_dtype: Annotated[
         ImageDtype, typer.Option(help="Images that a mask graph takes; values are 0..255 either way.")
-    ] = ImageDtype.UINT8,
+    ] = "uint8",
     size: Annotated[
         str | None, typer.Option(metavar="HEIGHT,WIDTH", help="Fix the input size, in pixels; any size by default.")
     ] = None,
@@ -108,18 +75,11 @@ def export(
     from .models import load_model
     from .output import console
 
-    sides = common.pixels("--size", size)
-    options = ExportOptions(
-        format.value,
-        dtype.value,
-        output.value,
-        image_dtype.value,
-        (sides, sides) if isinstance(sides, int) else sides,
-    )
+    options = ExportOptions(format, dtype, output, image_dtype, common.parse_size("--size", size))
     _refuse_unused(context, format, dtype, output)
     network, processor = load_model(model, "cpu")
     data = None
-    if dtype is Dtype.INT8:
+    if dtype == "int8":
         if dataset is None:
             raise ValueError("int8 is calibrated and scored on a dataset: give --dataset (and --data-dir).")
         if calibration_split == validation_split:
@@ -136,10 +96,10 @@ def export(
 
 def _refuse_unused(context: typer.Context, format: Format, dtype: Dtype, output: Output) -> None:
     """Raises a ValueError that names what was given and would change nothing."""
-    unused = set() if output is Output.MASK else {"image_dtype"}
-    if dtype is not Dtype.INT8:
+    unused = set() if output == "mask" else {"image_dtype"}
+    if dtype != "int8":
         unused |= {option.name for option in context.command.params if getattr(option, "rich_help_panel", "") == _INT8}
-    elif format not in (Format.ONNX, Format.TRANSFORMERS_JS):
+    elif format not in ("onnx", "transformers-js"):
         unused.add("calibration")
     names = [option.name for option in context.command.params if option.name in unused]
     given = [f"--{name.replace('_', '-')}" for name in names if name and _is_given(context, name)]

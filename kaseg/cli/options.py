@@ -3,7 +3,7 @@
 This is our own because a recipe and its flags are read alike, which no library that we tried on our arguments does:
 
 - `HfArgumentParser` (transformers 5.24): YAML is not converted (`1e-3` stays text), no `336,448`, no `null`,
-  dictionaries as JSON only, and flags that are unknown or misspelt are refused without a close match.
+  dictionaries as JSON only, and flags that are unknown or misspelled are refused without a close match.
 - tyro 1.0: fields such as `dict[str, Any] | str | None` make subcommands or no parser at all, no `336,448`, no `null`.
 - jsonargparse 4.53: no `--learning-rate`, no `336,448`, no `crop_size: 100`, and help without our texts and groups.
 """

@@ -51,8 +51,7 @@ def push(
         return
     if with_code:
         raise ValueError("--as-transformers needs no code of ours: leave --with-code.")
-    from .common import pixels
+    from .common import parse_size
 
-    sides = pixels("--size", size)
-    files = files_as_transformers(folder, (sides, sides) if isinstance(sides, int) else sides)
+    files = files_as_transformers(folder, parse_size("--size", size))
     send_files(files, destination, commit_message, dry_run)
