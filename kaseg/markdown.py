@@ -12,7 +12,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join([_row(header), "|" + "---|" * len(header), *map(_row, rows)])
 
 
-def plain(text: Any) -> str:
+def escaped(text: Any) -> str:
     """Text that is to be read as it is: no emphasis, link, code or HTML."""
     return re.sub(r"([\\`*<>\[\]])", r"\\\1", _one_line(text))
 

@@ -11,7 +11,7 @@ from scipy import stats
 
 from kaseg.evaluation.cost import billions, millions
 from kaseg.experiments.comparison import TEACHER, Comparison, Run
-from kaseg.markdown import plain, table
+from kaseg.markdown import escaped, table
 
 Finished = Sequence[tuple[Run, Mapping[str, Any]]]
 
@@ -87,7 +87,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
 
 def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows as a Markdown table."""
-    return table(HEADER, [[plain(cell) for cell in cells(row)] for row in rows]) + "\n"
+    return table(HEADER, [[escaped(cell) for cell in cells(row)] for row in rows]) + "\n"
 
 
 def format_gain(row: Mapping[str, Any]) -> str:

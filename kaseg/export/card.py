@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from kaseg.checkpoints import resolve
-from kaseg.markdown import plain, table
+from kaseg.markdown import escaped, table
 
 _LIBRARIES = {"transformers": "transformers", "transformers-js": "transformers.js"}
 _USES = {
@@ -55,7 +55,7 @@ def write_card(folder: Path, facts: dict[str, Any], source: str | Path | None) -
         base_model=name if name and "/" in name else None,
         tags=["kaseg", facts["format"], facts["dtype"]],
     )
-    title = f"# {plain(name or 'KASegModel')}: {facts['format']}, {facts['dtype']}"
+    title = f"# {escaped(name or 'KASegModel')}: {facts['format']}, {facts['dtype']}"
     text = "\n\n".join([title, *_paragraphs(facts)]) + "\n"
     ModelCard(f"---\n{card_data.to_yaml()}\n---\n\n{text}").save(folder / "README.md")
 
@@ -79,7 +79,7 @@ def _paragraphs(facts: dict[str, Any]) -> list[str]:
     header = ("computed in", "images", "relative error of the logits", "same class")
     paragraphs.append(f"Compared with the float32 model:\n\n{table(header, map(_row, facts['parity']))}")
     if (quantization := facts.get("quantization")) is not None:
-        on = f" on {plain(quantization['validation'])}" if quantization["validation"] else ""
+        on = f" on {escaped(quantization['validation'])}" if quantization["validation"] else ""
         paragraphs.append(
             f"Mean IoU{on}: {100 * quantization['mean_iou_before']:.2f} before and "
             f"{100 * quantization['mean_iou_after']:.2f} after quantization (calibrated on "

@@ -18,7 +18,7 @@ from PIL import Image
 
 from kaseg.data import LabelSpace, get_label_space, load_segmentation_dataset, read_label_space
 from kaseg.loading_errors import explained_loading
-from kaseg.markdown import code, plain, table
+from kaseg.markdown import code, escaped, table
 from kaseg.model_card import DataSource
 
 CLASSES_NAME = "classes.json"
@@ -146,11 +146,11 @@ def _card(
         ],
         **source.hub_license,
     )
-    rows = [(index, plain(entry["name"]), code(entry["color"])) for index, entry in classes.items()]
+    rows = [(index, escaped(entry["name"]), code(entry["color"])) for index, entry in classes.items()]
     return DatasetCard.from_template(
         data,
         template_path=str(_TEMPLATE),
-        plain=plain,
+        escaped=escaped,
         title=title,
         source=source,
         repo_id=json.dumps(repo_id),

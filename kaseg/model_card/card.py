@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from kaseg.configuration_kaseg import KASegConfig
 from kaseg.evaluation.cost import billions, in_words, millions
-from kaseg.markdown import code, plain, table
+from kaseg.markdown import code, escaped, table
 from kaseg.model_card.facts import CardFacts
 from kaseg.model_card.sources import DataSource
 
@@ -31,11 +31,13 @@ _MAX_CLASSES_LISTED = 25
 def render_card(facts: CardFacts) -> ModelCard:
     """Renders YAML metadata, with a `model-index` where there are scores, and the text in Markdown."""
     config, results = facts.config, facts.results
-    classes = [plain(config.id2label[index]) for index in range(config.num_labels)]
+    classes = [escaped(config.id2label[index]) for index in range(config.num_labels)]
     # Data and teacher have a section of their own; in a recipe they may be paths on the machine that trained.
     settings = {name: value for name, value in facts.settings.items() if name not in ("dataset", "teacher")}
     per_class = results.get("per_category_iou") or {}
-    scored = [(f"**{plain(facts.name)}**", results), *((plain(name), other) for name, other in facts.compared.items())]
+    others = [(escaped(name), other) for name, other in facts.compared.items()]
+    scored = [(f"**{escaped(facts.name)}**", results), *others]
+    class_rows = [(escaped(name), _percent(iou)) for name, iou in per_class.items()]
     return ModelCard.from_template(
         _metadata(facts),
         template_path=str(_TEMPLATE),
@@ -45,14 +47,14 @@ def render_card(facts: CardFacts) -> ModelCard:
         data=facts.data,
         teacher=facts.teacher,
         latency=results.get("latency"),
-        plain=plain,
+        escaped=escaped,
         code=code,
         model_id=json.dumps(facts.model_id, ensure_ascii=False),
         classes=classes[:_MAX_CLASSES_LISTED] + ["..."] * (len(classes) > _MAX_CLASSES_LISTED),
         architecture=architecture(config),
         scored_on=_scored_on(facts),
         scores=table(_SCORES_HEADER, [_row(*row) for row in scored]) if facts.has_scores else "",
-        class_scores=per_class and table(("class", "IoU (%)"), [(plain(k), _percent(v)) for k, v in per_class.items()]),
+        class_scores=class_rows and table(("class", "IoU (%)"), class_rows),
         cost=in_words(results),
         loss=_loss_in_words(facts.loss),
         settings_table=settings and table(("setting", "value"), [(code(k), code(v)) for k, v in settings.items()]),
