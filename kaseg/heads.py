@@ -280,7 +280,11 @@ class StrideMerge(nn.Module):
 
 def build_head(config: Any, channels: Sequence[int], strides: Sequence[int]) -> tuple[StrideMerge | None, Head]:
     """The head of a [`KASegConfig`] on maps of these channels and strides, and the merge that it needs where the
-    encoder cannot dilate to the output stride."""
+    encoder cannot dilate to the output stride. Every name in `kaseg.configuration_kaseg.HEADS` has its branch here.
+
+    Raises:
+        ValueError: a head that has none.
+    """
     width = config.head_channels
     if config.head == "mlp":
         return None, MLPHead(channels, strides, width)
@@ -294,5 +298,7 @@ def build_head(config: Any, channels: Sequence[int], strides: Sequence[int]) -> 
         return merge, StudentHead(channels, strides, width)
     if config.head == "lraspp":
         return merge, LRASPPHead(channels, strides, width)
-    rates = config.resolved_atrous_rates
-    return merge, DeepLabV3PlusHead(channels, strides, rates, width, config.skip_channels, config.separable_head)
+    if config.head == "deeplabv3plus":
+        rates = config.resolved_atrous_rates
+        return merge, DeepLabV3PlusHead(channels, strides, rates, width, config.skip_channels, config.separable_head)
+    raise ValueError(f"There is no head {config.head!r} in build_head.")

@@ -5,7 +5,19 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from kaseg.heads import FPNHead, LRASPPHead, MapSum, MLPHead, StrideMerge, finest_index, pyramid_indices
+from kaseg.configuration_kaseg import HEADS, KASegConfig
+from kaseg.heads import (
+    DeepLabV3PlusHead,
+    FPNHead,
+    LRASPPHead,
+    MapSum,
+    MLPHead,
+    StrideMerge,
+    StudentHead,
+    build_head,
+    finest_index,
+    pyramid_indices,
+)
 
 
 def _maps(channels: list[int], strides: list[int], size: tuple[int, int] = (65, 97)) -> list[torch.Tensor]:
@@ -105,3 +117,21 @@ def test_merge_upsamples_where_the_trunk_has_no_map_at_the_output_stride() -> No
     maps = _maps([4, 5], [14, 14])
     out = StrideMerge([4, 5], [14, 14], 8, 6).double()(maps, (65, 97))
     assert [tuple(x.shape) for x in out] == [(2, 6, 9, 13)]
+
+
+def test_every_head_has_its_name_and_no_other() -> None:
+    classes = {
+        "student": StudentHead,
+        "deeplabv3plus": DeepLabV3PlusHead,
+        "lraspp": LRASPPHead,
+        "mlp": MLPHead,
+        "fpn": FPNHead,
+    }
+    assert set(classes) == set(HEADS)
+    channels, strides = [3, 4, 5, 6], [4, 8, 16, 16]
+    for name, head in classes.items():
+        assert type(build_head(KASegConfig(head=name, head_channels=8), channels, strides)[1]) is head
+    config = KASegConfig()
+    config.head = "unet"
+    with pytest.raises(ValueError, match="no head 'unet'"):
+        build_head(config, channels, strides)

@@ -12,8 +12,9 @@ import datasets
 import numpy as np
 import torch
 
-from kaseg.data.dataset import VOID, SegmentationDataset, StreamingSegmentationDataset, WithUnlabelled
+from kaseg.data.dataset import SegmentationDataset, StreamingSegmentationDataset, WithUnlabelled
 from kaseg.data.samples import mask_of, mask_reader
+from kaseg.pixels import VOID
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from kaseg.data.dataset import VOID, sample_seed
+from kaseg.data.dataset import sample_seed
+from kaseg.pixels import VOID
 
 MIXES = ("cutmix", "classmix")
 MIXED_IMAGES = ("all", "unlabelled")

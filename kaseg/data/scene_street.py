@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from kaseg.pixels import VOID as VOID
 
-# In the order of kaseg.data.label_spaces.SCENES.
+# In the order of `catalog/scenes.yaml`.
 SKY, ROAD, PAVEMENT, BUILDING, TREE, CAR, PERSON, POLE, SIGN = range(9)
 
 Color = tuple[float, float, float]

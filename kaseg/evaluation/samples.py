@@ -15,7 +15,8 @@ from kaseg.data.own_samples import is_prepared, standard_sample
 from kaseg.evaluation.confusion_matrix import as_integers
 from kaseg.evaluation.processes import Processes
 from kaseg.evaluation.protocols import InferenceProtocol, predict_masks
-from kaseg.image_processing_kaseg import pixel_values_of, upright
+from kaseg.image_processing_kaseg import pixel_values_of
+from kaseg.pixels import upright
 
 
 @dataclass

@@ -19,7 +19,8 @@ from kaseg.close_names import did_you_mean
 from kaseg.distillation.terms import parse_losses
 from kaseg.experiments.parallel import do_in_parallel, in_worker
 from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArguments, build_arguments
-from kaseg.experiments.run import RECIPE_NAME, check_model, check_same_recipe, distill, train
+from kaseg.experiments.run import check_model, check_same_recipe, distill, train
+from kaseg.model_card.published_files import RECIPE_NAME
 from kaseg.model_card.results import RESULTS_NAME
 from kaseg.model_card.settings import recipe_of
 from kaseg.progress import progress_bar
@@ -28,6 +29,7 @@ from kaseg.trainer.segmentation_config import check_mixed_images
 
 TEACHER = "teacher"
 PLAIN_PARTS = (ModelArguments, DataArguments, SegmentationConfig)
+ADAPTED_PARTS = (ModelArguments, DataArguments, TeacherArguments, KnowledgeAdaptationConfig)
 # Prefixes of fields that the first stage does not read. Anything else may change it: the data and crops, the student's
 # stride by its head.
 _SECOND_STAGE_ALONE = (
@@ -42,7 +44,6 @@ _SECOND_STAGE_ALONE = (
     "balanced_",
     "ema_decay",
 )
-ADAPTED_PARTS = (ModelArguments, DataArguments, TeacherArguments, KnowledgeAdaptationConfig)
 _FOLDER_NAME = re.compile(r"\w[\w.+-]*")
 
 
@@ -67,12 +68,12 @@ class Run:
 class Comparison:
     """What is compared: students x objectives x seeds, all trained by one recipe, and the teacher they learn from.
 
-    A distilled score never stands alone: where an objective distils, one that learns from the labels alone must be
+    A distilled score never stands alone: where an objective distills, one that learns from the labels alone must be
     there too. Runs of one seed share initial weights, data order and augmentation: their differences are paired.
 
     Args:
         recipe: Fields that all runs share, with the keys of `kaseg train` and `kaseg distill`.
-        objectives: Name -> fields of the objective; `None` trains on the labels alone, anything else distils.
+        objectives: Name -> fields of the objective; `None` trains on the labels alone, anything else distills.
         students: Name -> fields of the student.
         seeds: One run each.
         teacher: A checkpoint (Hub id, folder or shipped name), or fields that, on top of `recipe`, train one first
@@ -104,7 +105,7 @@ class Comparison:
         distilling = [name for name, fields in self.objectives.items() if fields is not None]
         if distilling and len(distilling) == len(self.objectives):
             raise ValueError(
-                f"objectives: {', '.join(distilling)} distil, but none learns from the labels alone; add one without "
+                f"objectives: {', '.join(distilling)} distill, but none learns from the labels alone; add one without "
                 "fields (plain:), since a distilled score says nothing without it."
             )
         if distilling and self.teacher is None:
@@ -327,7 +328,7 @@ def _check_fields(where: str, fields: Mapping[str, Any]) -> None:
             raise ValueError(f"{where}: {name} cannot be set here; {reserved[name]}.")
         if name not in known:
             raise ValueError(f"{where}: unknown field {name!r}.{did_you_mean(name, sorted(known), cutoff=0.7)}")
-    # Otherwise a misspelt loss would only be found when its run begins.
+    # Otherwise a misspelled loss would only be found when its run begins.
     try:
         parse_losses(fields.get("distillation_losses") or {})
     except ValueError as error:

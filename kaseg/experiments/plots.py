@@ -39,8 +39,8 @@ def accuracy_against_cost(rows: Sequence[Mapping[str, Any]], with_paper: bool = 
         other = axes.twinx()
         for index, (name, style) in enumerate((("plain (paper)", "--"), ("adapted (paper)", "-"))):
             costs, scores = [p[1] for p in PAPER_POINTS], [p[2 + index] for p in PAPER_POINTS]
-            other.plot(costs, scores, style, color="grey", marker=".", alpha=0.6, label=name)
-        other.set_ylabel("mIoU % (paper, VOC 2012)", color="grey")
+            other.plot(costs, scores, style, color="gray", marker=".", alpha=0.6, label=name)
+        other.set_ylabel("mIoU % (paper, VOC 2012)", color="gray")
         theirs = other.get_legend_handles_labels()
         handles, labels = handles + theirs[0], labels + theirs[1]
     axes.legend(handles, labels, fontsize=8, loc="lower right")

@@ -8,7 +8,6 @@ from typing import Any
 
 import datasets
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from kaseg.best_effort import best_effort
@@ -19,6 +18,7 @@ from kaseg.experiments.page import write_page
 from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArguments
 from kaseg.experiments.run import distill, train
 from kaseg.modeling_kaseg import KASegModel
+from kaseg.progress import progress_bar
 from kaseg.trainer import KnowledgeAdaptationConfig, SegmentationConfig
 from kaseg.writing import write_json
 
@@ -192,10 +192,12 @@ def _draw_scenes(folder: Path, seed: int) -> Path:
         assert isinstance(dataset, datasets.Dataset)
         for kind in ("images", "masks"):
             (folder / split / kind).mkdir(parents=True, exist_ok=True)
-        for index in track(range(count), description=f"Drawing {split} scenes"):
-            sample = dataset[index]
-            sample["image"].save(folder / split / "images" / f"{index:03d}.png")
-            sample["label"].save(folder / split / "masks" / f"{index:03d}.png")
+        with progress_bar(f"Drawing {split} scenes", count, "scenes") as bar:
+            for index in range(count):
+                sample = dataset[index]
+                sample["image"].save(folder / split / "images" / f"{index:03d}.png")
+                sample["label"].save(folder / split / "masks" / f"{index:03d}.png")
+                bar.update()
     # Written last: it says that the folder is complete.
     names.write_text("\n".join(SCENES.names) + "\n")
     return folder

@@ -22,6 +22,7 @@ from kaseg.evaluation.cost import hardware, milliseconds_per_image
 from kaseg.experiments.encoder_source import normalization_of, read_encoder
 from kaseg.experiments.recipe import LOADING_OPTIONS, DataArguments, ModelArguments, TeacherArguments
 from kaseg.model_card import DataSource, ModelCardCallback
+from kaseg.model_card.published_files import RECIPE_NAME
 from kaseg.model_card.results import RESULTS_NAME, describe_run
 from kaseg.model_card.settings import changed_settings, public_settings, recipe_of
 from kaseg.modeling_kaseg import KASegModel
@@ -34,7 +35,6 @@ from kaseg.trainer import (
 from kaseg.trainer.base import last_complete_checkpoint
 from kaseg.writing import write_atomically, write_json
 
-RECIPE_NAME = "recipe.yaml"
 CONFIG_FIELDS = (
     "backbone",
     "output_stride",

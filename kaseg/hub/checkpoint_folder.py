@@ -16,8 +16,10 @@ from kaseg.data import SPECS
 from kaseg.finite import require_finite_tensors
 from kaseg.image_processing_kaseg import KASegImageProcessor
 from kaseg.model_card import CardFacts, DataSource, TeacherSource, render_card
-from kaseg.model_card.results import read_results
+from kaseg.model_card.published_files import RECIPE_NAME
+from kaseg.model_card.results import RESULTS_NAME, read_results
 from kaseg.model_card.settings import loss_weights, public_settings
+from kaseg.model_card.sources import CARD_NAME
 from kaseg.modeling_kaseg import KASegModel
 from kaseg.trainer import KnowledgeAdaptationConfig, SegmentationConfig
 from kaseg.writing import write_json
@@ -64,10 +66,10 @@ def write_checkpoint_folder(
     weights_file = folder / "model.safetensors"
     save_file(weights, weights_file, metadata={"format": "pt"})
     weights_file.chmod(0o644)  # safetensors leaves it to its owner alone
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(results["recipe"], sort_keys=False))
+    (folder / RECIPE_NAME).write_text(yaml.safe_dump(results["recipe"], sort_keys=False))
     licensed = {"license": SPECS[results["dataset"]].license, **results}
-    write_json(folder / "results.json", licensed)
-    card.save(folder / "README.md")
+    write_json(folder / RESULTS_NAME, licensed)
+    card.save(folder / CARD_NAME)
     return folder
 
 

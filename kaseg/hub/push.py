@@ -15,10 +15,9 @@ from kaseg.configuration_kaseg import KASegConfig
 from kaseg.finite import require_finite_tensors
 from kaseg.hub.remote_code import with_code as add_code
 from kaseg.model_card.published_files import published_files
+from kaseg.model_card.results import RESULTS_NAME
+from kaseg.model_card.sources import CARD_NAME
 from kaseg.uploading import Destination, upload
-
-CARD_NAME = "README.md"
-RESULTS_NAME = "results.json"
 
 
 def files_to_push(folder: str | Path, with_code: bool = False) -> dict[str, Path | bytes]:

@@ -10,7 +10,8 @@ from huggingface_hub import ModelCard, SpaceCardData
 from packaging.requirements import Requirement
 
 from kaseg.checkpoints import PACKAGE_DIR, is_shipped
-from kaseg.hub.push import CARD_NAME, files_to_push
+from kaseg.hub.push import files_to_push
+from kaseg.model_card.sources import CARD_NAME
 
 _APP = '''"""The page of `kaseg demo`, as a Space runs it. Made by `kaseg push --space`."""
 

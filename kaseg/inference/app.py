@@ -17,10 +17,10 @@ import numpy as np
 from PIL import Image
 
 from kaseg.data.scenes import render_scene
-from kaseg.image_processing_kaseg import to_rgb
 from kaseg.inference.overlay import add_legend, class_fractions, colorize, overlay
 from kaseg.inference.predictor import Predictor
 from kaseg.inference.video import predict_video
+from kaseg.pixels import to_rgb
 
 if TYPE_CHECKING:
     from gradio import Blocks

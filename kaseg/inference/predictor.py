@@ -20,13 +20,14 @@ from kaseg.best_effort import noting
 from kaseg.configuration_kaseg import require_classes
 from kaseg.data.label_spaces import palette_for
 from kaseg.finite import require_finite
-from kaseg.image_processing_kaseg import KASegImageProcessor, pixel_values_of, to_rgb
+from kaseg.image_processing_kaseg import KASegImageProcessor, pixel_values_of
 from kaseg.inference.files import PathLike, plan_outputs, read_image, write_image
 from kaseg.inference.ordered_map import ordered_map
 from kaseg.inference.overlay import Palette, add_legend, class_fractions, colorize, overlay
 from kaseg.inference.tiling import PreparedOnDemand, check_tile, tiled_logits
 from kaseg.masks import argmax_resized
 from kaseg.modeling_kaseg import KASegModel
+from kaseg.pixels import to_rgb
 
 logger = logging.getLogger(__name__)
 

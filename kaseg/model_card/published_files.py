@@ -17,7 +17,7 @@ _NAMED = re.compile(
 )
 _PICTURE = re.compile(r"""!\[[^\]]*\]\(\s*<?([^)\s>]+)|<img[^>]*\ssrc=["']([^"']+)""")
 _PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".svg")
-_RECIPE = "recipe.yaml"
+RECIPE_NAME = "recipe.yaml"
 
 
 def published_files(folder: str | Path) -> dict[str, Path | bytes]:
@@ -34,10 +34,10 @@ def published_files(folder: str | Path) -> dict[str, Path | bytes]:
     folder = Path(folder)
     names = [path.name for path in folder.iterdir() if path.is_file() and _NAMED.fullmatch(path.name)]
     files: dict[str, Path | bytes] = {name: folder / name for name in sorted([*names, *_pictures(folder)])}
-    if _RECIPE in files:
-        text = (folder / _RECIPE).read_text(encoding="utf-8")
+    if RECIPE_NAME in files:
+        text = (folder / RECIPE_NAME).read_text(encoding="utf-8")
         if (public := _public_recipe(text)) != text:
-            files[_RECIPE] = public.encode()
+            files[RECIPE_NAME] = public.encode()
     return files
 
 

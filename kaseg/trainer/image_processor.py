@@ -7,9 +7,9 @@ from typing import Any
 
 from transformers import AutoImageProcessor
 
-from kaseg.configuration_kaseg import VOID
 from kaseg.image_processing_kaseg import KASegImageProcessor
 from kaseg.modeling_kaseg import KASegModel
+from kaseg.pixels import VOID
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers.trainer_utils import EvalLoopOutput
 
-from kaseg.configuration_kaseg import VOID
 from kaseg.data import StreamingSegmentationDataset
 from kaseg.data.collator import EvalCollator, unpadded_batches
 from kaseg.evaluation import ConfusionMatrix, iou_scores
@@ -21,6 +20,7 @@ from kaseg.evaluation.caution import caution
 from kaseg.evaluation.samples import check_channels
 from kaseg.finite import require_finite
 from kaseg.masks import MAX_ELEMENTS, argmax_resized, resized_strips
+from kaseg.pixels import VOID
 from kaseg.trainer.base import TermTrainer, share_buffers
 
 logger = logging.getLogger(__name__)

@@ -23,8 +23,8 @@ from kaseg.data import EvalTransform
 from kaseg.data.own_samples import standard_sample
 from kaseg.data.transforms import View
 from kaseg.distillation.teachers.adapter import TeacherAdapter
-from kaseg.image_processing_kaseg import KASegImageProcessor, to_rgb
-from kaseg.pixels import Normalization
+from kaseg.image_processing_kaseg import KASegImageProcessor
+from kaseg.pixels import Normalization, to_rgb
 from kaseg.writing import whole_file
 
 # At least; more where the map is coarser. Maps then have whole positions only, and span the padded image.
