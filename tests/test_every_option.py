@@ -146,7 +146,7 @@ class _Lines:
         return balance.decay, balance.shares.tolist(), self.trainer._measures(self.trainer.model)
 
     def maps(self) -> Any:
-        return self.trainer._maps and str(self.trainer._maps.folder)
+        return self.trainer._teacher_maps and str(self.trainer._teacher_maps.folder)
 
     def warmup(self) -> Any:
         args = adapter_arguments(self.trainer.args)
@@ -425,7 +425,7 @@ def model_lines(**fields: Any) -> Any:
 
 class TestModels:
     @pytest.mark.parametrize("name", ["output_strid", "in_channels", "heads", "classifier_dropout"])
-    def test_a_misspelt_field_is_refused(self, name: str) -> None:
+    def test_a_misspelled_field_is_refused(self, name: str) -> None:
         with pytest.raises(ValueError, match=f"no field {name!r}. Did you mean"):
             KASegConfig(**{name: 8})
 
@@ -572,10 +572,10 @@ def folder(tmp_path_factory) -> Path:
     """A folder in two layouts, with a damaged image in each."""
     root = tmp_path_factory.mktemp("own")
     for image_folder, mask_folder, value in (("images", "masks", 0), ("photos", "labels", 1)):
-        for kind, mode, colour in ((image_folder, "RGB", (50, 100 * value, 0)), (mask_folder, "L", value)):
+        for kind, mode, color in ((image_folder, "RGB", (50, 100 * value, 0)), (mask_folder, "L", value)):
             (root / "train" / kind).mkdir(parents=True)
             for name in ("a", "b"):
-                Image.new(mode, (8, 8), colour).save(root / "train" / kind / f"{name}.png")
+                Image.new(mode, (8, 8), color).save(root / "train" / kind / f"{name}.png")
         (root / "train" / image_folder / "b.png").write_bytes(b"damaged")
     (root / "classes.txt").write_text("zero\none\n")
     (root / "others.json").write_text('{"0": null, "1": "zero", "2": "one"}')

@@ -20,7 +20,7 @@ from kaseg import KASegConfig, KASegImageProcessor, KASegModel, KnowledgeAdaptat
 from kaseg.cli import app
 from kaseg.distillation import FeatureAutoencoder, FeatureAutoencoderConfig
 from kaseg.distillation.balance import GradientBalance
-from kaseg.distillation.composite import StudentWithAdapters, student_maps
+from kaseg.distillation.composite import StudentWithAdapters, student_map_shapes
 from kaseg.distillation.map_shape import MapShape
 from kaseg.distillation.terms import build_terms
 from kaseg.experiments.recipe import build_arguments
@@ -66,7 +66,7 @@ def test_the_autoencoder_and_the_adapters(model: KASegModel, args: KnowledgeAdap
         "code": MapShape(autoencoder.config.latent_channels, 32),
         "logits": MapShape(1, 32),
     }
-    terms = build_terms(args.term_settings, student_maps(model, args.student_tap), teacher)
+    terms = build_terms(args.term_settings, student_map_shapes(model, args.student_tap), teacher)
     composite = StudentWithAdapters(model, terms, args.student_tap, balance=GradientBalance(args.balanced_shares))
     assert shapes(composite.adapter_state_dict()) == TENSORS["adapters.safetensors"]
 

@@ -14,10 +14,10 @@ import torch
 import transformers
 
 from kaseg.benchmark.engines import ENGINES, EngineUnavailable, Run, Size, open_engine
-from kaseg.benchmark.measure import peak_memory
 from kaseg.benchmark.models import Logits, build_model
+from kaseg.benchmark.peak_memory import peak_memory
 from kaseg.evaluation.cost import cpu, gflops, milliseconds, parameter_count
-from kaseg.markdown import plain, table
+from kaseg.markdown import escaped, table
 
 
 def benchmark(
@@ -105,7 +105,7 @@ def to_markdown(report: dict[str, Any]) -> str:
         size = f"{row['height']}x{row['width']}"
         cost = (f"{row['parameters'] / 1e6:.2f} M", f"{row['gflops']:.2f}")
         times = (f"{row['median_ms']:.1f}", f"{row['p90_ms']:.1f}")
-        cells.append((plain(row["model"]), row["engine"], size, *cost, *times, peak))
+        cells.append((escaped(row["model"]), row["engine"], size, *cost, *times, peak))
     lines = [f"{report['hardware']}; one image, {report['repeats']} passes in turn.", "", table(header, cells)]
     if reasons:
         lines += ["", "Left out:", ""]

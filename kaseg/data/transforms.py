@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 from torch.nn.functional import pad
 from torchvision.transforms import v2
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from kaseg.data.photometric import PhotometricDistortion
 from kaseg.image_processing_kaseg import pixel_values_of
 from kaseg.pixels import VOID, Normalization, check_same_size, normalize, to_rgb
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_MEAN, IMAGENET_STD = tuple(IMAGENET_DEFAULT_MEAN), tuple(IMAGENET_DEFAULT_STD)
 View = tuple[float, float, float, float]
 MAX_REDRAWS = 10  # of a window in which one class prevails; mmsegmentation's number
 
@@ -203,13 +203,13 @@ class TrainTransform:
             top, bottom, height = self._draw_interval(label.height, scale, self.crop_size[0])
             box = (left, top, right, bottom)
             window = label.resize((width, height), Image.Resampling.NEAREST, box=box)
-            only_one = box == (0, 0, *label.size)
-            if only_one or redraws_left == 0 or self._is_mixed(window):
+            is_only_window = box == (0, 0, *label.size)
+            if is_only_window or redraws_left == 0 or self._is_varied(window):
                 break
         return window, box
 
-    def _is_mixed(self, window: Image.Image) -> bool:
-        """Whether no class has `cat_max_ratio` of the labelled pixels or more."""
+    def _is_varied(self, window: Image.Image) -> bool:
+        """Whether every class has less than `cat_max_ratio` of the labelled pixels."""
         if self.cat_max_ratio >= 1:
             return True
         counts = window.histogram()

@@ -104,7 +104,7 @@ class StudentWithAdapters(nn.Module):
             handle.remove()
 
     def adapter_state_dict(self) -> dict[str, torch.Tensor]:
-        """Tensors of the adapters alone."""
+        """All tensors but the student's: the adapters, and what the balance and the losses have measured."""
         return {k: v.contiguous() for k, v in self.state_dict().items() if not k.startswith("student.")}
 
     def forward(
@@ -154,8 +154,8 @@ def teacher_maps(
     return {name: maps[name] for name in sources}
 
 
-def student_maps(student: KASegModel, tap: int) -> dict[str, MapShape]:
-    """The student's tapped `features` and its `logits`.
+def student_map_shapes(student: KASegModel, tap: int) -> dict[str, MapShape]:
+    """Channels and strides of the student's tapped `features` and of its `logits`.
 
     Raises:
         ValueError: there is no map `tap` in its `hidden_states`.

@@ -1,4 +1,13 @@
-"""Trainers and their arguments; imported on first use, since the arguments alone need much less than the trainers."""
+"""Trainers and their arguments; imported on first use, since the arguments alone need much less than the trainers.
+
+Each class adds one thing to the one before it:
+
+- `transformers.Trainer` -> `PublishingTrainer` (`publishing.py`: uploads) -> `SearchingTrainer`
+  (`hyperparameter_search.py`) -> `TermTrainer` (`base.py`: resume, loss terms in the logs);
+- `TermTrainer` -> `ScoringTrainer` (`scoring.py`: evaluation) -> `SegmentationTrainer` -> `DistillationStep`
+  (`distillation_step.py`: the loss) -> `KnowledgeAdaptationTrainer`;
+- `TermTrainer` -> `StageTrainer` (`stages.py`) -> `AutoencoderTrainer`, `AdapterTrainer`.
+"""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def adapter_arguments(args: KnowledgeAdaptationConfig) -> KnowledgeAdaptationCon
 
 
 def save_adapters(composite: StudentWithAdapters, folder: str | Path) -> None:
-    """Write the adapters, and what sets the terms' weights, to a folder."""
+    """Write the adapters, and what the balance and the losses have measured, to a folder."""
     save_file(composite.adapter_state_dict(), os.path.join(folder, ADAPTERS_NAME))
 
 

@@ -1,4 +1,4 @@
-"""What both trainers share: where to resume, which learning rate a parameter has, named loss terms in the logs."""
+"""What all trainers share: where to resume, which learning rate a parameter has, named loss terms in the logs."""
 
 from __future__ import annotations
 

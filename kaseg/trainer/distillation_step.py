@@ -58,8 +58,8 @@ class DistillationStep(SegmentationTrainer):
             outputs = network(pixel_values=images, teacher=maps, labels=labels)
         loss = self.label_loss(outputs.logits, inputs["labels"], num_items_in_batch)
         self.add_term("cross_entropy", loss * self.accumulation_steps)
-        shares = self._shares(inputs["labels"])
-        parts = {name: shares[name] * value for name, value in outputs.terms.items()}
+        fractions = self._fractions_of_step(inputs["labels"])
+        parts = {name: fractions[name] * value for name, value in outputs.terms.items()}
         weights = self._term_weights()
         if measures:
             self._measure(tapped[0], loss, parts)
@@ -121,11 +121,11 @@ class DistillationStep(SegmentationTrainer):
             self._step_counts = dict(zip(self.model.terms, reduced.masked_fill(reduced == 0, 1), strict=True))
         return super()._get_num_items_in_batch(batch_samples, device)
 
-    def _shares(self, labels: torch.Tensor) -> dict[str, torch.Tensor | float]:
-        """This micro-batch's part in each term's mean over the step, such that micro-batches add up and processes
-        average to that mean, whatever the number of positions that count in each.
+    def _fractions_of_step(self, labels: torch.Tensor) -> dict[str, torch.Tensor | float]:
+        """The part of this micro-batch in each term's mean over the whole step.
 
-        Outside of a training step, the step is this micro-batch.
+        With these factors micro-batches add up to that mean and processes average to it, however many positions count
+        in each. Outside of a training step the factors are 1.
         """
         terms = self.model.terms
         if not self._step_counts:

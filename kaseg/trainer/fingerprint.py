@@ -57,8 +57,8 @@ def check_resume(folder: str | Path, own: dict[str, Any], insist: bool, instead:
     Args:
         folder (`str` or `Path`): A checkpoint, or the folder of a finished first stage.
         own (`dict`): [`fingerprint`] of this run.
-        insist (`bool`): The user named the folder: another run is a warning.
-        instead (`str`): How the folder is named, to go on all the same.
+        insist (`bool`): The user named this folder, so what is wrong is a warning and not an error.
+        instead (`str`): For the error message: the call or flag with which the user can name it.
 
     Raises:
         ValueError: it belongs to another recipe, or it has no optimizer state though steps are left.

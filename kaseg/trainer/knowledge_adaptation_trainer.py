@@ -11,14 +11,13 @@ from typing import Any
 import datasets
 from torch import nn
 from torch.utils.data import ConcatDataset
-from tqdm.auto import tqdm
 from transformers import set_seed
 
 from kaseg.best_effort import best_effort
 from kaseg.data import SegmentationDataset, TrainTransform, WithUnlabelled
 from kaseg.distillation.autoencoder import FeatureAutoencoder, FeatureAutoencoderConfig, encoder_strides
 from kaseg.distillation.balance import GradientBalance
-from kaseg.distillation.composite import StudentWithAdapters, checked_student, student_maps
+from kaseg.distillation.composite import StudentWithAdapters, checked_student, student_map_shapes
 from kaseg.distillation.map_shape import MapShape
 from kaseg.distillation.teachers.adapter import TeacherAdapter
 from kaseg.distillation.teachers.building import build_teacher
@@ -28,6 +27,7 @@ from kaseg.finite import require_finite
 from kaseg.image_processing_kaseg import KASegImageProcessor
 from kaseg.modeling_kaseg import KASegModel
 from kaseg.pixels import Normalization
+from kaseg.progress import progress_bar
 from kaseg.trainer.adapter_trainer import AdapterTrainer, adapter_arguments, load_adapters, save_adapters
 from kaseg.trainer.autoencoder_trainer import AutoencoderTrainer, autoencoder_arguments
 from kaseg.trainer.base import last_complete_checkpoint
@@ -39,7 +39,7 @@ from kaseg.trainer.stages import is_finished, stage_folder
 
 
 class KnowledgeAdaptationTrainer(DistillationStep):
-    """Distils a teacher into a student: `L = L_ce + beta * L_adapt + gamma * L_aff`, or with other terms.
+    """Distills a teacher into a student: `L = L_ce + beta * L_adapt + gamma * L_aff`, or with other terms.
 
     One `train()` runs both stages: the autoencoder is fitted to the frozen teacher's features in
     `output_dir/autoencoder` (unless one is given), then its encoder is frozen, its decoder dropped, and the student is
@@ -109,7 +109,7 @@ class KnowledgeAdaptationTrainer(DistillationStep):
         if fitted is not None and not isinstance(fitted, FeatureAutoencoder):
             raise ValueError(f"autoencoder is a FeatureAutoencoder or its folder, not a {type(fitted).__name__}.")
         processing_class = image_processor_for(model, processing_class)
-        adapter = build_teacher(
+        frozen_teacher = build_teacher(
             teacher,
             model,
             Normalization.of_processor(processing_class),
@@ -121,8 +121,8 @@ class KnowledgeAdaptationTrainer(DistillationStep):
         self.autoencoder = None
         self._unlabelled = unlabelled_dataset
         self._begin_steps()
-        self._fit_together(model, adapter, fitted, args)
-        self._maps = self._maps_of_images(adapter, args, processing_class)
+        self._keep_map_shapes(model, frozen_teacher, fitted, args)
+        self._teacher_maps = self._build_teacher_maps(frozen_teacher, args, processing_class)
         super().__init__(
             model=self._with_adapters(model, args),
             args=args,
@@ -136,33 +136,34 @@ class KnowledgeAdaptationTrainer(DistillationStep):
         if self.model_card is not None:
             with best_effort("the teacher's name and results for the model card"):
                 self.model_card.set_teacher(teacher)
-        self.teacher = self.accelerator.prepare_model(adapter, evaluation_mode=True)
+        self.teacher = self.accelerator.prepare_model(frozen_teacher, evaluation_mode=True)
         if fitted is not None and self.needs_code:
             self._use_autoencoder(fitted)
 
-    def _fit_together(
+    def _keep_map_shapes(
         self,
         model: KASegModel,
         teacher: TeacherAdapter,
         autoencoder: FeatureAutoencoder | None,
         args: KnowledgeAdaptationConfig,
     ) -> None:
-        """Keep channels, strides and classes of what the terms compare; a ValueError if the parts do not fit."""
-        maps, sources = teacher.maps(model.config.num_channels), sources_of(args.term_settings)
-        self.teacher_channels, self.teacher_stride = maps["features"]
-        self.student_stride = student_maps(model, args.student_tap)["features"].stride
+        """Keep the channels and strides of the maps that the terms compare, and the classes that the teacher knows; a
+        ValueError if the parts do not fit each other."""
+        shapes, sources = teacher.maps(model.config.num_channels), sources_of(args.term_settings)
+        self.teacher_channels, self.teacher_stride = shapes["features"]
+        self.student_stride = student_map_shapes(model, args.student_tap)["features"].stride
         latent_channels = args.latent_channels if autoencoder is None else autoencoder.config.latent_channels
-        self._map_shapes = {**maps, "code": MapShape(latent_channels, self.student_stride)}
+        self._map_shapes = {**shapes, "code": MapShape(latent_channels, self.student_stride)}
         self._known_classes = _known_classes(teacher, model.config.num_labels) if "logits" in sources else None
         if autoencoder is None and args.autoencoder_classifier_weight > 0 and "code" in sources:
             teacher.require_classifier()
         if args.mix == "classmix" and self._unlabelled is not None:
             teacher.require_logits()
 
-    def _maps_of_images(
+    def _build_teacher_maps(
         self, teacher: TeacherAdapter, args: KnowledgeAdaptationConfig, processor: KASegImageProcessor
     ) -> TeacherMaps | None:
-        """Where the teacher's maps of whole images are kept, if it sees these."""
+        """Where the teacher's maps of whole images are kept; `None` if the teacher sees crops, or no term reads it."""
         sources = {"logits" if source == "logits" else "features" for source in sources_of(args.term_settings)}
         if args.teacher_view != "image" or not sources:
             return None
@@ -172,13 +173,13 @@ class KnowledgeAdaptationTrainer(DistillationStep):
 
     def _is_fixed(self, name: str) -> bool:
         # The teacher's maps of whole images are for crops of one size.
-        return super()._is_fixed(name) or (name == "crop_size" and self._maps is not None)
+        return super()._is_fixed(name) or (name == "crop_size" and self._teacher_maps is not None)
 
     def _with_adapters(self, student: KASegModel, args: KnowledgeAdaptationConfig) -> StudentWithAdapters:
         """The student with the terms that the arguments ask for."""
         # Adapters start alike whatever was drawn before.
         set_seed(args.seed)
-        students = student_maps(student, args.student_tap)
+        students = student_map_shapes(student, args.student_tap)
         class_weights = args.class_weights if args.distillation_class_weights else None
         terms = build_terms(args.term_settings, students, self._map_shapes, args.ignore_void_positions, class_weights)
         shares = args.balanced_shares
@@ -193,7 +194,7 @@ class KnowledgeAdaptationTrainer(DistillationStep):
 
     def call_model_init(self, trial: Any = None) -> StudentWithAdapters:
         student = checked_student(super().call_model_init(trial))
-        stride = student_maps(student, self.args.student_tap)["features"].stride
+        stride = student_map_shapes(student, self.args.student_tap)["features"].stride
         if stride != self.student_stride:
             raise ValueError(
                 f"model_init has made a student of stride {stride}, after one of {self.student_stride}, for which the "
@@ -206,7 +207,7 @@ class KnowledgeAdaptationTrainer(DistillationStep):
     def _prepare_dataset(self, dataset: Any, args: Any, training: bool) -> Any:
         if not training or self._unlabelled is None:
             prepared = super()._prepare_dataset(dataset, args, training)
-            if training and self._maps is not None and dataset is not None:
+            if training and self._teacher_maps is not None and dataset is not None:
                 if not isinstance(prepared, SegmentationDataset):
                     raise ValueError(
                         f"teacher_view='image' needs a train_dataset that is a datasets.Dataset, not {type(dataset)}: "
@@ -214,14 +215,15 @@ class KnowledgeAdaptationTrainer(DistillationStep):
                     )
                 transform = prepared.transform
                 crops = transform.crop_size if isinstance(transform, TrainTransform) else None
-                if crops != self._maps.crop_size:
+                if crops != self._teacher_maps.crop_size:
                     raise ValueError(
-                        f"teacher_view='image' cuts maps for crops of crop_size {self._maps.crop_size}, but the "
-                        f"train_dataset has a transform of its own, {type(transform).__name__} with crops of {crops}: "
-                        "give a datasets.Dataset, a TrainTransform with that crop_size, or set teacher_view to 'crop'."
+                        f"teacher_view='image' cuts maps for crops of crop_size {self._teacher_maps.crop_size}, but "
+                        f"the train_dataset has a transform of its own, {type(transform).__name__} with crops "
+                        f"of {crops}: give a datasets.Dataset, a TrainTransform with that crop_size, or set "
+                        "teacher_view to 'crop'."
                     )
-                prepared = copy.copy(prepared)  # it may be the user's, and is none of the maps' where it came from
-                prepared.maps = self._maps.crop
+                prepared = copy.copy(prepared)  # it may be the user's own dataset, which must not change
+                prepared.maps = self._teacher_maps.crop
             return prepared
         if args.ignore_void_positions:
             raise ValueError(
@@ -233,7 +235,7 @@ class KnowledgeAdaptationTrainer(DistillationStep):
             if not isinstance(data, datasets.Dataset):
                 raise ValueError(f"Beside unlabelled images, {name} must be a datasets.Dataset, not {type(data)}.")
         transform = self._train_transform(args)
-        maps = None if self._maps is None else self._maps.crop
+        maps = None if self._teacher_maps is None else self._teacher_maps.crop
         return WithUnlabelled(dataset, self._unlabelled, transform, args.augmentation_seed, self.num_labels, maps)
 
     @property
@@ -260,7 +262,8 @@ class KnowledgeAdaptationTrainer(DistillationStep):
         return super().learning_rate_scale(name)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, **kwargs: Any) -> Any:
-        """Fit the autoencoder unless there is one or no term reads its code; warm the adapters up, if asked to; distil.
+        """Fit the autoencoder unless there is one or no term reads its code; warm up the adapters, if asked to; then
+        distill.
 
         `resume_from_checkpoint=True` resumes in whichever stage the run in `output_dir` was stopped, and starts from
         the beginning if there is nothing to resume from. A checkpoint of another folder brings that run's autoencoder.
@@ -273,22 +276,24 @@ class KnowledgeAdaptationTrainer(DistillationStep):
         finally:
             self._begin_steps()
 
-    def _compute_maps(self) -> None:
-        """Have the teacher see every training image, if it sees them whole; images that it has seen are skipped, so
-        that this goes on where it was stopped."""
-        if self._maps is None:
+    def _compute_teacher_maps(self) -> None:
+        """With `teacher_view="image"`, show the teacher every training image once. Images whose maps are there already
+        are skipped, so that a stopped run goes on where it was."""
+        if self._teacher_maps is None:
             return
         parts = [self.train_dataset]
         if isinstance(self.train_dataset, WithUnlabelled):
             parts = [self.train_dataset.dataset, *getattr(self._unlabelled, "datasets", [self._unlabelled])]
         images: ConcatDataset = ConcatDataset([getattr(part, "dataset", part) for part in parts])
         own = range(self.args.process_index, len(images), self.args.world_size)
-        for index in tqdm(own, desc="Teacher", unit="image", disable=self.args.disable_tqdm):
-            self._maps.add(whole_image(images, index), self.teacher, self.args.device)
+        with progress_bar("Teacher", len(own), "images", disable=self.args.disable_tqdm) as bar:
+            for index in own:
+                self._teacher_maps.add(whole_image(images, index), self.teacher, self.args.device)
+                bar.update()
         self.accelerator.wait_for_everyone()
 
     def _prepare_training(self, resume_from_checkpoint: str | bool | None) -> None:
-        self._compute_maps()
+        self._compute_teacher_maps()
         checkpoint = resume_from_checkpoint or None
         if checkpoint is True:
             checkpoint = last_complete_checkpoint(self.args.output_dir)
@@ -340,7 +345,8 @@ class KnowledgeAdaptationTrainer(DistillationStep):
             data_collator=self.data_collator,
         )
         how = f"KnowledgeAdaptationTrainer(..., autoencoder={str(folder)!r})"
-        return FeatureAutoencoder.from_pretrained(folder) if trainer.do(autoencoder, resume, how) else autoencoder
+        was_finished = trainer.train_unless_finished(autoencoder, resume, how)
+        return FeatureAutoencoder.from_pretrained(folder) if was_finished else autoencoder
 
     def fit_adapters(self, resume: bool = False) -> None:
         """The warm-up of the adapters; with `resume`, finished ones are read and an unfinished stage is continued.
@@ -356,7 +362,8 @@ class KnowledgeAdaptationTrainer(DistillationStep):
             train_dataset=self.train_dataset,
             data_collator=self.data_collator,
         )
-        if trainer.do(self.model.terms, resume, "train(resume_from_checkpoint=False)"):
+        was_finished = trainer.train_unless_finished(self.model.terms, resume, "train(resume_from_checkpoint=False)")
+        if was_finished:
             load_adapters(self.model, stage_folder(self.args, "adapters"))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:

@@ -141,7 +141,7 @@ class SegmentationTrainer(ScoringTrainer):
             eval_dataset = {name: self._prepare_dataset(d, args, False) for name, d in eval_dataset.items()}
         else:
             eval_dataset = self._prepare_dataset(eval_dataset, args, False)
-        # What training makes its samples of, and these.
+        # The user's dataset, and what was made of it: a search may change the augmentation, and it is then made anew.
         self._raw_train_dataset = train_dataset
         self._made_train_dataset = self._prepare_dataset(train_dataset, args, True)
         super().__init__(

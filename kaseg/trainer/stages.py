@@ -73,13 +73,13 @@ class StageTrainer(TermTrainer):
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
 
-    def do(self, trained: nn.Module, resume: bool, instead: str) -> bool:
+    def train_unless_finished(self, trained: nn.Module, resume: bool, instead: str) -> bool:
         """Train to the end and save, unless a finished stage can be used; returns whether it was finished before.
 
         Args:
-            trained (`nn.Module`): The module that the student's training reads, on each process its own.
+            trained (`nn.Module`): The module that the student's training reads; each process has its own copy.
             resume (`bool`): Go on with an unfinished stage, and leave a finished one as it is.
-            instead (`str`): What to do where it belongs to another recipe, for the error message.
+            instead (`str`): For the error message: what the user can do if the stage belongs to another recipe.
 
         Raises:
             ValueError: with `resume`, the stage that is there was done by another recipe.

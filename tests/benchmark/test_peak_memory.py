@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kaseg.benchmark.measure import peak_memory
+from kaseg.benchmark.peak_memory import peak_memory
 
 
 def test_memory_grows_with_the_image(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kaseg import KASegConfig, KASegModel
-from kaseg.distillation.composite import StudentWithAdapters, student_maps
+from kaseg.distillation.composite import StudentWithAdapters, student_map_shapes
 
 
 def _student(**fields) -> KASegModel:
@@ -23,7 +23,7 @@ def test_the_recorded_map_is_the_tapped_one_and_the_logits_come_from_it(tap: int
         logits = composite(images).logits
     (found,) = maps
     tapped = student(images, output_hidden_states=True).hidden_states[tap]
-    assert found.shape[1] == tapped.shape[1] == student_maps(student, tap)["features"].channels
+    assert found.shape[1] == tapped.shape[1] == student_map_shapes(student, tap)["features"].channels
     assert pads or torch.equal(found, tapped)
     (gradient,) = torch.autograd.grad(logits.square().mean(), found)
     assert gradient.any()
@@ -35,5 +35,5 @@ def test_the_strides_are_those_of_the_maps() -> None:
     student = _student(output_stride=8)
     states = student(torch.zeros(1, 3, 64, 64), output_hidden_states=True).hidden_states
     for tap, state in enumerate(states):
-        assert student_maps(student, tap)["features"] == (state.shape[1], 64 // state.shape[-1])
-    assert student_maps(student, -1)["logits"] == (2, 8)
+        assert student_map_shapes(student, tap)["features"] == (state.shape[1], 64 // state.shape[-1])
+    assert student_map_shapes(student, -1)["logits"] == (2, 8)
