@@ -195,7 +195,7 @@ class KASegConfig(PreTrainedConfig):
     @classmethod
     def _check_names(cls, others: dict[str, Any]) -> None:
         """Fields that are not its own are kept, as those of newer versions and of other tools are, but not if they only
-        look like its own: a misspelt one would change nothing."""
+        look like its own: a misspelled one would change nothing."""
         own = set(inspect.signature(cls.__init__).parameters) - {"self", "kwargs"}
         for name in others:
             if close := did_you_mean(name, own, cutoff=0.85):

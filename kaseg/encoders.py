@@ -76,7 +76,7 @@ class Encoder(nn.Module):
             )
 
     def _create(self, output_stride: int) -> None:
-        """Build the encoder, dilated as far towards `output_stride` as timm can."""
+        """Build the encoder, dilated as far toward `output_stride` as timm can."""
         plain = self.create_kwargs
         for stride in (s for s in (4, 8, 16) if s >= output_stride):
             if self._build({**plain, "output_stride": stride}) is None and self.reductions[-1] == stride:

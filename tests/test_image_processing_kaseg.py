@@ -56,7 +56,7 @@ def test_pil_modes_become_what_pil_makes_of_them(mode: str) -> None:
 
 
 @pytest.mark.parametrize("container", ["png", "array", "mode_I"])
-def test_sixteen_bit_grey_is_scaled_not_clipped(container: str, tmp_path: Path) -> None:
+def test_sixteen_bit_gray_is_scaled_not_clipped(container: str, tmp_path: Path) -> None:
     deep = np.random.default_rng(0).integers(0, 65536, (9, 11), dtype=np.uint16)
     image: object = deep
     if container == "png":

@@ -254,7 +254,7 @@ class TestForward:
 
 
 def _resampled(values: np.ndarray, axis: int, length: int, stride: int) -> np.ndarray:
-    """A map of a padded image, at the places where cells that divide `length` pixels evenly have their centres."""
+    """A map of a padded image, at the places where cells that divide `length` pixels evenly have their centers."""
     cells = math.ceil(length / stride)
     pixels = (np.arange(cells) + 0.5) * length / cells
     places = pixels / stride - 0.5
@@ -443,10 +443,10 @@ class TestConfig:
         loaded = KASegConfig.from_pretrained(tmp_path).to_dict()
         assert all(loaded[name] == value for name, value in config.to_dict().items() if name != "transformers_version")
 
-    def test_colours_stay_where_the_number_of_classes_does(self, tmp_path) -> None:
-        colours = [[1, 2, 3], [4, 5, 6]]
-        KASegConfig(num_labels=2, palette=colours).save_pretrained(tmp_path)
-        assert KASegConfig.from_pretrained(tmp_path, num_labels=2).palette == colours
+    def test_colors_stay_where_the_number_of_classes_does(self, tmp_path) -> None:
+        colors = [[1, 2, 3], [4, 5, 6]]
+        KASegConfig(num_labels=2, palette=colors).save_pretrained(tmp_path)
+        assert KASegConfig.from_pretrained(tmp_path, num_labels=2).palette == colors
         assert KASegConfig.from_pretrained(tmp_path, num_labels=3).palette is None
 
     def test_atrous_rates_double_at_stride_8(self) -> None:
@@ -591,7 +591,7 @@ class TestAutoClasses:
             KASegModel.from_pretrained(folder, num_labels=9)
         model = KASegModel.from_pretrained(folder, num_labels=9, ignore_mismatched_sizes=True)
         assert model.classifier.weight.shape[0] == 9
-        # A replaced classifier is initialised, not left as raw memory.
+        # A replaced classifier is initialized, not left as raw memory.
         assert 0.005 < model.classifier.weight.std() < 0.02 and not model.classifier.bias.any()
 
     @pytest.mark.parametrize("how", ["id2label", "config", "auto"])

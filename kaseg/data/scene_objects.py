@@ -81,7 +81,7 @@ def _facade_palette(rng: np.random.Generator, street: Street, wall: Color) -> li
 
 @dataclass
 class _Facade:
-    """The two visible faces of a house: along the road, and towards the camera."""
+    """The two visible faces of a house: along the road, and toward the camera."""
 
     line: float
     side: int
@@ -233,7 +233,7 @@ class _Car:
     z: float
     cos: float
     sin: float
-    turned: bool  # front towards the camera
+    turned: bool  # front toward the camera
     half_length: float
     half_width: float
     tall: float

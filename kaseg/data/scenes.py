@@ -254,7 +254,7 @@ def _shadow_map(rng: np.random.Generator, street: Street, objects: list[Thing]) 
     """Share of the light that is blocked on the ground, float32 (height, width)."""
     shade = Image.new("L", (street.width, street.height))
     draw = ImageDraw.Draw(shade)
-    slant = -street.sun * rng.uniform(0.3, 1.3)  # meters sideways per metre of height
+    slant = -street.sun * rng.uniform(0.3, 1.3)  # meters sideways per meter of height
     for thing in objects:
         if thing.footprint is None:
             continue

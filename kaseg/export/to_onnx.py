@@ -50,7 +50,7 @@ def write_onnx(program: torch.export.ExportedProgram, file: Path, options: Expor
 
 
 def _floor_division(dividend, divisor):  # type: ignore[no-untyped-def]
-    """`//` of whole numbers. The exporter's own is ONNX's Div, which rounds towards zero: -319 // 4 would be -79, and
+    """`//` of whole numbers. The exporter's own is ONNX's Div, which rounds toward zero: -319 // 4 would be -79, and
     maps cut to ceil(319 / 4) rows a row too short. ONNX's Mod takes the divisor's sign, as Python's does."""
     op = require("onnxscript", "to write ONNX models").opset18
     return op.Div(op.Sub(dividend, op.Mod(dividend, divisor)), divisor)

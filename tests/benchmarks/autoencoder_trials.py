@@ -3,7 +3,7 @@
     python tests/benchmarks/autoencoder_trials.py runs/codes/kl10 --teacher kaseg/mobilenetv2-os16-camvid-teacher \\
         --data-dir DIR --steps 800 --classifier-weight 10
 
-The images are those of the training split as they are: neither scaled nor recoloured as the trainer's are, so that a
+The images are those of the training split as they are: neither scaled nor recolored as the trainer's are, so that a
 code is better here than after as many steps of the trainer. AdamW in bfloat16, poly schedule, 50 steps to warm up,
 batches of 8 random quarters of maps, half of them mirrored. `linear_probe.py` scores what is written, and the share of
 the maps' variance that the reconstruction explains is printed.

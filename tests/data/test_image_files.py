@@ -50,7 +50,7 @@ def test_url_of_a_streamed_file(tmp_path):
     np.testing.assert_array_equal(np.asarray(image), PIXELS)
 
 
-def test_grey_alpha_palette_and_bilevel_pictures():
+def test_gray_alpha_palette_and_bilevel_pictures():
     gray = PIXELS[..., 0]
     for source in (Image.fromarray(gray), Image.fromarray(np.stack([gray, PIXELS[..., 1]], -1))):
         np.testing.assert_array_equal(np.asarray(read_image(_encode(source))), np.stack([gray] * 3, -1))
@@ -67,7 +67,7 @@ def test_grey_alpha_palette_and_bilevel_pictures():
     np.testing.assert_array_equal(np.asarray(read_image(_encode(bilevel)))[..., 1], np.where(gray > 127, 255, 0))
 
 
-def test_16_bit_grey_is_scaled():
+def test_16_bit_gray_is_scaled():
     values = np.array([[0, 128, 129, 257, 32768, 65278, 65535]], dtype=np.uint16)
     image = read_image(_encode(Image.fromarray(values)))
     np.testing.assert_array_equal(np.asarray(image)[..., 2], np.round(values / 257.0).astype(np.uint8))
@@ -113,7 +113,7 @@ def test_palette_masks_keep_their_indices(tmp_path):
     assert read_mask(tmp_path / "m.png").dtype == np.uint8
 
 
-def test_grey_bilevel_and_16_bit_masks():
+def test_gray_bilevel_and_16_bit_masks():
     np.testing.assert_array_equal(read_mask(_encode(Image.fromarray(INDICES))), INDICES)
     wide = INDICES.astype(np.uint16) * 1000
     np.testing.assert_array_equal(read_mask(_encode(Image.fromarray(wide))), wide)
@@ -122,7 +122,7 @@ def test_grey_bilevel_and_16_bit_masks():
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
-def test_coloured_masks_are_refused(mode):
+def test_colored_masks_are_refused(mode):
     with pytest.raises(ValueError, match=rf"Sample s: the label mask has mode '{mode}'; .*class ind"):
         read_mask(_encode(Image.fromarray(PIXELS).convert(mode)), "s")
 
@@ -143,7 +143,7 @@ def test_broken_and_missing_files(read, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_coloured_masks_when_asked_for(mode):
+def test_colored_masks_when_asked_for(mode):
     np.testing.assert_array_equal(read_mask(_encode(Image.fromarray(PIXELS).convert(mode)), colors=True), PIXELS)
 
 

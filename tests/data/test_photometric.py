@@ -26,7 +26,7 @@ def _results(distort: PhotometricDistortion, image: Image.Image, count: int = 40
     return [_pixels(distort(image)) for _ in range(count)]
 
 
-def test_it_is_a_function_of_the_colour_alone(image):
+def test_it_is_a_function_of_the_color_alone(image):
     """Shuffled pixels give the shuffled result, so nothing moves and no pixel looks at another."""
     order = np.random.default_rng(1).permutation(600)
     shuffled = Image.fromarray(np.asarray(image).reshape(600, 3)[order].reshape(20, 30, 3))
@@ -122,6 +122,6 @@ def test_impossible_settings(arguments, message):
         PhotometricDistortion(**arguments)
 
 
-def test_grey_stays_grey():
+def test_gray_stays_gray():
     for result in _results(PhotometricDistortion(), Image.new("RGB", (2, 2), (90, 90, 90))):
         assert (result == result[..., :1]).all()

@@ -133,7 +133,7 @@ def test_near_things_hide_far_ones(monkeypatch):
         np.testing.assert_array_equal(people_seen(["car", "person"], index), alone)
 
 
-def test_colour_alone_does_not_give_the_class_away(fifty):
+def test_color_alone_does_not_give_the_class_away(fifty):
     """Per-pixel classifiers on RGB (trees, forests, boosting) were measured at a mean IoU of 0.18 to 0.24."""
     rng = np.random.default_rng(0)
 

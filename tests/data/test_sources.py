@@ -126,13 +126,13 @@ def test_the_docs_table_says_what_the_catalog_says():
     ]
     table = {cells[0].strip().strip("`"): [cell.strip() for cell in cells[1:]] for cells in rows}
     assert set(table) == set(SPECS)
-    for name, (title, classes, splits, layout, hub, licence, download) in table.items():
+    for name, (title, classes, splits, layout, hub, license, download) in table.items():
         spec = SPECS[name]
         assert title == (f"[{spec.title}]({spec.homepage})" if spec.homepage else spec.title)
         assert int(classes) == spec.label_space.num_labels
         assert splits == ", ".join(f"{split} {size:,}" for split, size in spec.split_sizes.items())
         assert hub == (", ".join(f"`{source.id}`" for source in spec.hub) or "none known")
-        assert licence == spec.license
+        assert license == spec.license
         for pattern in (pattern for files in spec.layouts for pattern in getattr(files, "label", ())):
             folder = pattern.replace("{masks}", "stuffthingmaps").replace("/{split}", "").split("/")[-2]
             assert folder in layout, f"{name}: the docs do not tell of {folder}/"

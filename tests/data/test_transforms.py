@@ -55,7 +55,7 @@ def test_draws_and_pixels_never_change(settings, expected):
 
 
 def _flat(labels: np.ndarray, reach: int) -> np.ndarray:
-    """Pixels whose neighbours within `reach` all have their label; what lies beyond the crop is not known."""
+    """Pixels whose neighbors within `reach` all have their label; what lies beyond the crop is not known."""
     padded = np.pad(labels, reach, constant_values=254)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (2 * reach + 1, 2 * reach + 1))
     return (windows == labels[..., None, None]).all((-1, -2))
@@ -275,7 +275,7 @@ def test_scales_are_uniform_or_in_steps():
     assert set(steps.tolist()) == {0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0}
 
 
-def test_colour_jitter_changes_the_picture_only():
+def test_color_jitter_changes_the_picture_only():
     image, label = _encoded_sample(20, 30, block=7)
     plain = TrainTransform((20, 30), (1.0, 1.0), horizontal_flip=0.0)(image, label)
     for name in ("brightness", "contrast", "saturation", "hue"):
@@ -286,7 +286,7 @@ def test_colour_jitter_changes_the_picture_only():
         assert not torch.equal(sample["pixel_values"], plain["pixel_values"]), name
 
 
-def test_colours_never_change_what_is_cut_out():
+def test_colors_never_change_what_is_cut_out():
     """The same draws of geometry with and without distortion: equal masks, and one new color for each old one."""
     image, label = _noise_sample(61, 83)
     settings = {"crop_size": (40, 48), "cat_max_ratio": 0.1, **NO_CHANGE}
@@ -307,7 +307,7 @@ def test_colours_never_change_what_is_cut_out():
 
 
 @pytest.mark.parametrize("colors", [{"brightness": 0.5, "contrast": 0.5}, {"photometric_distortion": True}])
-def test_padding_keeps_its_colour(colors):
+def test_padding_keeps_its_color(colors):
     image, label = _encoded_sample(20, 30, block=7)
     for seed in range(4):
         torch.manual_seed(seed)

@@ -133,7 +133,7 @@ def test_save_and_load_are_bit_equal(tmp_path):
     assert not loaded.is_frozen
 
 
-def test_weights_missing_from_a_checkpoint_are_initialised(tmp_path):
+def test_weights_missing_from_a_checkpoint_are_initialized(tmp_path):
     build().save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
     state = load_file(file)

@@ -41,7 +41,7 @@ def model() -> KASegModel:
 
 @pytest.fixture(scope="module")
 def mixed() -> list[dict[str, Any]]:
-    """Neighbours of equal and of different sizes, with void and without the last class."""
+    """Neighbors of equal and of different sizes, with void and without the last class."""
     rng = np.random.default_rng(0)
     samples = []
     for index, (height, width) in enumerate([(33, 47), (33, 47), (33, 47), (64, 40), (33, 47)]):

@@ -24,7 +24,7 @@ def names(batches: Iterator[list[PreparedSample]]) -> list[list[str]]:
     return [[sample.name for sample in batch] for batch in batches]
 
 
-def test_neighbours_of_one_size_share_a_batch() -> None:
+def test_neighbors_of_one_size_share_a_batch() -> None:
     data = [sample("a"), sample("b"), sample("c"), sample("d", (6, 8)), sample("e")]
     processor = KASegImageProcessor(do_pad=True, size_divisor=32)
     batches = list(prepared_batches(data, processor, batch_size=2))

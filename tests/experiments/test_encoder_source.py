@@ -17,7 +17,7 @@ from kaseg.experiments.recipe import ModelArguments
 from kaseg.experiments.run import build_model
 
 
-def test_a_new_model_starts_from_a_checkpoints_encoder_and_normalisation(tmp_path) -> None:
+def test_a_new_model_starts_from_a_checkpoints_encoder_and_normalization(tmp_path) -> None:
     source = build_model(
         ModelArguments(backbone="mobilenetv2_035", output_stride=32, pretrained_backbone=False), SCENES, seed=5
     )

@@ -10,7 +10,7 @@ from PIL import Image
 from kaseg.experiments.page import write_page
 
 
-def test_masks_have_the_palettes_colours_and_void_is_white(tmp_path) -> None:
+def test_masks_have_the_palettes_colors_and_void_is_white(tmp_path) -> None:
     mask = np.array([[0, 1], [1, 255]], np.uint8)
     path = write_page(
         tmp_path / "page.html",

@@ -111,7 +111,7 @@ def test_what_a_folder_holds(exported: Callable[..., Path]) -> None:
     assert not any(node.op_type == "BatchNormalization" for node in graph.node)
 
 
-def test_a_mask_graph_that_normalises_otherwise_is_not_kept(model, tmp_path: Path, monkeypatch) -> None:
+def test_a_mask_graph_that_normalizes_otherwise_is_not_kept(model, tmp_path: Path, monkeypatch) -> None:
     right = graph_file.normalize
     monkeypatch.setattr(graph_file, "normalize", lambda images, scale, shift: right(images, 3 * scale, 3 * shift))
     with pytest.raises(ParityError, match="of the pixels have the model's class"):

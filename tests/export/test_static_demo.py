@@ -27,7 +27,7 @@ from javascript_tools import MODULES, browse, chromium, node, serving, varied_mo
 PACKAGE = MODULES / "onnxruntime-web"
 FILES = ["README.md", "app.js", "index.html", "model.onnx", "ort-wasm-simd-threaded.wasm", "ort.wasm.bundle.min.mjs"]
 READY = "/Ready|could not/.test(document.getElementById('status').textContent)"
-# Drops a photo on the page and gives the size, the colours and the opacity of the mask; then the webcam's status line.
+# Drops a photo on the page and gives the size, the colors and the opacity of the mask; then the webcam's status line.
 DROP = """(async () => {
   const status = document.getElementById('status'), stage = document.getElementById('stage');
   const until = async (pattern) => {

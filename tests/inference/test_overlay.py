@@ -1,4 +1,4 @@
-"""Colours, overlays and legends."""
+"""Colors, overlays and legends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PALETTE = [(0, 0, 0), (128, 0, 0), (0, 200, 100)]
 MASK = np.array([[0, 1, 1], [2, 255, 0]], dtype=np.uint8)
 
 
-def test_a_palette_png_holds_ids_and_colours(tmp_path: Path) -> None:
+def test_a_palette_png_holds_ids_and_colors(tmp_path: Path) -> None:
     colorize(MASK, PALETTE).save(tmp_path / "mask.png")
     stored = Image.open(tmp_path / "mask.png")
     assert stored.mode == "P"
@@ -23,7 +23,7 @@ def test_a_palette_png_holds_ids_and_colours(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.array(stored.convert("RGB")), colors[np.where(MASK == 255, 3, MASK)])
 
 
-def test_ids_without_a_colour_are_named() -> None:
+def test_ids_without_a_color_are_named() -> None:
     with pytest.raises(ValueError, match=r"\[3\].*3 colors"):
         colorize(np.array([[0, 3]], dtype=np.int64), PALETTE)
     with pytest.raises(ValueError, match=r"\[-1\]"):
@@ -52,7 +52,7 @@ def test_fractions_leave_void_out_and_come_largest_first() -> None:
 
 
 @pytest.mark.parametrize("width", [30, 400])
-def test_the_legend_lies_below_and_shows_every_colour(width: int) -> None:
+def test_the_legend_lies_below_and_shows_every_color(width: int) -> None:
     image = Image.new("RGB", (width, 50), (10, 20, 30))
     names = {0: "background", 1: "a rather long name", 2: "person"}
     with_legend = add_legend(image, {0: 0.75, 1: 0.2495, 2: 0.0005}, names, PALETTE)

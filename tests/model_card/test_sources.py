@@ -11,13 +11,13 @@ from kaseg.model_card import DataSource, TeacherSource
 
 
 @pytest.mark.parametrize("name", sorted(SPECS))
-def test_known_data_bring_their_licence(name: str) -> None:
+def test_known_data_bring_their_license(name: str) -> None:
     source = DataSource.named(name)
     assert (source.name, source.license, source.homepage) == (name, SPECS[name].license, SPECS[name].homepage)
     assert source.hub_license["license"] in (SPECS[name].license.lower(), "other")
 
 
-def test_a_licence_without_an_id_has_a_name_and_a_link() -> None:
+def test_a_license_without_an_id_has_a_name_and_a_link() -> None:
     source = DataSource("voc", "Flickr terms of use (pictures)", "http://example.org")
     assert source.hub_license == {
         "license": "other",

@@ -111,7 +111,7 @@ class TestUnlabelledImages:
         expected = trainer.label_loss(logits[labelled], batch["labels"][labelled], None)
         torch.testing.assert_close(found, expected)
 
-    def test_the_card_states_the_labelled_datas_name_and_licence(self, tmp_path) -> None:
+    def test_the_card_states_the_labelled_datas_name_and_license(self, tmp_path) -> None:
         scenes = load_segmentation_dataset("scenes", split="train", num_scenes=4, height=32, width=32)
         model = make_model(num_labels=9)
         images = make_dataset(4)
@@ -438,7 +438,7 @@ class TestOptions:
         adapter = TeacherAdapter(make_teacher(), tap="head.aspp_project")
         assert ka_trainer(tmp_path, teacher=adapter).teacher is adapter
 
-    def test_a_teacher_adapter_that_only_knows_its_own_normalisation_is_told_the_students(self, tmp_path) -> None:
+    def test_a_teacher_adapter_that_only_knows_its_own_normalization_is_told_the_students(self, tmp_path) -> None:
         mean, std = [0.5] * 3, [0.25] * 3
         adapter = TeacherAdapter(make_teacher(), image_mean=mean, image_std=std)
         processor = ka_trainer(tmp_path, teacher=adapter).processing_class

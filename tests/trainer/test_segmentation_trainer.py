@@ -231,7 +231,7 @@ class TestEvaluation:
         assert metrics["eval_second_mean_iou"] == alone["eval_mean_iou"] != metrics["eval_first_mean_iou"]
 
     @pytest.mark.parametrize("fields", [{"do_normalize": False}, {"do_normalize": False, "do_rescale": False}])
-    def test_images_are_normalised_as_the_processor_does(self, tmp_path, fields: dict) -> None:
+    def test_images_are_normalized_as_the_processor_does(self, tmp_path, fields: dict) -> None:
         trainer = seg_trainer(tmp_path, more={"processing_class": KASegImageProcessor(**fields)})
         trained, saved = next(iter(trainer.get_eval_dataloader()))["pixel_values"], trainer.processing_class
         torch.testing.assert_close(

@@ -167,7 +167,7 @@ class ExportedModel(nn.Module):
         channels, expected = self.config.num_channels, self.export_record["image_dtype"]
         if batch.ndim != 4 or batch.shape[-1] != channels or not batch.size:
             raise ValueError(
-                f"images must have shape (batch, height, width, {channels}), got {batch.shape}. Pictures that are grey "
+                f"images must have shape (batch, height, width, {channels}), got {batch.shape}. Pictures that are gray "
                 "or transparent: image.convert('RGB')."
             )
         if batch.dtype != np.dtype(expected):

@@ -16,7 +16,7 @@ ONNX_NAME = "model.onnx"
 
 
 class KASegOnnxModel(ExportedModel):
-    """An ONNX export on ONNX Runtime, with all its graph optimisations.
+    """An ONNX export on ONNX Runtime, with all its graph optimizations.
 
     Args:
         folder, config, record: As [`~kaseg.export.runtimes.base.ExportedModel`] has them.

@@ -15,9 +15,9 @@ def reference(student, teacher, labels):
             cosines = []
             for features in (student, teacher):
                 x = features[b].double().numpy()
-                centre = x[:, y == y[place]].mean(axis=1)
+                center = x[:, y == y[place]].mean(axis=1)
                 vector = x[:, place[0], place[1]]
-                cosines.append(np.dot(vector, centre) / np.sqrt((vector @ vector + 1e-8) * (centre @ centre + 1e-8)))
+                cosines.append(np.dot(vector, center) / np.sqrt((vector @ vector + 1e-8) * (center @ center + 1e-8)))
             squares.append((cosines[0] - cosines[1]) ** 2)
     return np.mean(squares)
 

@@ -165,25 +165,25 @@ class TestFrozen:
         assert weight.grad is not None
 
 
-def test_images_are_normalised_anew_for_the_teacher() -> None:
+def test_images_are_normalized_anew_for_the_teacher() -> None:
     model = _kaseg()
     pixels = torch.rand(1, 3, 32, 32)
     student_mean, student_std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     own_mean, own_std = (0.5, 0.4, 0.3), (0.5, 0.25, 0.125)
 
-    def normalise(mean, std) -> torch.Tensor:
+    def normalize(mean, std) -> torch.Tensor:
         return (pixels - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(std).view(1, 3, 1, 1)
 
     teacher = TeacherAdapter(
         model, image_mean=own_mean, image_std=own_std, student_mean=student_mean, student_std=student_std
     )
-    got = teacher(normalise(student_mean, student_std)).logits
+    got = teacher(normalize(student_mean, student_std)).logits
     with torch.no_grad():
-        expected = model(normalise(own_mean, own_std)).logits
+        expected = model(normalize(own_mean, own_std)).logits
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_students_normalisation_may_be_told_later() -> None:
+def test_the_students_normalization_may_be_told_later() -> None:
     given = {"image_mean": (0.5, 0.4, 0.3), "image_std": (0.5, 0.25, 0.125)}
     student = {"student_mean": (0.485, 0.456, 0.406), "student_std": (0.229, 0.224, 0.225)}
     model = _kaseg()
@@ -196,7 +196,7 @@ def test_the_students_normalisation_may_be_told_later() -> None:
         assert torch.equal(later(IMAGE).logits, model(IMAGE).logits)
 
 
-def test_a_normalisation_that_can_be_found_is_found_once_the_students_is_told(tmp_path, caplog) -> None:
+def test_a_normalization_that_can_be_found_is_found_once_the_students_is_told(tmp_path, caplog) -> None:
     _kaseg().save_pretrained(tmp_path)
     KASegImageProcessor(image_mean=[0.5] * 3, image_std=[0.25] * 3).save_pretrained(tmp_path)
     student = KASegImageProcessor()

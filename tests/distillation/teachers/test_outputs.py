@@ -36,7 +36,7 @@ def test_a_class_that_no_query_wants_is_finite() -> None:
 
 
 def test_autocast_changes_nothing() -> None:
-    """Scores below 6e-8 vanish in float16, and neighbours are one number in bfloat16."""
+    """Scores below 6e-8 vanish in float16, and neighbors are one number in bfloat16."""
     classes, masks = 8 * torch.randn(1, 4, 6), 8 * torch.randn(1, 4, 3, 5)
     expected = class_scores_from_queries(classes, masks)
     with torch.autocast("cpu", torch.bfloat16):
