@@ -129,6 +129,16 @@ def test_links(page: Path) -> None:
             assert anchor in _anchors(file), target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_files_that_are_named(page: Path) -> None:
+    """Paths from the root of the repository; those with a placeholder in capitals or `<...>` stand for others."""
+    text = page.read_text(encoding="utf-8")
+    for path in re.findall(r"(?<![\w/])((?:kaseg|tests|docs|hub_configs)/[\w./-]*[\w/])", FENCE.sub("", text)):
+        is_placeholder = re.search(r"NAME|DIR|FILE", path)
+        is_shipped = path.startswith("kaseg/") and "." not in path
+        assert is_placeholder or is_shipped or (ROOT / path).exists(), path
+
+
 @cache
 def _anchors(page: Path) -> set[str]:
     """The anchors of the headings, as GitHub and MkDocs make them."""

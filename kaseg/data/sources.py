@@ -1,4 +1,17 @@
-"""The datasets we know: what they hold, whose they are, and how to get them; read from the files in `catalog/`."""
+"""The datasets we know: what they hold, whose they are, and how to get them; read from the files in `catalog/`.
+
+The name of a file is the name of the dataset. Its keys:
+
+- `title`, `license`, `homepage`, `citation`, `download`, `splits` (name -> number of samples): as in [`DatasetSpec`].
+- `layouts`: a list; `kind` is one of `_LAYOUTS`, the other keys are the fields of that class.
+- `classes`: a list in the order of the train ids; each entry has `name`, perhaps `color`, and for each encoding its raw
+  value under the encoding's name (by default its train id). `void_colors`: colors of void in masks of colors.
+- `encodings`: name -> `{}`, or `rest`, ranges of raw values such as `0-6 9`: those that no class has are void or, with
+  `rest_is`, of that class. The first encoding is the usual one. This key and all that follow may be left out.
+- `hub`: a list of fields of [`HubSource`].
+- `base`: a dataset whose keys are taken over where this file does not set them; `first_classes` come before its
+  `classes`.
+"""
 
 from __future__ import annotations
 
