@@ -89,8 +89,8 @@ def argmax_resized(
 
 def _argmax_between_rows(logits: Tensor, mask: Tensor, max_elements: int) -> None:
     """Fills `mask` (B, height, width) from finite logits: their rows are first resized to its width, and then mixed,
-    one pair of rows after the other, so that the scores stay in a CPU's cache and every step works on whole vectors;
-    the search for the place of the maximum in `max(dim=1)` does not."""
+    one pair of rows after the other, so that the scores stay in a CPU's cache and every step works on whole vectors.
+    `max(dim=1)` would not: its search for the place of the maximum is not vectorized."""
     batch, classes, source_height, _ = logits.shape
     height, width = mask.shape[1:]
     sources, weights = _source_rows(source_height, height)

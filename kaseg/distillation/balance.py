@@ -25,7 +25,7 @@ class GradientBalance(nn.Module):
 
     Args:
         shares (`Mapping[str, float]`): Share of each term by name, positive.
-        decay (`float`, defaults to 0.9): How much of the smoothed norms a new measurement leaves at most, in [0, 1).
+        decay (`float`, defaults to 0.9): Largest share of the old norms that a new measurement keeps, in [0, 1).
 
     Attributes:
         norms (`Tensor` of shape `(2, K)`): Smoothed norms: the labels' in the first row, the terms' in the second; 0

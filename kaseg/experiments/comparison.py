@@ -79,8 +79,8 @@ class Comparison:
         teacher: A checkpoint (Hub id, folder or shipped name), or fields that, on top of `recipe`, train one first
             (with the first seed unless they name one).
         share_autoencoder: Fit the first stage once for all runs that have the same fields but for the seed and what the
-            second stage alone reads (weights and options of the terms), in the first of them. What the others' spread
-            then leaves out is that of the autoencoder.
+            second stage alone reads (weights and options of the terms), in the first of them. The spread over seeds
+            then does not include that of the autoencoder.
 
     Raises:
         ValueError: a part of another form; a field or a name that is unknown, given twice or missing; a name that is no

@@ -42,7 +42,7 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
     }
 
     adaptation_weight: float | str = option(
-        50.0, "beta, weight of the adaptation loss (paper), or auto. It belongs to that loss's mean over channels."
+        50.0, "beta, weight of the adaptation loss (paper), or auto. It fits a loss that is a mean over channels."
     )
     affinity_weight: float | str = option(1.0, "gamma, weight of the affinity loss (paper), or auto.")
     distillation_losses: dict[str, Any] = option(
@@ -57,7 +57,7 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
         "student's tapped map.",
     )
     balanced_every: int = option(20, "Steps between two measurements for weights of auto.")
-    balanced_decay: float = option(0.9, "How much of the smoothed gradient norms a new measurement leaves at most.")
+    balanced_decay: float = option(0.9, "Largest share of the old gradient norms that a new measurement keeps.")
     distillation_schedule: str = option(
         "constant", "How the terms' weights change: constant (paper), or to 0 at the end: linear, cosine."
     )
@@ -75,7 +75,7 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
     )
     adapter_learning_rate_scale: float = option(1.0, "Factor on learning_rate for the adapters.")
     adapter_warmup_steps: int = option(0, "Steps that fit the adapters alone before the student learns (0: paper).")
-    adapter_warmup_optim: str = option("adamw_torch", "Its optimizer. AdamW does not mind how large a term is.")
+    adapter_warmup_optim: str = option("adamw_torch", "Its optimizer. Steps of AdamW do not depend on a term's size.")
     adapter_warmup_learning_rate: float = option(1e-3, "Its learning rate; the schedule is poly.")
     teacher_tap: str | None = option(None, "Teacher's submodule to tap; the classifier's input by default.")
     teacher_scale: float = option(1.0, "Factor by which images are resized for the teacher; its maps are brought back.")
