@@ -52,7 +52,8 @@ def _place_labels(label: Image.Image, size: tuple[int, int], ignore_index: int, 
     return canvas
 
 
-def _check_edges(name: str, short_edge: int | None, max_long_edge: int | None) -> None:
+def check_edges(name: str, short_edge: int | None, max_long_edge: int | None) -> None:
+    """Raises a ValueError, with the first one's name, for edges that no image can be resized to."""
     if short_edge is not None and short_edge < 1:
         raise ValueError(f"{name} is {short_edge}; it must be positive, or None for no resizing.")
     if max_long_edge is not None and (short_edge is None or max_long_edge < short_edge):
@@ -132,7 +133,7 @@ class TrainTransform:
             raise ValueError(f"horizontal_flip is {horizontal_flip}; it is a probability.")
         if not 0 < cat_max_ratio <= 1:
             raise ValueError(f"cat_max_ratio is {cat_max_ratio}; it is a share in 0..1, and 1 turns it off.")
-        _check_edges("short_edge", short_edge, max_long_edge)
+        check_edges("short_edge", short_edge, max_long_edge)
         self.scale_range = scale_range
         self.scale_step = scale_step
         self.short_edge = short_edge
@@ -254,7 +255,7 @@ class EvalTransform:
         ignore_index: int = VOID,
         image_processor: Any = None,
     ) -> None:
-        _check_edges("size", size, max_long_edge)
+        check_edges("size", size, max_long_edge)
         if image_processor is not None and size is not None:
             raise ValueError("size and image_processor both say how large images become: give one of them.")
         if size_divisor is not None and size_divisor < 1:

@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import AutoImageProcessor
 
+from kaseg.data.transforms import check_edges
 from kaseg.image_processing_kaseg import KASegImageProcessor
 from kaseg.modeling_kaseg import KASegModel
 from kaseg.pixels import VOID
@@ -14,7 +15,9 @@ from kaseg.pixels import VOID
 logger = logging.getLogger(__name__)
 
 
-def image_processor_for(model: Any, given: Any = None) -> KASegImageProcessor:
+def image_processor_for(
+    model: Any, given: Any = None, short_edge: int | None = None, max_long_edge: int | None = None
+) -> KASegImageProcessor:
     """Finds the image processor of a model that is to be trained.
 
     Args:
@@ -22,9 +25,12 @@ def image_processor_for(model: Any, given: Any = None) -> KASegImageProcessor:
         given: The user's `processing_class`; one that is no [`KASegImageProcessor`] is replaced by one that gives the
             same pixel values, without resizing and cropping. By default the one beside the checkpoint that the model
             was loaded from, or, for a new model, one with ImageNet's mean and standard deviation.
+        short_edge, max_long_edge: If given, it resizes images so, whatever it did before: a model predicts at the size
+            that it was evaluated at.
 
     Raises:
-        ValueError: it gives pixel values or labels that training would not see, or has another void label than 255.
+        ValueError: it gives pixel values or labels that training would not see, or has another void label than 255; the
+            edges are not positive, or the second one is the smaller or alone.
     """
     name = getattr(model.config, "name_or_path", None)
     if given is not None:
@@ -38,7 +44,11 @@ def image_processor_for(model: Any, given: Any = None) -> KASegImageProcessor:
             f"The image processor's ignore_index is {processor.ignore_index}; the trainer, its losses and scores take "
             f"{VOID} for void: leave ignore_index out."
         )
-    return processor
+    check_edges("eval_size", short_edge, max_long_edge)
+    if short_edge is None:
+        return processor
+    size = {"shortest_edge": short_edge} | ({} if max_long_edge is None else {"longest_edge": max_long_edge})
+    return type(processor).from_dict({**processor.to_dict(), "do_resize": True, "size": size})
 
 
 def _of_checkpoint(name: str) -> KASegImageProcessor:

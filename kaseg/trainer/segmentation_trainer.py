@@ -83,7 +83,7 @@ class SegmentationTrainer(ScoringTrainer):
         args ([`SegmentationConfig`]): The arguments.
         train_dataset, eval_dataset (*optional*): Data.
         processing_class ([`KASegImageProcessor`], *optional*): Gives the normalization, makes the images of an
-            evaluation (unless `eval_size` is set), and is saved beside the model; see
+            evaluation (resized to `eval_size`, if that is set), and is saved beside the model; see
             [`~kaseg.trainer.image_processor.image_processor_for`] for other processors and for the default.
         model_init (`Callable`, *optional*): Makes the model, anew at the beginning of each training, as
             [`~SegmentationTrainer.hyperparameter_search`] needs it; may take the trial as its argument.
@@ -120,8 +120,9 @@ class SegmentationTrainer(ScoringTrainer):
                 f"{type(self).__name__} computes its own loss and scores, so {', '.join(unused)} would change nothing. "
                 "Leave it out; override compute_loss or evaluation_loop for other losses and scores."
             )
-        self.processing_class = processing_class = image_processor_for(model, processing_class)
-        if processing_class.do_resize:
+        edges = (args.eval_size, args.eval_max_long_edge)
+        self.processing_class = processing_class = image_processor_for(model, processing_class, *edges)
+        if processing_class.do_resize and args.eval_size is None and args.short_edge is None:
             logger.warning(
                 "The image processor resizes images (do_resize), training does not: set short_edge and crop_size so "
                 "that training sees them at that size."
@@ -243,9 +244,7 @@ class SegmentationTrainer(ScoringTrainer):
         return EvalTransform(
             image_mean=normalization.mean,
             image_std=normalization.std,
-            image_processor=self.processing_class if args.eval_size is None else None,
-            size=args.eval_size,
-            max_long_edge=args.eval_max_long_edge,
+            image_processor=self.processing_class,
             size_divisor=args.eval_size_divisor,
         )
 

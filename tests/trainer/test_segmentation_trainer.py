@@ -172,6 +172,37 @@ class TestEvaluation:
             for batch in (1, 8):
                 assert evaluate_model(model, data, KASegImageProcessor(), batch)["confusion_matrix"] == counts[0]
 
+    @pytest.mark.parametrize("limit", [None, 50])
+    def test_predictions_see_images_at_the_size_of_the_evaluation(self, tmp_path, limit: int | None) -> None:
+        data = _of_several_sizes()
+        given = KASegImageProcessor(image_mean=0.4, image_std=0.3, do_resize=True, size={"height": 9, "width": 9})
+        trainer = seg_trainer(
+            tmp_path, evaluation=data, more={"processing_class": given}, eval_size=40, eval_max_long_edge=limit
+        )
+        torch.nn.init.normal_(trainer.model.classifier.weight, std=1.0)
+        trainer.evaluate()
+        trainer.save_model()
+        processor = KASegImageProcessor.from_pretrained(tmp_path)
+        assert processor.do_resize and (processor.image_mean, given.do_resize) == (0.4, True)
+        width, height = data[0]["image"].size
+        scale = min(40 / min(width, height), (limit or 1000) / max(width, height))
+        found = processor(data[0]["image"], return_tensors="pt")["pixel_values"].shape[2:]
+        assert tuple(found) == pytest.approx((height * scale, width * scale), abs=1)
+        counts = evaluate_model(KASegModel.from_pretrained(tmp_path), data, processor)["confusion_matrix"]
+        assert counts == trainer.confusion_matrix.matrix.tolist()
+
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            ({"eval_size": 0}, "eval_size is 0"),
+            ({"eval_max_long_edge": 50}, "eval_size None"),
+            ({"eval_size": 60, "eval_max_long_edge": 50}, "max_long_edge is 50 and eval_size 60"),
+        ],
+    )
+    def test_edges_that_no_image_can_have(self, tmp_path, fields: dict, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            seg_trainer(tmp_path, **fields)
+
     @pytest.mark.parametrize("batch", [1, 3])
     @pytest.mark.parametrize("fields", [{}, {"eval_size": 45}, {"eval_size": 45, "eval_max_long_edge": 50}])
     def test_padding_is_never_scored(self, tmp_path, fields: dict, batch: int) -> None:
