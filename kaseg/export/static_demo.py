@@ -18,6 +18,7 @@ from kaseg.export.runtimes.onnx import ONNX_NAME
 from kaseg.writing import whole_folder
 
 NPM_PACKAGE = "onnxruntime-web"
+NPM_VERSIONS = "1"  # the page calls what is the same in all of them
 # What the page loads of it: the interface and the engine, 14 MB.
 _ENGINE_FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 _PAGE = Path(__file__).with_name("browser_page")
@@ -111,7 +112,7 @@ def _engine_files(scratch: Path, package: str | Path | None) -> list[Path]:
             f"npm is not installed, which fetches {NPM_PACKAGE}. Install Node.js, or give the folder of the package "
             "(--onnxruntime-web)."
         )
-    command = ["npm", "pack", NPM_PACKAGE, "--silent", "--pack-destination", str(scratch)]
+    command = ["npm", "pack", f"{NPM_PACKAGE}@{NPM_VERSIONS}", "--silent", "--pack-destination", str(scratch)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=scratch)
     if done.returncode:
         reason = (done.stderr or done.stdout).strip().partition("\n")[0]
