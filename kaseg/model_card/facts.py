@@ -63,5 +63,5 @@ class CardFacts:
 
     @property
     def adapted(self) -> bool:
-        """Whether a teacher's features were part of the loss."""
+        """Whether a teacher was part of the loss."""
         return len(self.loss) > 1

@@ -79,7 +79,7 @@ def test_everything_that_is_known_is_said() -> None:
     text = parse(make_facts()).text
     for said in (
         "at output stride 16",
-        "the features of `me/teacher`",
+        "the labels and from the teacher `me/teacher`",
         "| **net-ka** | 61.3 | 2.11 | 5.48 | 3 | 10 |",
         "| sky | 90.0 |",
         "12.3 ms for one image of 513x513 pixels in float32 (median of 5 passes) on a slow CPU",
