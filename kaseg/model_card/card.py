@@ -104,7 +104,9 @@ def _scored_on(facts: CardFacts) -> str:
 
 def _row(name: str, results: Mapping[str, Any]) -> tuple[Any, ...]:
     cost = millions(results["parameters"]), billions(results["gflops_513x513"])
-    return (name, _percent(results["mean_iou"]), *cost, results["seed"], results["steps"])
+    # Of a model that somebody else trained neither is known.
+    training = results.get("seed", "not known"), results.get("steps", "not known")
+    return (name, _percent(results["mean_iou"]), *cost, *training)
 
 
 def _percent(fraction: float) -> str:

@@ -110,6 +110,12 @@ def test_compared_models_stand_in_one_table() -> None:
     assert "The table lacks the teacher or the plain twin" in parse(make_facts(compared={"plain": twin})).text
 
 
+def test_of_a_downloaded_teacher_seed_and_steps_are_not_known() -> None:
+    teacher = {key: value for key, value in RESULTS.items() if key not in ("seed", "steps")}
+    text = parse(make_facts(compared={"plain": RESULTS, "a/teacher": teacher})).text
+    assert "| a/teacher | 61.3 | 2.11 | 5.48 | not known | not known |" in text
+
+
 @pytest.mark.parametrize("key", ["dataset", "split"])
 def test_scores_on_other_data_are_refused(key: str) -> None:
     with pytest.raises(ValueError, match=f"plain was scored on another {key}"):
