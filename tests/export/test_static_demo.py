@@ -178,7 +178,8 @@ def test_the_engine_is_taken_from_npm(
     program.parent.mkdir()
     archive = f"tar -czf x.tgz -C {tmp_path} --transform s/onnxruntime-web/package/ onnxruntime-web"
     # As one asks for a range of versions: a later major version may lay its files out in another way.
-    program.write_text(f"#!/bin/sh\ntest $2 = onnxruntime-web@1 || exit 2\n{archive if works else 'echo no network >&2; exit 1'}\n")
+    does = archive if works else "echo no network >&2; exit 1"
+    program.write_text(f"#!/bin/sh\ntest $2 = onnxruntime-web@1 || exit 2\n{does}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
     if not works:
