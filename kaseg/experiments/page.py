@@ -22,7 +22,8 @@ _TEMPLATE = Template(
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }
 td, th { padding: .3rem .8rem; text-align: right; }
-th:first-child, td:first-child { text-align: left; } tr + tr { border-top: 1px solid #8886; }
+th:nth-child(-n+{{ words }}), td:nth-child(-n+{{ words }}) { text-align: left; }
+tr + tr { border-top: 1px solid #8886; }
 figure { display: inline-block; margin: .2rem; } figcaption { font-size: .8rem; opacity: .8; }
 pre { overflow-x: auto; padding: .8rem; border: 1px solid #8886; border-radius: .4rem; }
 .mask { width: min(12rem, 44vw); image-rendering: pixelated; display: block; }
@@ -63,19 +64,21 @@ def write_page(
     palette: Sequence[Sequence[int]] = (),
     lead: Sequence[str] = (),
     commands: str = "",
+    words: int = 1,
 ) -> Path:
     """Write the page; everything it shows lies inside the one file.
 
     Args:
         path (`Path`): Where to write.
         title (`str`): Its heading.
-        header, rows: A table as text, its first column left-aligned.
+        header, rows: A table as text.
         figures: Caption and matplotlib figure.
         images (`Sequence[dict]`): `image` (PIL), `masks` (caption -> (H, W) train ids), and perhaps the image's
             `caption`.
         names, palette: Classes and their RGB colors, for the masks.
         lead: Paragraphs above the table.
         commands: What to type to do the same with one's own data, at the end.
+        words: How many columns of the table, from the left, hold words: these are left-aligned.
     """
     colors = np.full((256, 3), 255, dtype=np.uint8)
     colors[: len(palette)] = np.asarray(palette, dtype=np.uint8).reshape(-1, 3)
@@ -86,7 +89,7 @@ def write_page(
     ]
     legend = [(name, tuple(int(value) for value in color)) for name, color in zip(names, palette, strict=True)]
     plots = [(caption, _png(figure)) for caption, figure in figures]
-    tables = {"title": title, "lead": lead, "header": header, "rows": rows, "commands": commands}
+    tables = {"title": title, "lead": lead, "header": header, "rows": rows, "commands": commands, "words": words}
     text = _TEMPLATE.render(**tables, figures=plots, images=rows_of_images, legend=legend)
     path.write_text(text, encoding="utf-8")
     return path

@@ -104,6 +104,7 @@ def quickstart(output_dir: str | Path, seed: int = 0, steps: int = 120, pairs: i
                 "how much it gains on your data.",
             ],
             header=HEADER,
+            words=2,
             rows=[_cells(row) for row in rows],
             images=example_masks(folders, load_segmentation_dataset(scenes, split="validation")),
             names=list(SCENES.names),
