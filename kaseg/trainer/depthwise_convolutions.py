@@ -12,6 +12,7 @@ In a MobileNetV2 at stride 16 these few layers are half of a step in bfloat16.
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,6 +21,12 @@ from torch.nn import functional as F
 
 class _Depthwise(nn.Conv2d):
     """The same convolution, in training on a CPU by other kernels."""
+
+    _plain = True  # not a layer that computes its padding or its weights itself
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        # Its class is made here, so that pickle would not find it by name.
+        return _without_state, (type(self).__bases__[1],), self.__dict__
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not self.training or input.device.type != "cpu":
@@ -55,8 +62,6 @@ class _Depthwise(nn.Conv2d):
         maps = F.conv2d(phases, weight, bias, padding=padding, groups=phases.shape[1])
         return F.pixel_shuffle(maps, dilation)[..., :height, :width]
 
-    _plain = True  # not a layer that computes its padding or its weights itself
-
 
 def train_fast_on_cpu(model: nn.Module) -> None:
     """Has the depthwise and grouped convolutions of a model that have a stride or a dilation trained by fast and right
@@ -76,3 +81,8 @@ def _depthwise(kind: type[nn.Conv2d]) -> type[nn.Conv2d]:
     if issubclass(kind, _Depthwise):
         return kind
     return type(kind.__name__, (_Depthwise, kind), {"_plain": kind.forward is nn.Conv2d.forward})
+
+
+def _without_state(kind: type[nn.Conv2d]) -> nn.Conv2d:
+    made = _depthwise(kind)  # type: ignore[arg-type]
+    return made.__new__(made)

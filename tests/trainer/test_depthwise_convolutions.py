@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -67,6 +68,16 @@ def test_results_are_those_of_the_plain_layer_in_float32(name: str, size: tuple[
     for dtype, bound in ((torch.float32, 1e-5), (torch.bfloat16, 0.02)):
         found = _passes(layer, list(layer.parameters()), dtype, size, channels_last)
         assert max(map(_error, found, expected)) < bound
+
+
+@pytest.mark.parametrize("kind", [nn.Conv2d, Conv2dSame])
+def test_a_prepared_layer_can_be_pickled_and_copied(kind: type[nn.Conv2d]) -> None:
+    layer = kind(8, 8, 3, padding=2, dilation=2, groups=8)
+    train_fast_on_cpu(layer)
+    images = torch.randn(1, 8, 12, 12)
+    for again in (pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer)):
+        assert type(again) is type(layer) and again.weight is not layer.weight
+        assert torch.equal(again(images), layer(images))
 
 
 def test_compiled_too() -> None:
