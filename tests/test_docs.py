@@ -1,27 +1,38 @@
-"""What README and docs name exists: extras, commands and their flags, recipe fields, Python names, files, pages."""
+"""What README and docs name exists: extras, commands and their flags, recipe fields, runs of families, Python names and
+arguments, options of scripts, files, pages. Snippets that train are run."""
 
 from __future__ import annotations
 
 import ast
+import fnmatch
 import importlib
+import inspect
+import itertools
 import re
 import shlex
 import tomllib
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
+import kaseg
 from kaseg import KnowledgeAdaptationConfig
 from kaseg.cli import app
-from kaseg.cli.options import options_of
+from kaseg.cli.compare import read_comparison
+from kaseg.cli.options import convert_field, options_of
+from kaseg.data import get_label_space, load_segmentation_dataset
 from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArguments
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+CARDS = sorted((ROOT / "hub_configs").glob("*/README.md"))
+FAMILIES = sorted((ROOT / "hub_configs").glob("*.yaml"))
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # Extras for who works on kaseg, and how the package of an extra is imported.
 FOR_DEVELOPERS = {"dev", "docs"}
@@ -67,7 +78,7 @@ def fields() -> set[str]:
     return set(options_of((ModelArguments, DataArguments, TeacherArguments, KnowledgeAdaptationConfig)))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md", *CARDS, *FAMILIES], ids=name_of)
 def test_commands_and_flags(page: Path) -> None:
     for words in commands(page):
         command = words[:2] if words[0] == "dataset" and len(words) > 1 else words[:1]
@@ -80,14 +91,45 @@ def test_commands_and_flags(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_python_names(page: Path) -> None:
+    names: dict[str, object] = {"kaseg": kaseg}
     for block in blocks(page, "python", "py"):
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "kaseg":
                 module = importlib.import_module(node.module or "")
                 for alias in node.names:
                     assert hasattr(module, alias.name), f"from {node.module} import {alias.name}"
+                    names[alias.asname or alias.name] = getattr(module, alias.name)
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.Call):
+                called = _called(node.func, names)
+                assert called is None or _takes(called, node), f"{ast.unparse(node)}"
     for dotted in re.findall(r"`(kaseg(?:\.\w+)+)", page.read_text(encoding="utf-8")):
         assert _exists(dotted), dotted
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_runs_of_families(page: Path) -> None:
+    """`--only` matches runs of the family, and `--set` sets fields. What is `$name` in a loop stands for any name."""
+    for words in commands(page):
+        if words[0] != "compare":
+            continue
+        values: dict[str, list[str]] = {"--only": [], "--set": []}
+        for flag, value in itertools.pairwise(words):
+            values.get(flag, []).append(value)
+        assert {value.partition("=")[0].replace("-", "_") for value in values["--set"]} <= fields(), words
+        if len(words) > 1 and (ROOT / words[1]).is_file():
+            names = [run.name for run in read_comparison(ROOT / words[1]).runs("runs")]
+            for pattern in (re.sub(r"\$\w+", "*", value) for value in values["--only"]):
+                assert fnmatch.filter(names, pattern), f"{words[1]} has no run {pattern}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_options_of_scripts(page: Path) -> None:
+    lines = [line for block in blocks(page, "bash") for line in block.replace("\\\n", " ").splitlines()]
+    for script, rest in re.findall(r"python ((?:tests|docs)/\S+\.py)([^`]*)", "\n".join(lines) + "\n"):
+        known = set(re.findall(r"[\"'](--[a-z-]+)[\"']", (ROOT / script).read_text(encoding="utf-8")))
+        unknown = set(re.findall(r"(?<!\S)--[a-z-]+", rest.partition("\n")[0])) - known
+        assert not unknown, f"{script} has no {unknown}"
 
 
 def _exists(dotted: str) -> bool:
@@ -105,8 +147,30 @@ def _exists(dotted: str) -> bool:
     return False
 
 
+def _called(function: ast.expr, names: dict[str, object]) -> object | None:
+    """What of kaseg is called: a name that was imported, an attribute of it, or none of ours."""
+    if isinstance(function, ast.Name):
+        return names.get(function.id)
+    if isinstance(function, ast.Attribute):
+        return getattr(_called(function.value, names), function.attr, None)
+    return None
+
+
+def _takes(called: object, call: ast.Call) -> bool:
+    try:
+        signature = inspect.signature(called)  # type: ignore[arg-type]
+    except ValueError:
+        return True
+    arguments = {keyword.arg: None for keyword in call.keywords if keyword.arg}
+    try:
+        signature.bind_partial(*call.args, **arguments)
+    except TypeError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_recipes(page: Path) -> None:
+def test_recipes(page: Path, tmp_path: Path) -> None:
     """The keys of recipes in YAML blocks; those of `kaseg compare` have sections."""
     sections = {"recipe", "teacher", "students", "objectives", "seeds", "share_autoencoder"}
     for block in blocks(page, "yaml", "yml"):
@@ -114,6 +178,13 @@ def test_recipes(page: Path) -> None:
         if isinstance(content, dict):
             unknown = set(content) - fields() - sections
             assert not unknown, f"{unknown} in\n{block}"
+            if "objectives" in content:
+                (tmp_path / "family.yaml").write_text(block)
+                assert read_comparison(tmp_path / "family.yaml").runs(tmp_path)
+            else:
+                options = options_of((ModelArguments, DataArguments, TeacherArguments, KnowledgeAdaptationConfig))
+                for name, value in content.items():
+                    convert_field(value, options[name], name)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -172,3 +243,34 @@ def test_extras_are_documented_and_used(extra: str) -> None:
         package = re.split(r"[<>=~! ]", requirement)[0]
         module = MODULES.get(package, package.replace("-", "_"))
         assert re.search(rf"(import|from) {module}\b|\"{module}[\".]", code), f"nothing in kaseg uses {package}"
+
+
+def _with(config: type, fields_of: dict[str, Any]) -> Callable[..., Any]:
+    return lambda **given: config(**given | fields_of)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page, folder", [("README.md", "data"), ("docs/index.md", "path/to/folder")])
+def test_snippets_that_train(page: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They run one after the other as they stand, on a small dataset of the user's own, with one step a stage."""
+    scenes = load_segmentation_dataset("scenes", split="train")
+    for index, (split, kind) in enumerate(itertools.product(("train", "validation"), range(2))):
+        for column, name in (("image", f"images/{kind}.jpg"), ("label", f"masks/{kind}.png")):
+            file = tmp_path / folder / split / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            scenes[index][column].save(file)
+    (tmp_path / folder / "classes.txt").write_text("\n".join(get_label_space("scenes").names))
+    monkeypatch.chdir(tmp_path)
+    small = {"crop_size": [64, 64], "per_device_train_batch_size": 2, "max_steps": 1, "report_to": "none"}
+    first_stage = {"autoencoder_max_steps": 1, "autoencoder_epochs": 0}
+    for name, fields_of in (("SegmentationConfig", small), ("KnowledgeAdaptationConfig", small | first_stage)):
+        config = getattr(kaseg, name)
+        monkeypatch.setattr(kaseg, name, _with(config, fields_of))
+    names: dict[str, object] = {}
+    snippets = [block for block in blocks(ROOT / page, "python") if "Trainer(" in block]
+    assert len(snippets) == 2
+    for snippet in snippets:
+        # The one teacher of the Hub, and the one encoder that is too large for a test.
+        small_teacher = re.sub(r'"nvidia/[^"]+"', '"kaseg/mobilenetv2-os16-camvid-teacher"', snippet)
+        exec(small_teacher.replace("resnet50", "mobilenetv2_035"), names)
+    assert isinstance(names["student"], kaseg.KASegModel) and names["student"].config.num_labels == 9

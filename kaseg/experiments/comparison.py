@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.utils import CONFIG_NAME
 
 from kaseg.close_names import did_you_mean
 from kaseg.distillation.terms import parse_losses
@@ -201,7 +202,8 @@ def run_comparison(
 
     Raises:
         ValueError: `jobs` is below 1, `only` matches no run, a folder holds a run with another recipe, or, before any
-            run is begun, a field of one has a value that it cannot have.
+            run is begun, a field of one has a value that it cannot have, or one needs the teacher or the autoencoder of
+            a run that is neither done nor matched by `only`.
         ChildProcessError: with several `jobs`, some runs failed or were killed; the others were done.
     """
     if jobs < 1:
@@ -218,6 +220,7 @@ def run_comparison(
             f"{', '.join(map(str, comparison.seeds))}."
         )
     _check_values(chosen, output_dir, overrides)
+    _check_what_others_make(chosen, runs, output_dir, overrides)
     with progress_bar("Runs", len(chosen), "runs") as bar:
         if jobs > 1:
             work = functools.partial(_do_in_worker, output_dir=output_dir, overrides=overrides, jobs=jobs)
@@ -251,13 +254,6 @@ def finished_runs(
 def _do(run: Run, output_dir: str | Path, overrides: Mapping[str, Any] | None) -> None:
     # Compiled code of the run before would count against the limit of recompilations.
     torch._dynamo.reset()
-    autoencoder = run.fields.get("autoencoder")
-    is_shared = autoencoder is not None and Path(output_dir) in Path(autoencoder).parents
-    if is_shared and not (Path(str(autoencoder)) / TRAINER_STATE_NAME).is_file():
-        raise ValueError(
-            f"{run.name} uses the autoencoder that is fitted in {autoencoder}, where there is no finished one yet. "
-            "Do that run first, or leave --only out."
-        )
     (distill if run.distils else train)(*_arguments(run, output_dir, overrides))
 
 
@@ -318,6 +314,30 @@ def _check_values(runs: Sequence[Run], output_dir: str | Path, overrides: Mappin
             check_mixed_images(args, more_images or (run.distils and data_args.max_labelled_samples is not None))
         except ValueError as error:
             raise ValueError(f"{run.name}: {error}") from None
+
+
+def _check_what_others_make(
+    chosen: Sequence[Run], runs: Sequence[Run], output_dir: str | Path, overrides: Mapping[str, Any] | None
+) -> None:
+    """Refuses runs that learn from another one of the family which is neither done nor about to be. Otherwise a missing
+    teacher would be looked up on the Hub, or found missing after hours of other runs."""
+    names = {str(Path(output_dir) / run.name): run.name for run in runs}
+    to_do = [run for run in chosen if not (Path(output_dir) / run.name / RESULTS_NAME).is_file()]
+    made = {run.name for run in to_do}
+    for run in (run for run in to_do if run.distils):
+        fields = {**run.fields, **(overrides or {})}
+        teacher, autoencoder = Path(str(fields["teacher"])), fields.get("autoencoder")
+        needed = [(teacher, teacher / CONFIG_NAME, "learns from the teacher that is trained")]
+        if autoencoder:
+            state = Path(autoencoder) / TRAINER_STATE_NAME
+            needed.append((Path(autoencoder).parent, state, "uses the autoencoder that is fitted"))
+        for folder, file, does in needed:
+            name = names.get(str(folder))
+            if name is not None and name not in made and not file.is_file():
+                raise ValueError(
+                    f"{run.name} {does} in {file.parent}, where there is no finished one yet. Do that run first "
+                    f"(--only {name}), or leave --only out."
+                )
 
 
 def _check_fields(where: str, fields: Mapping[str, Any]) -> None:

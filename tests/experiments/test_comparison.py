@@ -94,6 +94,17 @@ class TestRuns:
             ValueError, match=r"student/adapted/seed-2 uses the autoencoder .*seed-1/autoencoder.*first"
         ):
             run_comparison(comparison, tmp_path, only="student/adapted/seed-2")
+        # Nor is anything done that comes before it.
+        assert not any(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("jobs", [1, 2])
+    def test_a_teacher_that_is_not_trained_yet_is_an_error(self, tmp_path, jobs: int) -> None:
+        """`runs/teacher` could be the name of a repository on the Hub."""
+        with pytest.raises(
+            ValueError, match=r"student/adapted/seed-1 learns from the teacher .*/teacher,.*\(--only teacher\)"
+        ):
+            run_comparison(_comparison(), tmp_path, only="student/*", jobs=jobs)
+        assert not any(tmp_path.iterdir())
 
     def test_an_objective_may_have_a_teacher_of_its_own(self) -> None:
         other = {**ADAPTED, "teacher": "kaseg/other"}
