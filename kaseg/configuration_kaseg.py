@@ -56,7 +56,8 @@ class KASegConfig(PreTrainedConfig):
 
     Raises:
         ValueError: an unknown head, a stride other than 4/8/16/32, a palette that does not fit the classes, another
-            void label, or classes of which no model can be made (see [`require_classes`]).
+            void label, classes of which no model can be made (see [`require_classes`]), or a field that is spelled
+            almost as one of these.
 
     Example:
 

@@ -91,6 +91,9 @@ class KASegImageProcessor(TorchvisionBackend):
         ignore_index (`int`, defaults to 255): The void label. Masks are refused with any other from 0 to 254, which may
             be classes.
 
+    Raises:
+        ValueError: an option that is unknown or would change nothing (`do_reduce_labels`, `crop_size`, ...).
+
     Example:
 
     ```python

@@ -9,11 +9,11 @@ takes.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import hashlib
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -98,4 +98,8 @@ def main(family: str, *folders: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("family", help="folder of the table")
+    parser.add_argument("runs", nargs="+", help="folders of finished runs")
+    given = parser.parse_args()
+    main(given.family, *given.runs)

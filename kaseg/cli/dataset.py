@@ -12,12 +12,12 @@ from .hub_options import CreatePr, DryRun, Message, Revision, send_files
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name, folder or Hub id of the dataset.")]
 
-dataset = typer.Typer(cls=QuickGroup, help="Datasets on the Hub.", no_args_is_help=True)
+dataset = typer.Typer(cls=QuickGroup, help="Class weights of a dataset; datasets on the Hub.", no_args_is_help=True)
 
 
 @dataset.callback()
 def _group() -> None:
-    """Datasets on the Hub."""
+    """Class weights of a dataset; datasets on the Hub."""
 
 
 @dataset.command()

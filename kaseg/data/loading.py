@@ -102,6 +102,8 @@ def load_segmentation_dataset(
 
     Raises:
         FileNotFoundError: A file, a folder or the split is missing; the message says what was looked for.
+        OSError: Hub data cannot be reached.
+        TypeError: Scene options for other data than "scenes".
         ValueError: Arguments or columns do not fit, a split is empty or ids are doubled. On access: a sample cannot be
             decoded, sizes differ, or a label is out of range; the message names the sample and its file.
     """

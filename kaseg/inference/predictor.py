@@ -84,7 +84,7 @@ class Predictor:
 
     Raises:
         ValueError: If `batch_size` or `max_pixels` is below 1, `alpha` outside 0..1, `tile` or `overlap` impossible, or
-            the model is one of other than RGB images or of one class.
+            the model is one of other than RGB images or of one class, or holds NaN or infinite numbers.
 
     Example:
 

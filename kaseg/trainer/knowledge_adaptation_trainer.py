@@ -61,6 +61,7 @@ class KnowledgeAdaptationTrainer(DistillationStep):
         train_dataset, eval_dataset, data_collator, processing_class, kwargs: As in [`SegmentationTrainer`].
 
     Raises:
+        OSError: a teacher or an autoencoder that is not there or cannot be read.
         ValueError: parts that do not fit each other, which the message names: student, teacher (its classes, its tap,
             a [`TeacherAdapter`] that was made with other options), autoencoder and data; several GPUs in one process.
 

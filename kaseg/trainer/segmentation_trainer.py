@@ -82,6 +82,8 @@ class SegmentationTrainer(ScoringTrainer):
         model ([`KASegModel`], *optional*): The model; or `model_init`.
         args ([`SegmentationConfig`]): The arguments.
         train_dataset, eval_dataset (*optional*): Data.
+        data_collator (`Callable`, *optional*): Makes a batch of prepared samples; by default a
+            [`~kaseg.data.SegmentationCollator`].
         processing_class ([`KASegImageProcessor`], *optional*): Gives the normalization, makes the images of an
             evaluation (resized to `eval_size`, if that is set), and is saved beside the model; see
             [`~kaseg.trainer.image_processor.image_processor_for`] for other processors and for the default.

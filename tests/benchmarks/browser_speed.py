@@ -48,7 +48,9 @@ DROP = """(async (times) => {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--size", type=int, default=512, help="side of the photo")
     parser.add_argument("--photos", type=int, default=10, help="timed, after three to warm up")
     args = parser.parse_args()

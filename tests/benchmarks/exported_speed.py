@@ -32,7 +32,9 @@ CASES = ("onnx", "onnx int8", "openvino", "openvino int8", "torch-export", "exec
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--exports", nargs="+", choices=CASES, default=list(CASES), help="format, or format int8")
     parser.add_argument("--size", type=int, default=512, help="side of the image")
     parser.add_argument("--repeats", type=int, default=10, help="timed passes, after three to warm up")

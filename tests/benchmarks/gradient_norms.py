@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--teacher", required=True)
     parser.add_argument("--dataset", default="camvid")
     parser.add_argument("--data-dir", required=True)
-    parser.add_argument("--distillation-losses", type=json.loads, default={}, help="rivals to add, as JSON")
+    parser.add_argument("--distillation-losses", type=json.loads, default={}, help="baselines to add, as JSON")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--crop-size", type=int, nargs=2, default=[336, 448], metavar=("HEIGHT", "WIDTH"))
     options = parser.parse_args()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +103,10 @@ def test_runs_are_named_by_their_folders_wherever_one_stands(
     monkeypatch.chdir(folder.parent)
     collect.main(str(tmp_path / "family"), "seed-1")
     assert named == ["os16/plain/seed-1"]
+
+
+@pytest.mark.parametrize("script", sorted(RESULTS.rglob("*.py")), ids=lambda script: script.stem)
+def test_help_does_nothing_but_help(script: Path, tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, script, "--help"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith("usage: "), done.stderr
+    assert not list(tmp_path.iterdir())

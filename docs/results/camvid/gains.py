@@ -8,6 +8,7 @@ by `docs/results/collect.py`.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import re
 import statistics
@@ -59,4 +60,5 @@ def print_table(scores: Scores) -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

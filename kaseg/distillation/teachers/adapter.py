@@ -75,8 +75,8 @@ class TeacherAdapter(nn.Module):
     Raises:
         OSError: as from_pretrained, of a name.
         ValueError: the model is none of these, there is no such submodule, no classifier to be found without `tap`,
-            `label_map` does not fit, a mean comes without its standard deviation, or `image_scale` is not positive, or
-            not 1 where the network takes images of one size alone.
+            `label_map` does not fit, a mean comes without its standard deviation, `image_scale` is not positive, or not
+            1 where the network takes images of one size alone, or the network cannot have this `output_stride`.
 
     Attributes:
         normalization ([`~kaseg.pixels.Normalization`] or `None`): The teacher's own, as given or found.
