@@ -86,9 +86,9 @@ def test_a_gradient_alone(tmp_path: Path, monkeypatch) -> None:
 
 def test_the_term_is_named_and_nothing_is_logged_as_zero(tmp_path: Path, monkeypatch) -> None:
     trainer = ka_trainer(tmp_path)
-    shares = trainer._shares
+    shares = trainer._fractions_of_step
     monkeypatch.setattr(
-        trainer, "_shares", lambda *a: {k: v * math.nan if k == "affinity" else v for k, v in shares(*a).items()}
+        trainer, "_fractions_of_step", lambda *a: {k: v * math.nan if k == "affinity" else v for k, v in shares(*a).items()}
     )
     with pytest.raises(
         NotFiniteError, match=r"Step 1 \(distillation\): the loss term 'affinity' is nan for the samples"
