@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -12,17 +13,23 @@ from typing import Any
 import pytest
 import yaml
 
-RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "docs" / "results"
+CAMVID = ROOT / "docs" / "camvid.md"
 FAMILIES = sorted(file.parent for file in RESULTS.glob("*/runs.csv"))
 
 
-@pytest.fixture(scope="module")
-def collect() -> Any:
-    spec = importlib.util.spec_from_file_location("collect", RESULTS / "collect.py")
+def load(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def collect() -> Any:
+    return load(RESULTS / "collect.py")
 
 
 @pytest.mark.parametrize("folder", FAMILIES, ids=lambda folder: folder.name)
@@ -110,3 +117,48 @@ def test_help_does_nothing_but_help(script: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, script, "--help"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith("usage: "), done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def rows_of(heading: str) -> list[list[str]]:
+    """The cells of the tables in one section of the page of CamVid, without the code marks."""
+    section = CAMVID.read_text(encoding="utf-8").partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    lines = re.findall(r"^\| (.*) \|$", section.replace("`", ""), re.MULTILINE)
+    return [[cell.strip() for cell in line.split(" | ")] for line in lines]
+
+
+def test_the_table_of_gains_is_what_its_script_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    load(RESULTS / "camvid" / "gains.py").main()
+    printed = capsys.readouterr().out.partition("\nos16\n")[2].partition("\nos32\n")[0]
+    lines = re.findall(r"^\| (.*?) \| (.*) \|$", printed, re.MULTILINE)
+    expected = {objective.replace(" the ", " "): rest.split(" | ") for objective, rest in lines[1:]}
+    shown = {re.sub(r":.*| the| a(?= CPU)", "", objective): rest for objective, *rest in rows_of("With all masks")[1:]}
+    assert len(shown) == len(expected) > 10
+    for objective, cells in expected.items():
+        assert " | ".join(shown[objective]).split() == " | ".join(cells).split(), objective
+
+
+@pytest.mark.parametrize("column", ["mean_iou", "mean_iou_padded"])
+def test_lists_of_scores_are_those_of_the_runs(collect: Any, column: str) -> None:
+    text = CAMVID.read_text(encoding="utf-8")
+    lists = [[float(n) for n in found.split(", ")] for found in re.findall(r"\d+\.\d(?:, \d+\.\d)+", text)]
+    scores: dict[str, list[float]] = {}
+    for row in collect.read_rows(RESULTS / "camvid"):
+        family, _, _ = row["run"].rpartition("/seed-")
+        if re.match(r"voc-os16/|os32-padded/|os16-16-labels/", family) and row[column]:
+            scores.setdefault(family, []).append(100 * float(row[column]))
+    several = {family: own for family, own in scores.items() if len(own) > 1}
+    assert len(several) >= 2
+    for family, own in several.items():
+        # Rounded twice: in the table of the runs, and on the page.
+        found = [own == pytest.approx(shown, abs=0.0501) for shown in lists if len(shown) == len(own)]
+        assert any(found), f"{family}: {own}"
+
+
+def test_what_ships_has_the_scores_of_its_results() -> None:
+    header, *rows = rows_of("What ships")
+    assert len(rows) == 3
+    for name, *cells in rows:
+        folder = ROOT / "hub_configs" / re.match(r"kaseg/([\w-]+)", name)[1]  # type: ignore[index]
+        results = json.loads((folder / "results.json").read_text())
+        expected = {"mIoU": results["mean_iou"], **results["per_category_iou"]}
+        assert cells == [f"{100 * expected[column]:.1f}" for column in header[1:]], name
