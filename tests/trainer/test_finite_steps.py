@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -86,10 +87,12 @@ def test_a_gradient_alone(tmp_path: Path, monkeypatch) -> None:
 
 def test_the_term_is_named_and_nothing_is_logged_as_zero(tmp_path: Path, monkeypatch) -> None:
     trainer = ka_trainer(tmp_path)
-    shares = trainer._fractions_of_step
-    monkeypatch.setattr(
-        trainer, "_fractions_of_step", lambda *a: {k: v * math.nan if k == "affinity" else v for k, v in shares(*a).items()}
-    )
+    real = trainer._fractions_of_step
+
+    def fractions(*args: Any) -> dict[str, Any]:
+        return {k: v * math.nan if k == "affinity" else v for k, v in real(*args).items()}
+
+    monkeypatch.setattr(trainer, "_fractions_of_step", fractions)
     with pytest.raises(
         NotFiniteError, match=r"Step 1 \(distillation\): the loss term 'affinity' is nan for the samples"
     ):
