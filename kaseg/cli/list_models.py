@@ -49,7 +49,7 @@ def list_models(
     plain_console(width=max(console.width, widest)).print(table)
     if families and everything:
         console.print(
-            "Models of a .yaml file are not trained yet: kaseg compare hub_configs/FILE.yaml trains them.",
+            "No weights ship for the models of a .yaml file: kaseg compare hub_configs/FILE.yaml trains them.",
             highlight=False,
         )
     elif families:
