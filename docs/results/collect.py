@@ -23,7 +23,7 @@ RUNS, RECIPES = "runs.csv", "recipes.yaml"
 FACTS = ("dataset", "split", "protocol", "hardware", "steps", "epochs", "train_seconds", "parameters", "gflops_513x513")
 SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy", "loss")
 # Of the training log, from first to last, each value behind its epoch.
-CURVES = ("loss", "eval_mean_iou", "distillation/")
+CURVES = ("loss", "eval_mean_iou", "distillation/", "weight/")
 
 
 def row_of(run: str, results: dict[str, Any], recipe: str) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def row_of(run: str, results: dict[str, Any], recipe: str) -> dict[str, Any]:
     for entry in results["log"]:
         for key in entry:
             if key.startswith(CURVES):
-                curve = curves.setdefault(f"curve_{key.removeprefix('distillation/')}", {})
+                curve = curves.setdefault(f"curve_{key.removeprefix('distillation/').replace('/', '_')}", {})
                 curve[f"{entry['epoch']:.5g}"] = f"{entry[key]:.5g}"
     return row | {key: " ".join(f"{at}:{value}" for at, value in curve.items()) for key, curve in curves.items()}
 

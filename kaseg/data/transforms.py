@@ -227,19 +227,17 @@ class TrainTransform:
 
 
 class EvalTransform:
-    """Normalization, with an optional resize of the image and optional padding. The mask keeps its resolution.
+    """The pixel values that an image processor makes, or normalization alone, and optional padding.
 
-    Padding lies at the bottom and at the right: the image's is `image_mean` (0 after normalization), the mask's is
-    void, so that no score counts it. Where the image is resized, the mask's padding is that of the image to the nearest
-    pixel of the mask: the geometries then agree to half a pixel of the mask.
+    The mask keeps its resolution. Padding lies at the bottom and at the right: the image's is `image_mean` (0 after
+    normalization), the mask's is void, so that no score counts it. Where the processor resizes the image, the mask's
+    padding is that of the image to the nearest pixel of the mask: both then agree to half a pixel of the mask.
 
     Args:
         image_mean, image_std: Normalization in units of 0..1, per channel. Default: those of ImageNet.
-        size: Length of the short edge that the image is resized to (bilinear, antialiased). Default: no resizing.
-        max_long_edge: Limit of the long edge of a resized image, which goes before `size`. Default: none.
         size_divisor: If given, the image's height and width are padded up to multiples of it.
         ignore_index: Label of padded pixels.
-        image_processor: If given, it makes the pixel values, in place of `image_mean`, `image_std` and `size`.
+        image_processor: If given, it makes the pixel values, in place of `image_mean` and `image_std`.
 
     Raises:
         ValueError: A setting is out of its range; the message names it.
@@ -249,20 +247,13 @@ class EvalTransform:
         self,
         image_mean: Sequence[float] = IMAGENET_MEAN,
         image_std: Sequence[float] = IMAGENET_STD,
-        size: int | None = None,
-        max_long_edge: int | None = None,
         size_divisor: int | None = None,
         ignore_index: int = VOID,
         image_processor: Any = None,
     ) -> None:
-        check_edges("size", size, max_long_edge)
-        if image_processor is not None and size is not None:
-            raise ValueError("size and image_processor both say how large images become: give one of them.")
         if size_divisor is not None and size_divisor < 1:
             raise ValueError(f"size_divisor is {size_divisor}; it must be positive, or None for no padding.")
         self.normalize = _Normalize(image_mean, image_std)
-        self.size = size
-        self.max_long_edge = max_long_edge
         self.size_divisor = size_divisor
         self.ignore_index = ignore_index
         self.image_processor = image_processor
@@ -275,10 +266,6 @@ class EvalTransform:
         """
         image = to_rgb(image)
         check_sample(image, label)
-        if self.size is not None:
-            scale = _edge_scale(image, self.size, self.max_long_edge)
-            new_size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-            image = image.resize(new_size, Image.Resampling.BILINEAR)
         if self.image_processor is None:
             height, label_height = self._padded(image.height, label.height)
             width, label_width = self._padded(image.width, label.width)

@@ -242,13 +242,7 @@ class SegmentationTrainer(ScoringTrainer):
         )
 
     def _eval_transform(self, args: SegmentationConfig) -> EvalTransform:
-        normalization = Normalization.of_processor(self.processing_class)
-        return EvalTransform(
-            image_mean=normalization.mean,
-            image_std=normalization.std,
-            image_processor=self.processing_class,
-            size_divisor=args.eval_size_divisor,
-        )
+        return EvalTransform(image_processor=self.processing_class, size_divisor=args.eval_size_divisor)
 
     def check_masks(self) -> None:
         """Look at the masks before anything is trained, once.

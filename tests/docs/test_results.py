@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
+from kaseg.experiments.summary import paired_interval
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results"
-CAMVID = ROOT / "docs" / "camvid.md"
+CAMVID, VOC_ANIMALS = ROOT / "docs" / "camvid.md", ROOT / "docs" / "voc_animals.md"
 FAMILIES = sorted(file.parent for file in RESULTS.glob("*/runs.csv"))
 
 
@@ -53,7 +56,7 @@ def test_runs_are_added_once(collect: Any, tmp_path: Path) -> None:
         "log": [
             {"loss": 2.0, "distillation/affinity": 0.5, "learning_rate": 0.1, "epoch": 1.0},
             {"eval_mean_iou": 0.25, "eval_loss": 1.0, "epoch": 1.0},
-            {"loss": 1.0, "distillation/affinity": 0.25, "epoch": 2.0},
+            {"loss": 1.0, "distillation/affinity": 0.25, "weight/affinity": 3.0, "epoch": 2.0},
         ],
     }
     collect.add(tmp_path, {"os16/kd/seed-1": results})
@@ -62,7 +65,7 @@ def test_runs_are_added_once(collect: Any, tmp_path: Path) -> None:
     assert (first["run"], second["run"]) == ("os16/a/seed-2", "os16/kd/seed-1")
     assert second["mean_iou"] == "0.5" and second["iou_sky"] == "0.25"
     assert second["curve_loss"] == "1:2 2:1" and second["curve_affinity"] == "1:0.5 2:0.25"
-    assert second["curve_eval_mean_iou"] == "1:0.25"
+    assert second["curve_eval_mean_iou"] == "1:0.25" and second["curve_weight_affinity"] == "2:3"
     # Runs that differ in the seed alone have one recipe.
     recipes = yaml.safe_load((tmp_path / "recipes.yaml").read_text())
     assert recipes == {first["recipe"]: {"learning_rate": 0.5}} and first["recipe"] == second["recipe"]
@@ -119,15 +122,15 @@ def test_help_does_nothing_but_help(script: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def rows_of(heading: str) -> list[list[str]]:
-    """The cells of the tables in one section of the page of CamVid, without the code marks."""
-    section = CAMVID.read_text(encoding="utf-8").partition(f"## {heading}\n")[2].partition("\n## ")[0]
-    lines = re.findall(r"^\| (.*) \|$", section.replace("`", ""), re.MULTILINE)
-    return [[cell.strip() for cell in line.split(" | ")] for line in lines]
+def rows_of(heading: str, page: Path = CAMVID) -> list[list[str]]:
+    """The cells of the tables in one section of a page, without the code marks."""
+    section = page.read_text(encoding="utf-8").partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    lines = re.findall(r"^\|(?!-)(.*)\|$", section.replace("`", ""), re.MULTILINE)
+    return [[cell.strip() for cell in line.split("|")] for line in lines]
 
 
 def test_the_table_of_gains_is_what_its_script_prints(capsys: pytest.CaptureFixture[str]) -> None:
-    load(RESULTS / "camvid" / "gains.py").main()
+    load(RESULTS / "gains.py").main(RESULTS / "camvid")
     printed = capsys.readouterr().out.partition("\nos16\n")[2].partition("\nos32\n")[0]
     lines = re.findall(r"^\| (.*?) \| (.*) \|$", printed, re.MULTILINE)
     expected = {objective.replace(" the ", " "): rest.split(" | ") for objective, rest in lines[1:]}
@@ -152,6 +155,66 @@ def test_lists_of_scores_are_those_of_the_runs(collect: Any, column: str) -> Non
         # Rounded twice: in the table of the runs, and on the page.
         found = [own == pytest.approx(shown, abs=0.0501) for shown in lists if len(shown) == len(own)]
         assert any(found), f"{family}: {own}"
+
+
+def scores_of(collect: Any, student: str) -> dict[str, dict[str, float]]:
+    """Mean IoU in % of a student of VOC animals, by objective and seed."""
+    scores: dict[str, dict[str, float]] = {}
+    for row in collect.read_rows(RESULTS / "voc_animals"):
+        family, objective, seed = row["run"].split("/")
+        if family == student:
+            scores.setdefault(objective, {})[seed.removeprefix("seed-")] = 100 * float(row["mean_iou"])
+    return scores
+
+
+def mean_and_interval(values: list[float]) -> str:
+    low, high = paired_interval(values)  # type: ignore[misc]
+    return f"{statistics.mean(values):+.1f} (95 % {low:+.1f} to {high:+.1f})"
+
+
+@pytest.mark.parametrize(
+    ("heading", "student"),
+    [
+        ("440 masks", "os16-440"),
+        ("440 masks, short runs", "os16-440-short"),
+        ("A pilot of 500 steps", "os32-196-short"),
+    ],
+)
+def test_pairs_of_voc_animals_are_those_of_the_runs(collect: Any, heading: str, student: str) -> None:
+    scores = scores_of(collect, student)
+    header, *rows = rows_of(heading, VOC_ANIMALS)
+    columns = [column.partition(" (")[0] for column in header[1:-1]]
+    assert set(columns) == set(scores) and columns[0] == "plain"
+    distilled = scores[header[-1].partition("gain of ")[2].split(" ")[0] or columns[1]]
+    gains = {seed: score - scores["plain"][seed] for seed, score in distilled.items()}
+    for seed, *cells, gain in rows[:-1]:
+        assert cells == [f"{scores[name][seed]:.1f}" if seed in scores[name] else "" for name in columns]
+        assert gain == f"{gains[seed]:+.1f}"
+    assert [row[0] for row in rows] == [*scores["plain"], "mean"]
+    means = {
+        name: f"{statistics.mean(own.values()):.1f} ± {statistics.stdev(own.values()):.1f}" if len(own) > 1 else ""
+        for name, own in scores.items()
+    }
+    assert rows[-1][1:] == [*(means[name] for name in columns), mean_and_interval([*gains.values()])]
+
+
+def test_single_runs_of_voc_animals_are_those_of_the_table(collect: Any) -> None:
+    scores = scores_of(collect, "os16")
+    plain = scores["plain"]["2"]
+    expected = {name: [f"{own['2']:.1f}", f"{own['2'] - plain:+.1f}"] for name, own in scores.items()}
+    shown = {name: cells for name, *cells in rows_of("All masks", VOC_ANIMALS)[1:]}
+    assert shown == expected | {"plain": [f"{plain:.1f}", ""]}
+
+
+def test_the_readme_shows_the_gain_of_the_runs(collect: Any) -> None:
+    scores = scores_of(collect, "os16-440")
+    gains = [score - scores["plain"][seed] for seed, score in scores["logits_4"].items()]
+    line = re.search(r"^\| .*440.*\|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert line is not None and re.findall(r"[+-]?\d+\.\d", line[0].partition("440")[2]) == [
+        *(f"{statistics.mean(scores[name].values()):.1f}" for name in ("plain", "logits_4")),
+        *re.findall(r"[+-]\d+\.\d", mean_and_interval(gains)),
+        "80.5",  # the teacher's, in hub_configs/voc-animals.yaml
+    ]
 
 
 def test_what_ships_has_the_scores_of_its_results() -> None:

@@ -172,10 +172,11 @@ class TestEvaluation:
             for batch in (1, 8):
                 assert evaluate_model(model, data, KASegImageProcessor(), batch)["confusion_matrix"] == counts[0]
 
-    @pytest.mark.parametrize("limit", [None, 50])
-    def test_predictions_see_images_at_the_size_of_the_evaluation(self, tmp_path, limit: int | None) -> None:
+    @pytest.mark.parametrize(("limit", "resizes"), [(None, True), (44, True), (44, False)])
+    def test_predictions_see_images_at_the_size_of_the_evaluation(self, tmp_path, limit, resizes: bool) -> None:
         data = _of_several_sizes()
-        given = KASegImageProcessor(image_mean=0.4, image_std=0.3, do_resize=True, size={"height": 9, "width": 9})
+        size = {"height": 9, "width": 9}
+        given = KASegImageProcessor(image_mean=0.4, image_std=0.3, do_resize=resizes, size=size)
         trainer = seg_trainer(
             tmp_path, evaluation=data, more={"processing_class": given}, eval_size=40, eval_max_long_edge=limit
         )
@@ -183,10 +184,11 @@ class TestEvaluation:
         trainer.evaluate()
         trainer.save_model()
         processor = KASegImageProcessor.from_pretrained(tmp_path)
-        assert processor.do_resize and (processor.image_mean, given.do_resize) == (0.4, True)
-        width, height = data[0]["image"].size
+        assert processor.do_resize and processor.image_mean == 0.4
+        assert given.do_resize is resizes and given.size["height"] == 9  # the user's own stays as it was
+        width, height = data[3]["image"].size
         scale = min(40 / min(width, height), (limit or 1000) / max(width, height))
-        found = processor(data[0]["image"], return_tensors="pt")["pixel_values"].shape[2:]
+        found = processor(data[3]["image"], return_tensors="pt")["pixel_values"].shape[2:]
         assert tuple(found) == pytest.approx((height * scale, width * scale), abs=1)
         counts = evaluate_model(KASegModel.from_pretrained(tmp_path), data, processor)["confusion_matrix"]
         assert counts == trainer.confusion_matrix.matrix.tolist()
@@ -269,11 +271,12 @@ class TestEvaluation:
             trained, saved(make_dataset(3, seed=1)[0]["image"], return_tensors="pt").pixel_values
         )
 
-    def test_a_processor_that_resizes_is_pointed_out(self, tmp_path, caplog) -> None:
+    @pytest.mark.parametrize("fields", [{}, {"short_edge": 64}, {"eval_size": 64}])
+    def test_a_processor_that_resizes_is_pointed_out(self, tmp_path, caplog, fields: dict) -> None:
         processor = KASegImageProcessor(do_resize=True, size={"height": 64, "width": 64})
         with caplog.at_level(logging.WARNING):
-            seg_trainer(tmp_path, more={"processing_class": processor})
-        assert "training does not" in caplog.text
+            seg_trainer(tmp_path, more={"processing_class": processor}, **fields)
+        assert ("training does not" in caplog.text) is (not fields)
 
     def test_in_bfloat16_after_training(self, tmp_path) -> None:
         trainer = seg_trainer(tmp_path, max_steps=1, bf16_full_eval=True)

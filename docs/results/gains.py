@@ -1,9 +1,9 @@
-"""The tables of docs/camvid.md, student by student and objective by objective, out of `runs.csv` beside this file.
+"""Gains of a family's distilled runs over the plain ones, student by student and objective by objective, as tables.
 
-    python docs/results/camvid/gains.py
+    python docs/results/gains.py docs/results/camvid
 
-A distilled run is paired with the plain run of its seed on the same kind of machine, GPU or CPU. The table is written
-by `docs/results/collect.py`.
+They are computed from the family's `runs.csv`, which `collect.py` writes. A distilled run is paired with the plain run
+of its seed on the same kind of machine, GPU or CPU.
 """
 
 from __future__ import annotations
@@ -17,27 +17,28 @@ from pathlib import Path
 from kaseg.experiments.summary import paired_interval
 
 # Seed 1 was used for trials.
-RUN = re.compile(r"((?:voc-)?os\d+(?:-\d+-labels|-padded)?)/([a-z_]+)/seed-([2-6])(?:-cpu)?")
+RUN = re.compile(r"([\w-]+)/(\w+)/seed-(?!1\b)(\d+)(?:-cpu)?")
 Scores = dict[str, dict[tuple[str, str], float]]  # objective -> (seed, machine) -> mIoU in %
 
 
-def main() -> None:
+def main(folder: str | Path) -> None:
     students: dict[str, Scores] = {}
     padded: dict[str, Scores] = {}
-    with open(Path(__file__).with_name("runs.csv"), newline="", encoding="utf-8") as file:
+    with open(Path(folder) / "runs.csv", newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             if not (found := RUN.fullmatch(row["run"])):
                 continue
             student, objective, seed = found.groups()
             key = (seed, "CPU" if row["hardware"].startswith("CPU") else "GPU")
             students.setdefault(student, {}).setdefault(objective, {})[key] = 100 * float(row["mean_iou"])
-            if row["mean_iou_padded"]:
+            if row.get("mean_iou_padded"):
                 name = f"{student} with pad_to_stride"
                 score = 100 * float(row["mean_iou_padded"])
                 padded.setdefault(name, {}).setdefault(objective, {})[key] = score
     for student, scores in (students | padded).items():
-        print(f"\n{student}\n")
-        print_table(scores)
+        if "plain" in scores:
+            print(f"\n{student}\n")
+            print_table(scores)
 
 
 def print_table(scores: Scores) -> None:
@@ -49,7 +50,8 @@ def print_table(scores: Scores) -> None:
     for objective, own in scores.items():
         spread = f" ± {statistics.stdev(own.values()):.1f}" if len(own) > 1 else ""
         print(f"| {objective} | {statistics.mean(own.values()):.1f}{spread} |", end="")
-        pairs = {key: score - plain[key] for key, score in own.items() if not objective.startswith("plain")}
+        others = {} if objective.startswith("plain") else own
+        pairs = {key: score - plain[key] for key, score in others.items() if key in plain}
         if not pairs:
             print(" | |")
             continue
@@ -60,5 +62,6 @@ def print_table(scores: Scores) -> None:
 
 
 if __name__ == "__main__":
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
-    main()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("family", help="folder of the family's results")
+    main(parser.parse_args().family)
