@@ -45,7 +45,7 @@ def needs_node() -> None:
     if shutil.which("node") is None:
         pytest.skip("Node.js is not installed")
     if not (MODULES / "@huggingface" / "transformers").is_dir():
-        pytest.skip("no transformers.js: npm install --prefix tests/javascript")
+        pytest.skip("no transformers.js: npm install --ignore-scripts --prefix tests/javascript")
 
 
 def chromium() -> str:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from kaseg.evaluation.evaluator import evaluate_model
+from kaseg.export.graph import graph_resizes
 from kaseg.export.options import ExportOptions
 from kaseg.export.parity import graph_inputs
 from kaseg.export.quantize_onnx import METHODS, CalibrationMethod
@@ -91,11 +92,9 @@ class CalibrationInputs(Sequence[np.ndarray]):
     def __getitem__(self, place: Any) -> Any:
         if isinstance(place, slice):
             return [self[index] for index in range(*place.indices(len(self)))]
-        picture = self.picture(place)
-        if self.options.size is not None:
-            height, width = self.options.size
-            picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-        return graph_inputs([picture], self.image_processor, self.options)
+        resizes = self.options.size is None and not graph_resizes(self.options) and self.image_processor.do_resize
+        picture = _resized(self.options.size, self.picture(place))
+        return graph_inputs([picture], self.image_processor, self.options, do_resize=resizes)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self[place] for place in range(len(self)))
@@ -106,7 +105,8 @@ def mean_iou(
 ) -> float:
     """Mean IoU on a dataset as `kaseg evaluate` counts it (whole images, single scale), 0..1.
 
-    With a fixed size the images are resized to it, for the model as for its export; labels keep their resolution.
+    With a fixed size the images are resized to it, for the model as for its export; labels keep their resolution. A
+    graph that gives masks resizes once more, as the image processor does.
 
     Args:
         model: The model, or an export of it.
@@ -115,16 +115,21 @@ def mean_iou(
         options: What was exported.
     """
     how: dict[str, Any] = {}
-    if options.size is not None:
-        how = {"do_resize": True, "size": {"height": options.size[0], "width": options.size[1]}}
     scored: nn.Module = model
-    if isinstance(model, ExportedModel) and options.output == "mask":
-        how |= {"do_rescale": False, "do_normalize": False}
-        scored = _MaskAsLogits(model, options.image_dtype)
+    if isinstance(model, ExportedModel) and graph_resizes(options):
+        how = {"do_resize": False}
+        if options.output == "mask":
+            how |= {"do_rescale": False, "do_normalize": False}
+            scored = _MaskAsLogits(model, options.image_dtype)
+    elif options.size is not None and not graph_resizes(options):
+        how = {"do_resize": True, "size": {"height": options.size[0], "width": options.size[1]}}
+    prepare = partial(image_processor, **how)
+    if graph_resizes(options):
+        prepare = partial(_prepare_resized, prepare, options.size)
     what = "the export" if isinstance(model, ExportedModel) else "the model"
     total = len(dataset) if isinstance(dataset, Sized) else None
     with progress_bar(f"Scoring {what}", total, "images") as bar:
-        return evaluate_model(scored, dataset, partial(image_processor, **how), progress=bar.update)["mean_iou"]
+        return evaluate_model(scored, dataset, prepare, progress=bar.update)["mean_iou"]
 
 
 def loss_of_int8(
@@ -154,6 +159,14 @@ def loss_of_int8(
         "calibration": calibration_name,
         "calibration_samples": min(data.samples, len(data.calibration)),
     }
+
+
+def _resized(size: tuple[int, int] | None, image: Image.Image) -> Image.Image:
+    return image if size is None else image.resize(size[::-1], Image.Resampling.BILINEAR)
+
+
+def _prepare_resized(image_processor: Any, size: tuple[int, int] | None, image: Image.Image, **kwargs: Any) -> Any:
+    return image_processor(_resized(size, image), **kwargs)
 
 
 class _MaskAsLogits(nn.Module):

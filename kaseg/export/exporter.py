@@ -120,14 +120,22 @@ def export_model(
 def _reference(
     model: KASegModel, image_processor: Any, options: ExportOptions
 ) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What the exported graph has to compute: for masks, what image processor and model do without it."""
+    """What the exported graph has to compute: for masks, what image processor and model do without it.
+
+    Pillow resizes: torchvision, which the processor uses, differs by 1 in some bytes, and so in some masks.
+    """
     if options.output == "logits":
         return build_graph(model, image_processor, replace(options, dtype="float32"), fuse=False)
     dtype = MaskGraph(model, image_processor).mask_dtype
 
     def masks(images: torch.Tensor) -> torch.Tensor:
         pictures = [Image.fromarray(image) for image in images.numpy().astype(np.uint8)]
-        outputs = model(**image_processor(pictures, return_tensors="pt"))
+        prepared = image_processor(pictures, return_tensors="pt")
+        if image_processor.do_resize:
+            height, width = prepared["pixel_values"].shape[-2:]
+            resized = [picture.resize((width, height), Image.Resampling.BILINEAR) for picture in pictures]
+            prepared = image_processor(resized, do_resize=False, return_tensors="pt")
+        outputs = model(**prepared)
         sizes = [(picture.height, picture.width) for picture in pictures]
         found = image_processor.post_process_semantic_segmentation(outputs, sizes)
         return torch.stack(list(found)).to(dtype)

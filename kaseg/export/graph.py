@@ -7,6 +7,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional as F
+from transformers.image_transforms import get_size_with_aspect_ratio
+from transformers.image_utils import PILImageResampling, SizeDict
 
 from kaseg.export.options import ExportOptions
 from kaseg.export.same_padding import pad_in_whole_numbers
@@ -30,8 +33,8 @@ class LogitsGraph(nn.Module):
 class MaskGraph(nn.Module):
     """`image`, (B, H, W, C), values in 0..255 -> class ids (B, H, W), uint8 (int32 above 256 classes).
 
-    Rescaling and normalizing as the image processor does them, bilinear resizing (`align_corners=False`) of the logits
-    to the image's size and argmax as its `post_process_semantic_segmentation` does them.
+    Resizing, rescaling and normalizing as the image processor does them, bilinear resizing (`align_corners=False`) of
+    the logits to the image's size and argmax as its `post_process_semantic_segmentation` does them.
     """
 
     scale: torch.Tensor
@@ -40,29 +43,85 @@ class MaskGraph(nn.Module):
     def __init__(self, model: KASegModel, image_processor: Any) -> None:
         super().__init__()
         self.logits = LogitsGraph(model)
-        scale, shift = graph_normalization(image_processor, model.config.num_channels).scale_and_shift()
+        self.size = _size_of(image_processor)
+        scale, shift = _normalization_of(image_processor, model.config.num_channels).scale_and_shift()
         self.register_buffer("scale", scale)
         self.register_buffer("shift", shift)
         self.mask_dtype = torch.uint8 if model.config.num_labels <= 256 else torch.int32
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        pixel_values = normalize(image.permute(0, 3, 1, 2), self.scale, self.shift)
-        logits = resize_logits(self.logits(pixel_values), image.shape[1:3])
+        pixels = image.permute(0, 3, 1, 2)
+        if self.size is not None:
+            pixels = resize_pixels(pixels, self.size)
+        logits = resize_logits(self.logits(normalize(pixels, self.scale, self.shift)), image.shape[1:3])
         return logits.argmax(dim=1).to(self.mask_dtype)
 
 
-def graph_normalization(image_processor: Any, num_channels: int) -> Normalization:
-    """Reads what the image processor does to values.
+class ResizingLogitsGraph(MaskGraph):
+    """`pixel_values` of images at their own size -> logits of what the image processor's resizing makes of them."""
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        assert self.size is not None
+        pixels = resize_pixels((pixel_values - self.shift) / self.scale, self.size)
+        return self.logits(normalize(pixels, self.scale, self.shift))
+
+
+def resize_pixels(pixels: torch.Tensor, size: SizeDict) -> torch.Tensor:
+    """Resizes as Pillow does, bilinear and antialiased: row by row, then column by column, each rounded to bytes.
+
+    Args:
+        pixels: (B, C, H, W), values in 0..255.
+        size: That of an image processor.
+
+    Returns:
+        float32 (B, C, h, w), whole numbers in 0..255.
+    """
+    height, width = pixels.shape[-2:]
+    if size.height:
+        new_height, new_width = size.height, size.width
+    elif size.longest_edge:
+        new_height, new_width = get_size_with_aspect_ratio((height, width), size.shortest_edge, size.longest_edge)
+    else:
+        shortest = torch.sym_min(height, width)
+        new_height, new_width = (size.shortest_edge * edge // shortest for edge in (height, width))
+    pixels = pixels.float()
+    # A little more than 0.5: sums of engines differ by less, and halves are common.
+    for shape in ((height, new_width), (new_height, new_width)):
+        pixels = F.interpolate(pixels, size=shape, mode="bilinear", antialias=True).add(0.501).floor()
+    return pixels
+
+
+def graph_resizes(options: ExportOptions) -> bool:
+    """Whether the graph resizes the images, if the image processor does: always before transformers.js, since browsers
+    resize with other filters."""
+    return options.output == "mask" or options.format == "transformers-js"
+
+
+def _size_of(image_processor: Any) -> SizeDict | None:
+    """The size that images are resized to, if they are.
 
     Raises:
-        ValueError: it resizes or pads, which is not part of an exported graph.
+        ValueError: by another filter, or it crops or pads, which no graph does.
     """
-    for what in ("do_resize", "do_center_crop", "do_pad"):
+    for what in ("do_center_crop", "do_pad"):
         if getattr(image_processor, what, False):
             raise ValueError(
                 f"The image processor has {what}=True, which is not part of an exported graph: export logits instead "
                 f"and let the processor prepare the images, or save it with {what}=False."
             )
+    if not getattr(image_processor, "do_resize", False):
+        return None
+    size = image_processor.size if isinstance(image_processor.size, SizeDict) else SizeDict(**image_processor.size)
+    if image_processor.resample != PILImageResampling.BILINEAR or not (size.height or size.shortest_edge):
+        raise ValueError(
+            f"The image processor resizes to {dict(size)} with resample={image_processor.resample!r}; exported graphs "
+            "resize bilinearly (resample=2), to height and width or by shortest_edge. Export logits instead and let "
+            "the processor prepare the images."
+        )
+    return size
+
+
+def _normalization_of(image_processor: Any, num_channels: int) -> Normalization:
     return Normalization.of_options(
         image_processor.do_rescale,
         image_processor.rescale_factor,
@@ -78,9 +137,12 @@ def build_graph(model: KASegModel, image_processor: Any, options: ExportOptions,
 
     Args:
         model: The model.
-        image_processor: What the normalization of a mask graph is taken from.
+        image_processor: What the resizing and normalization of a graph that does them are taken from.
         options: What to export.
         fuse: Fold BatchNorm into the convolutions, if the model can do that.
+
+    Raises:
+        ValueError: the graph cannot do what the image processor does.
     """
     model = copy.deepcopy(model).cpu().float().eval()
     if fuse:
@@ -88,7 +150,22 @@ def build_graph(model: KASegModel, image_processor: Any, options: ExportOptions,
     pad_in_whole_numbers(model)
     if options.dtype == "bf16" and options.format == "torch-export":
         model = model.to(torch.bfloat16)
-    graph = LogitsGraph(model) if options.output == "logits" else MaskGraph(model, image_processor)
+    if options.output == "mask":
+        graph: nn.Module = MaskGraph(model, image_processor)
+        if graph.size is not None and options.format == "openvino":
+            raise ValueError(
+                "The image processor has do_resize=True, and OpenVINO resizes without antialiasing: export logits and "
+                "let the processor prepare the images, or masks with --format onnx."
+            )
+    elif graph_resizes(options) and image_processor.do_resize:
+        graph = ResizingLogitsGraph(model, image_processor)
+    else:
+        graph = LogitsGraph(model)
+    if isinstance(graph, MaskGraph) and options.size is None and graph.size is not None and graph.size.longest_edge:
+        raise ValueError(
+            "The image processor limits the longest edge, which a graph for images of any size cannot do: export for a "
+            "fixed one (--size HEIGHT,WIDTH), or save it without longest_edge."
+        )
     return graph.eval().requires_grad_(False)
 
 

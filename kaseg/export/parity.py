@@ -121,11 +121,14 @@ def _groups(options: ExportOptions, sizes: Sequence[tuple[int, int]]) -> list[tu
     return [(size, (0, 1) if place % 2 == 0 else (0,)) for place, size in enumerate(sizes)]
 
 
-def graph_inputs(images: Sequence[Image.Image], image_processor: Any, options: ExportOptions) -> np.ndarray:
+def graph_inputs(
+    images: Sequence[Image.Image], image_processor: Any, options: ExportOptions, do_resize: bool = False
+) -> np.ndarray:
     """RGB pictures of one size as the graph takes them: `pixel_values` or `image`."""
     if options.output == "mask":
         return np.stack([np.asarray(image) for image in images]).astype(options.image_dtype)
-    prepared = image_processor(list(images), do_resize=False, do_pad=False, do_center_crop=False, return_tensors="pt")
+    how = {"do_resize": do_resize, "do_pad": False, "do_center_crop": False}
+    prepared = image_processor(list(images), **how, return_tensors="pt")
     return prepared["pixel_values"].numpy()
 
 

@@ -21,14 +21,11 @@ def write_js_configs(config: KASegConfig, image_processor: Any, folder: Path, ha
 
     Without int8 weights, which it takes by default in browsers, the config says that those in float32 are to be taken.
 
+    Resizing is left to the graph: browsers resize with other filters.
+
     Raises:
-        ValueError: an image processor that resizes (browsers resize with other filters), pads or crops.
+        ValueError: an image processor that pads or crops.
     """
-    if image_processor.do_resize:
-        raise ValueError(
-            "The image processor has do_resize=True. Browsers resize with other filters than ours, and the masks would "
-            "not be the same: save it with do_resize=False."
-        )
     described = {
         "model_type": _MODEL_TYPE,
         "architectures": [_MODEL_CLASS],
@@ -39,7 +36,9 @@ def write_js_configs(config: KASegConfig, image_processor: Any, folder: Path, ha
     if config.palette is not None:
         described["palette"] = config.palette
     (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-    plain_processor(image_processor).save_pretrained(folder)
+    processor = plain_processor(image_processor)
+    processor.do_resize = False
+    processor.save_pretrained(folder)
 
 
 def write_float16(float_file: Path, file: Path) -> None:

@@ -102,6 +102,38 @@ def test_masks_of_the_graph(runtime: str, size: tuple[int, int], processor: KASe
     assert mean_iou(masks, labels) == pytest.approx(mean_iou(own, labels), abs=1e-3)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    "format, size, resized_to",
+    [
+        ("onnx", None, {"shortest_edge": 80}),
+        ("onnx", None, {"height": 64, "width": 80}),
+        ("torch-export", None, {"shortest_edge": 80}),
+        ("onnx", (97, 161), {"shortest_edge": 80, "longest_edge": 112}),
+        ("executorch", (97, 161), {"shortest_edge": 80}),
+        ("litert", (97, 161), {"shortest_edge": 80}),
+    ],
+)
+def test_masks_of_a_graph_that_resizes(
+    format: str, size: tuple[int, int] | None, resized_to: dict[str, int], tmp_path: Path
+) -> None:
+    """The export is compared with Pillow, image processor and model; that these resize is looked at here."""
+    options = ExportOptions(format, output="mask", size=size)  # type: ignore[arg-type]
+    for module in needs(options):
+        pytest.importorskip(module, reason=f"{module} is not installed", exc_type=ImportError)
+    processor = KASegImageProcessor(do_resize=True, size=resized_to)
+    model = student(True) if size else varied_model()
+    facts = export_model(model, processor, tmp_path / "export", options, parity_sizes=((97, 161), (162, 98)))
+    assert min(row["mask_agreement"] for row in facts["parity"]) > 0.999
+    (loaded,) = load_export(tmp_path / "export", options, model.config, facts).values()
+    image = render_scene(0, 0, 97, 161)[0]
+    with torch.inference_mode():
+        prepared = KASegImageProcessor()(image, return_tensors="pt")
+        as_it_is = KASegImageProcessor().post_process_semantic_segmentation(model(**prepared), [(97, 161)])[0]
+    assert (loaded.run(image[None])[0] != as_it_is.numpy()).mean() > 0.01
+
+
 def types_around_convolutions(file: Path) -> tuple[set[str], set[str]]:
     """Types of what a LiteRT file computes before its first convolution, but for the step into int8, and after the
     last one."""

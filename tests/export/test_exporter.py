@@ -5,16 +5,20 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from PIL import Image
+from transformers.image_utils import SizeDict
 
 from kaseg import KASegConfig, KASegImageProcessor, KASegModel, KASegOnnxModel
 from kaseg.data import SCENES, load_segmentation_dataset
 from kaseg.export import ExportOptions, Int8Data, MissingPackageError, ParityError, QuantizationLossError, export_model
 from kaseg.export import formats as formats_file
 from kaseg.export import graph as graph_file
+from kaseg.export.graph import resize_pixels
 from kaseg.export.runtimes.openvino import compile_model
 from kaseg.export.to_openvino import write_openvino
 from kaseg.writing import whole_folder
@@ -29,6 +33,19 @@ SIZES = ((64, 96), (65, 97))
 ALIGNED = {"backbone": "mobilenetv2_035", "output_stride": 16, "tf_padding": True, "pad_to_stride": True}
 # Of these, traces with free sizes take many minutes (docs/deploy.md).
 WINDOWED = [architecture for architecture in TRACED if architecture["backbone"].startswith("swin")]
+
+
+@pytest.mark.parametrize("size", [{"shortest_edge": 37}, {"height": 31, "width": 89}])
+@pytest.mark.parametrize("of", [(53, 61), (97, 67), (37, 37)])
+def test_graphs_resize_as_pillow_does(size: dict[str, int], of: tuple[int, int]) -> None:
+    """But for sums near a half, which are rounded either way."""
+    pixels = np.random.default_rng(0).integers(0, 256, (*of, 3), dtype=np.uint8)
+    found = resize_pixels(torch.from_numpy(pixels).permute(2, 0, 1)[None], SizeDict(**size))
+    prepared = KASegImageProcessor(do_resize=True, size=size)(pixels, return_tensors="pt")["pixel_values"]
+    assert found.shape == prepared.shape
+    expected = Image.fromarray(pixels).resize(prepared.shape[:1:-1], Image.Resampling.BILINEAR)
+    difference = np.abs(found[0].permute(1, 2, 0).numpy() - np.asarray(expected, dtype=np.float32))
+    assert difference.max() <= 1 and difference.mean() < 0.01
 
 
 @pytest.mark.slow
@@ -205,10 +222,19 @@ class TestRefusals:
             export_model(model, processor, tmp_path / "export", ExportOptions(**options), data)
         assert list(tmp_path.iterdir()) == []
 
-    def test_a_processor_that_resizes_within_a_mask_graph(self, model, tmp_path: Path) -> None:
-        resizing = KASegImageProcessor(do_resize=True, size={"height": 32, "width": 32})
-        with pytest.raises(ValueError, match="do_resize=True, which is not part of an exported graph"):
-            export_model(model, resizing, tmp_path / "export", ExportOptions(output="mask"))
+    @pytest.mark.parametrize(
+        "settings, format, message",
+        [
+            ({"do_pad": True}, "onnx", "do_pad=True, which is not part of an exported graph"),
+            ({"do_resize": True, "size": {"height": 32, "width": 32}, "resample": 3}, "onnx", "resample=.*bilinearly"),
+            ({"do_resize": True, "size": {"shortest_edge": 32, "longest_edge": 40}}, "onnx", "limits the longest edge"),
+            ({"do_resize": True, "size": {"height": 32, "width": 32}}, "openvino", "without antialiasing"),
+        ],
+    )
+    def test_what_a_mask_graph_cannot_do(self, model, tmp_path: Path, settings, format: str, message: str) -> None:
+        processor = KASegImageProcessor(**settings)
+        with pytest.raises(ValueError, match=message):
+            export_model(model, processor, tmp_path / "export", ExportOptions(format, output="mask"))
         assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize(

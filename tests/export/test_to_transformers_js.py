@@ -118,10 +118,16 @@ def test_what_transformers_js_has_not_is_refused(option: dict) -> None:
         ExportOptions("transformers-js", **option)
 
 
-def test_a_processor_that_resizes_is_refused(model: KASegModel, tmp_path: Path) -> None:
-    processor = KASegImageProcessor(do_resize=True, size={"height": 64, "width": 96})
-    with pytest.raises(ValueError, match="Browsers resize with other filters"):
-        export_model(model, processor, tmp_path / "out", ExportOptions("transformers-js"), parity_sizes=SIZES[:2])
+@pytest.mark.parametrize("run", [on_node, in_chromium])
+def test_the_graph_resizes_where_the_processor_does(run, folder: Path, model: KASegModel, tmp_path: Path) -> None:
+    processor = KASegImageProcessor(do_resize=True, size={"shortest_edge": 56}, image_mean=[0.4, 0.5, 0.6])
+    export_model(model, processor, tmp_path / "model", ExportOptions("transformers-js"), parity_sizes=SIZES[:2])
+    (tmp_path / "images").symlink_to(folder / "images")
+    expected = python_masks(model, processor, sorted((folder / "images").iterdir()))
+    assert agreement(run(tmp_path, "fp32"), expected) >= SAME
+    with pytest.raises(ValueError, match="do_pad=True"):
+        padding = KASegImageProcessor(do_pad=True)
+        export_model(model, padding, tmp_path / "out", ExportOptions("transformers-js"), parity_sizes=SIZES[:2])
 
 
 @pytest.mark.slow
