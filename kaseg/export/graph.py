@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 from torch.nn import functional as F
 from transformers.image_transforms import get_size_with_aspect_ratio
 from transformers.image_utils import PILImageResampling, SizeDict
@@ -181,6 +181,9 @@ def example_input(num_channels: int, options: ExportOptions) -> torch.Tensor:
 def export_program(graph: nn.Module, num_channels: int, options: ExportOptions) -> torch.export.ExportedProgram:
     """The graph traced by `torch.export`, with free batch, height and width unless `options.size` fixes them.
 
+    It does not hold the lines of code that each operator comes from: the formats would write them into their files, and
+    with them where Python lies on the disk of whoever exports.
+
     Raises:
         ValueError: the model cannot be traced.
     """
@@ -190,7 +193,7 @@ def export_program(graph: nn.Module, num_channels: int, options: ExportOptions) 
         dynamic = {options.input_name: {axis: torch.export.Dim.DYNAMIC for axis in free}}
     try:
         with torch.no_grad():
-            return torch.export.export(
+            program = torch.export.export(
                 graph, (example_input(num_channels, options),), dynamic_shapes=dynamic, strict=False
             )
     except Exception as error:
@@ -199,3 +202,8 @@ def export_program(graph: nn.Module, num_channels: int, options: ExportOptions) 
             f"{str(error).strip().partition(chr(10))[0]} "
             + ("" if options.size else "Try a fixed size (--size HEIGHT,WIDTH).")
         ) from error
+    for module in program.graph_module.modules():
+        if isinstance(module, fx.GraphModule):
+            for node in module.graph.nodes:
+                node.meta.pop("stack_trace", None)
+    return program

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from onnx import numpy_helper
 from PIL import Image
 from transformers.image_utils import SizeDict
 
+import kaseg
 from kaseg import KASegConfig, KASegImageProcessor, KASegModel, KASegOnnxModel
 from kaseg.data import SCENES, load_segmentation_dataset
 from kaseg.export import ExportOptions, Int8Data, MissingPackageError, ParityError, QuantizationLossError, export_model
@@ -126,6 +128,21 @@ def test_what_a_folder_holds(exported: Callable[..., Path]) -> None:
         "width",
     ]
     assert not any(node.op_type == "BatchNormalization" for node in graph.node)
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino", "torch-export"])
+def test_no_file_says_where_python_lies_on_the_disk(exported: Callable[..., Path], format: str) -> None:
+    places = [str(Path(module.__file__).parent).encode() for module in (kaseg, torch)]
+    for file in exported(format=format).iterdir():
+        content = file.read_bytes()
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as packed:
+                content = b"".join(map(packed.read, packed.namelist()))
+        assert not [place for place in places if place in content], file.name
+
+
+def test_an_onnx_file_holds_no_notes_of_the_exporter(exported: Callable[..., Path]) -> None:
+    assert not any(node.metadata_props for node in onnx.load(exported() / "model.onnx").graph.node)
 
 
 def test_a_mask_graph_that_normalizes_otherwise_is_not_kept(model, tmp_path: Path, monkeypatch) -> None:
