@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from PIL.Image import Resampling
 from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation, SegformerImageProcessor
-from transformers.utils import SAFE_WEIGHTS_NAME
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME
 
 from kaseg.export.options import ExportOptions
 from kaseg.export.parity import ParityError
@@ -30,6 +30,8 @@ def write_transformers(model: KASegModel, image_processor: Any, folder: Path, op
     processor = plain_processor(image_processor, options.size)
     model.to_transformers().save_pretrained(folder)
     processor.save_pretrained(folder)
+    # safetensors leaves its file to its owner alone; a server often runs as another user.
+    (folder / SAFE_WEIGHTS_NAME).chmod((folder / CONFIG_NAME).stat().st_mode & 0o777)
     return [SAFE_WEIGHTS_NAME]
 
 

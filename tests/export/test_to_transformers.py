@@ -74,6 +74,12 @@ def test_transformers_alone_gives_our_masks(tmp_path: Path) -> None:
         assert (found["mask"] == mask).mean() >= 0.999 and (found["by_pipeline"] == found["mask"]).all()
 
 
+def test_who_may_read_the_config_may_read_the_weights(tmp_path: Path) -> None:
+    export_model(student(), KASegImageProcessor(), tmp_path / "export", ExportOptions("transformers"))
+    modes = {path.name: path.stat().st_mode for path in (tmp_path / "export").iterdir()}
+    assert "model.safetensors" in modes and set(modes.values()) == {modes["config.json"]}
+
+
 @pytest.mark.parametrize("name", ["do_pad", "do_center_crop"])
 def test_a_processor_that_transformers_has_not_is_refused(name: str, tmp_path: Path) -> None:
     processor = KASegImageProcessor()
