@@ -212,7 +212,7 @@ class ExportedModel(nn.Module):
         if fixed is not None and (batch != 1 or size != tuple(fixed)):
             raise ValueError(
                 f"This export takes one image of (height, width) {tuple(fixed)} at a time, got {batch} of {size}. "
-                "Resize to it, or export without --size."
+                "Resize to it, or export for the size of your images (--size); ONNX and OpenVINO can do without a size."
             )
 
 
