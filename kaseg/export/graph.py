@@ -18,6 +18,10 @@ from kaseg.modeling_kaseg import KASegModel
 from kaseg.pixels import Normalization, normalize
 
 
+# OpenVINO reads ONNX's Resize without it, LiteRT cannot convert it, in ExecuTorch it has not been tried.
+_ANTIALIASING = ("onnx", "torch-export")
+
+
 class LogitsGraph(nn.Module):
     """`pixel_values`, float32 (B, C, H, W) -> float32 logits (B, num_labels, h, w), whatever the model computes in."""
 
@@ -152,10 +156,11 @@ def build_graph(model: KASegModel, image_processor: Any, options: ExportOptions,
         model = model.to(torch.bfloat16)
     if options.output == "mask":
         graph: nn.Module = MaskGraph(model, image_processor)
-        if graph.size is not None and options.format == "openvino":
+        if graph.size is not None and options.format not in _ANTIALIASING:
             raise ValueError(
-                "The image processor has do_resize=True, and OpenVINO resizes without antialiasing: export logits and "
-                "let the processor prepare the images, or masks with --format onnx."
+                f"The image processor has do_resize=True, which masks for {options.format} cannot do: of the formats, "
+                f"only {' and '.join(_ANTIALIASING)} resize with antialiasing. Export logits and let the processor "
+                "prepare the images."
             )
     elif graph_resizes(options) and image_processor.do_resize:
         graph = ResizingLogitsGraph(model, image_processor)

@@ -111,8 +111,6 @@ def test_masks_of_the_graph(runtime: str, size: tuple[int, int], processor: KASe
         ("onnx", None, {"height": 64, "width": 80}),
         ("torch-export", None, {"shortest_edge": 80}),
         ("onnx", (97, 161), {"shortest_edge": 80, "longest_edge": 112}),
-        ("executorch", (97, 161), {"shortest_edge": 80}),
-        ("litert", (97, 161), {"shortest_edge": 80}),
     ],
 )
 def test_masks_of_a_graph_that_resizes(
