@@ -18,12 +18,7 @@ if TYPE_CHECKING:
     from .image_processing_kaseg import KASegImageProcessor
     from .modeling_kaseg import KASegModel
     from .modeling_kaseg import KASegModel as KASegForSemanticSegmentation
-    from .trainer import (
-        KnowledgeAdaptationConfig,
-        KnowledgeAdaptationTrainer,
-        SegmentationConfig,
-        SegmentationTrainer,
-    )
+    from .trainer import KnowledgeAdaptationConfig, KnowledgeAdaptationTrainer, SegmentationConfig, SegmentationTrainer
 
 __getattr__, __dir__ = import_on_use(
     __name__,

@@ -19,12 +19,7 @@ from transformers.utils import logging
 
 from .checkpoints import resolve
 from .configuration_kaseg import KASegConfig
-from .conversion import (
-    config_from_mobilenet_v2,
-    config_to_mobilenet_v2,
-    convert_mobilenet_v2,
-    convert_to_mobilenet_v2,
-)
+from .conversion import config_from_mobilenet_v2, config_to_mobilenet_v2, convert_mobilenet_v2, convert_to_mobilenet_v2
 from .encoders import Encoder
 from .fusion import fold_batch_norm
 from .heads import Head, StrideMerge, build_head

@@ -121,8 +121,7 @@ def _own_parameters() -> list[inspect.Parameter]:
         typer.Option("--config", metavar="FILE", help="Recipe: a YAML file of the fields below, which flags override."),
     ]
     resume = Annotated[
-        bool,
-        typer.Option("--resume/--no-resume", help="Go on with an unfinished run in output_dir, or start anew."),
+        bool, typer.Option("--resume/--no-resume", help="Go on with an unfinished run in output_dir, or start anew.")
     ]
     return [_parameter("config", config, None), _parameter("resume", resume, True)]
 

@@ -26,8 +26,7 @@ def push(
         bool, typer.Option("--as-transformers", help="Send it as a model of transformers' own; MobileNetV2 students.")
     ] = False,
     size: Annotated[
-        str | None,
-        typer.Option(metavar="HEIGHT,WIDTH", help="--as-transformers: its image processor resizes to this."),
+        str | None, typer.Option(metavar="HEIGHT,WIDTH", help="--as-transformers: its image processor resizes to this.")
     ] = None,
     space: Annotated[
         bool, typer.Option("--space", help="Send the page of kaseg demo with this model, as a Gradio Space.")

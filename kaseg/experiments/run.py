@@ -26,12 +26,7 @@ from kaseg.model_card.published_files import RECIPE_NAME
 from kaseg.model_card.results import RESULTS_NAME, describe_run
 from kaseg.model_card.settings import changed_settings, public_settings, recipe_of
 from kaseg.modeling_kaseg import KASegModel
-from kaseg.trainer import (
-    KnowledgeAdaptationConfig,
-    KnowledgeAdaptationTrainer,
-    SegmentationConfig,
-    SegmentationTrainer,
-)
+from kaseg.trainer import KnowledgeAdaptationConfig, KnowledgeAdaptationTrainer, SegmentationConfig, SegmentationTrainer
 from kaseg.trainer.base import last_complete_checkpoint
 from kaseg.writing import write_atomically, write_json
 
@@ -229,10 +224,7 @@ def _forget(output_dir: Path) -> None:
 
 
 def describe_results(
-    trainer: SegmentationTrainer,
-    recipe: dict[str, Any],
-    metrics: dict[str, float],
-    data_args: DataArguments,
+    trainer: SegmentationTrainer, recipe: dict[str, Any], metrics: dict[str, float], data_args: DataArguments
 ) -> dict[str, Any]:
     """The content of `results.json` but for the time: scores, cost, speed, seed, steps, losses and versions."""
     model = trainer.segmentation_model

@@ -165,11 +165,7 @@ def _facts(model: KASegModel, options: ExportOptions, source: str | Path | None)
 
 
 def _write(
-    model: KASegModel,
-    image_processor: Any,
-    folder: Path,
-    options: ExportOptions,
-    calibration: CalibrationInputs | None,
+    model: KASegModel, image_processor: Any, folder: Path, options: ExportOptions, calibration: CalibrationInputs | None
 ) -> tuple[list[str], dict[str, Any]]:
     """Write model, config and image processor; returns the names of the model's files and how it was quantized."""
     if options.format == "transformers":

@@ -48,10 +48,7 @@ def needs(options: ExportOptions) -> tuple[str, ...]:
 
 
 def write_program(
-    program: torch.export.ExportedProgram,
-    folder: Path,
-    options: ExportOptions,
-    calibration: CalibrationInputs | None,
+    program: torch.export.ExportedProgram, folder: Path, options: ExportOptions, calibration: CalibrationInputs | None
 ) -> tuple[list[str], _Notes]:
     """Write a traced model into an empty folder.
 

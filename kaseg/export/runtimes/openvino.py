@@ -37,12 +37,7 @@ class KASegOpenVINOModel(ExportedModel):
     format = "openvino"
 
     def __init__(
-        self,
-        folder: Path,
-        config: KASegConfig,
-        record: dict[str, Any],
-        threads: int | None = None,
-        device: str = "CPU",
+        self, folder: Path, config: KASegConfig, record: dict[str, Any], threads: int | None = None, device: str = "CPU"
     ) -> None:
         super().__init__(folder, config, record)
         self.compiled = compile_model(folder / OPENVINO_NAME, record["dtype"], threads, device)

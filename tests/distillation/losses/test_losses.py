@@ -91,8 +91,7 @@ def test_half_types_and_autocast_are_computed_in_float32(pair, name, shape, dtyp
 @every
 @shapes
 @pytest.mark.parametrize(
-    "layout",
-    [lambda x: x.to(memory_format=torch.channels_last), lambda x: x.mT.contiguous().mT, lambda x: x.flip(0)],
+    "layout", [lambda x: x.to(memory_format=torch.channels_last), lambda x: x.mT.contiguous().mT, lambda x: x.flip(0)]
 )
 def test_memory_layout_does_not_matter(pair, name, shape, layout):
     student, teacher = (layout(x) for x in pair(*shape))
