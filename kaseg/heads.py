@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchvision.ops import Conv2dNormActivation
 
 
 def finest_index(strides: Sequence[int], stride: int) -> int:
@@ -31,25 +32,13 @@ class ConvBNReLU(nn.Sequential):
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int = 1, dilation: int = 1, separable: bool = False
     ) -> None:
-        padding = dilation * (kernel_size // 2)
+        depthwise: Iterable[nn.Module] = ()
         if separable and kernel_size > 1:
-            layers: list[nn.Module] = [
-                nn.Conv2d(
-                    in_channels,
-                    in_channels,
-                    kernel_size,
-                    padding=padding,
-                    dilation=dilation,
-                    groups=in_channels,
-                    bias=False,
-                ),
-                nn.BatchNorm2d(in_channels),
-                nn.ReLU(inplace=True),
-                nn.Conv2d(in_channels, out_channels, 1, bias=False),
-            ]
-        else:
-            layers = [nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False)]
-        super().__init__(*layers, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+            depthwise = Conv2dNormActivation(
+                in_channels, in_channels, kernel_size, dilation=dilation, groups=in_channels
+            )
+            kernel_size = dilation = 1
+        super().__init__(*depthwise, *Conv2dNormActivation(in_channels, out_channels, kernel_size, dilation=dilation))
 
 
 class ImagePooling(nn.Module):

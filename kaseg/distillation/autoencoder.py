@@ -8,6 +8,7 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import Conv2dNormActivation
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
@@ -221,11 +222,7 @@ class FeatureAutoencoder(PreTrainedModel):
         self.normalization = FeatureNormalization(widths[0])
         self.encoder = nn.Sequential(
             *(
-                nn.Sequential(
-                    nn.Conv2d(c_in, c_out, 3, stride=stride, padding=1, bias=False),
-                    nn.BatchNorm2d(c_out),
-                    nn.ReLU(inplace=True),
-                )
+                Conv2dNormActivation(c_in, c_out, 3, stride=stride)
                 for c_in, c_out, stride in zip(widths[:-1], widths[1:], strides, strict=True)
             )
         )
