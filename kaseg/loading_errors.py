@@ -91,7 +91,7 @@ def _reason(name: str, revision: str | None, cache_dir: Any, error: Exception) -
         return None
     page = f"{constants.ENDPOINT}/{name}"
     if isinstance(error, SafetensorError):
-        files = [file for file in _weights(name, revision, cache_dir) if not _is_readable(file)]
+        files = [file for file in _weights(name, revision, cache_dir) if not is_readable(file)]
         return _damaged(name, files, str(error))
     if _has(error, HFValidationError):
         return f"{name}: no such folder, and it cannot be the id of a repository on the Hub (namespace/name) either."
@@ -151,7 +151,8 @@ def _damaged(name: str, files: list[Path], reason: str) -> str:
     )
 
 
-def _is_readable(file: Path) -> bool:
+def is_readable(file: Path) -> bool:
+    """Whether a safetensors file is there and as long as it says: it may have been copied in part, or its disk full."""
     try:
         with safe_open(file, framework="pt"):
             return True

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 from torch.nn import functional as F
@@ -24,6 +24,7 @@ from kaseg.data.own_samples import standard_sample
 from kaseg.data.transforms import View
 from kaseg.distillation.teachers.adapter import TeacherAdapter
 from kaseg.image_processing_kaseg import KASegImageProcessor
+from kaseg.loading_errors import is_readable
 from kaseg.pixels import Normalization, to_rgb
 from kaseg.writing import whole_file
 
@@ -80,7 +81,7 @@ class TeacherMaps:
     def has(self, image: Image.Image) -> bool:
         """Whether the maps of an image are there, from the first byte to the last."""
         key = image_key(image)
-        return all(_is_whole(self._file(source, key)) for source in self.sources)
+        return all(is_readable(self._file(source, key)) for source in self.sources)
 
     @torch.no_grad()
     def add(self, image: Image.Image, teacher: Any, device: torch.device | str = "cpu") -> None:
@@ -171,15 +172,6 @@ def image_key(image: Image.Image) -> str:
     pixels = np.asarray(to_rgb(image))
     size = f"{image.width}x{image.height}".encode()
     return hashlib.blake2b(pixels.tobytes(), digest_size=16, person=size).hexdigest()
-
-
-def _is_whole(file: Path) -> bool:
-    """Whether a file is there and as long as it says: it may have been copied in part, or its disk been full."""
-    try:
-        with safe_open(file, framework="pt"):
-            return True
-    except (SafetensorError, OSError):
-        return False
 
 
 def _architecture(network: nn.Module) -> str:
