@@ -120,12 +120,8 @@ class Comparison:
         return next((name for name, fields in self.objectives.items() if fields is None), None)
 
     def runs(self, output_dir: str | Path) -> list[Run]:
-        """Every run, in the order in which they are done: teacher first, then seed by seed, so that a family that is
-        broken off holds whole pairs.
-
-        Args:
-            output_dir: Folder of the comparison, where a teacher that is trained by it lies.
-        """
+        """Every run below `output_dir`, in the order in which they are done: teacher first, then seed by seed, so that
+        a family that is broken off holds whole pairs."""
         runs, teacher = [], self.teacher
         if isinstance(teacher, Mapping):
             fields = {"seed": self.seeds[0], **self.recipe, **teacher}
@@ -189,8 +185,7 @@ def run_comparison(
     """Do every run that is not done yet; what was stopped goes on where it was.
 
     Args:
-        comparison: What to run.
-        output_dir: Folder of all runs, one folder each.
+        comparison, output_dir: What to run, and where: each run has a folder of its own below.
         overrides: Fields that go before those of the comparison: where things lie and how runs are watched (`data_dir`,
             `backbone_weights`, `torch_compile`, ...).
         only: Pattern (`fnmatch`) of the runs to do, such as `os16/*/seed-1`; others are left for another time.
@@ -198,7 +193,7 @@ def run_comparison(
         jobs: Runs at a time, each in a process of its own, whose output goes to `run.log` in the run's folder.
 
     Returns:
-        The runs that are finished, each with what its `results.json` holds.
+        [`finished_runs`].
 
     Raises:
         ValueError: `jobs` is below 1, `only` matches no run, a folder holds a run with another recipe, or, before any
@@ -237,11 +232,8 @@ def run_comparison(
 def finished_runs(
     comparison: Comparison, output_dir: str | Path, overrides: Mapping[str, Any] | None = None
 ) -> list[tuple[Run, dict[str, Any]]]:
-    """The runs in `output_dir` that are finished, in order, each with what its `results.json` holds.
-
-    Raises:
-        ValueError: one of them was done with another recipe.
-    """
+    """The runs in `output_dir` that are finished, in order, each with what its `results.json` holds; a ValueError if
+    one was done with another recipe."""
     finished = []
     for run in comparison.runs(output_dir):
         folder = Path(output_dir) / run.name

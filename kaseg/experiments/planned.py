@@ -19,15 +19,9 @@ from kaseg.modeling_kaseg import KASegModel
 
 
 def planned_models(file: str | Path) -> dict[str, tuple[KASegConfig, dict[str, Any]]]:
-    """The teacher, if one is trained, and the students of a family on a named dataset, such as `hub_configs/voc.yaml`.
-
-    Returns:
-        Name of the model -> its config, and dataset, license and cost as in `results.json`. The cost is left out where
-        the encoder is that of another checkpoint (`encoder_from`).
-
-    Raises:
-        ValueError: the file is no family of runs.
-    """
+    """The teacher, if one is trained, and the students of a family on a named dataset, such as `hub_configs/voc.yaml`:
+    name -> config, and dataset, license and cost as in `results.json`. The cost is left out where the encoder is that
+    of another checkpoint (`encoder_from`). A ValueError if the file is no family of runs."""
     file = Path(file)
     fields = {run.student: run.fields for run in Comparison(**yaml.safe_load(file.read_text())).runs("")}
     return {name: _planned(model_fields, file) for name, model_fields in fields.items()}

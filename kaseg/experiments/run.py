@@ -105,11 +105,7 @@ def distill(
     args: KnowledgeAdaptationConfig,
     resume: bool = True,
 ) -> dict[str, Any]:
-    """Train a student by knowledge adaptation; see [`run`].
-
-    Raises:
-        ValueError: no teacher is named.
-    """
+    """Train a student by knowledge adaptation; see [`run`]. A ValueError if no teacher is named."""
     if not teacher_args.teacher:
         raise ValueError("Knowledge adaptation needs a teacher: set teacher (Hub id, folder or shipped checkpoint).")
     return run(model_args, data_args, args, resume, teacher_args)
@@ -122,16 +118,9 @@ def run(
     resume: bool,
     teacher_args: TeacherArguments | None = None,
 ) -> dict[str, Any]:
-    """Train, evaluate on `eval_split` after the last step, and write model, recipe and results to `output_dir`.
-
-    With `resume` an unfinished run in `output_dir` goes on where it was stopped, and a finished one is only read.
-
-    Returns:
-        What `results.json` holds.
-
-    Raises:
-        ValueError: `output_dir` holds a run with another recipe.
-    """
+    """Train, evaluate on `eval_split` after the last step, and write model, recipe and results to `output_dir`; returns
+    what `results.json` holds. With `resume` an unfinished run there goes on where it was stopped, and a finished one is
+    only read; a ValueError if it has another recipe."""
     output_dir = Path(args.output_dir)
     results_file = output_dir / RESULTS_NAME
     recipe = recipe_of(model_args, data_args, args, *([] if teacher_args is None else [teacher_args]))
