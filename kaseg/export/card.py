@@ -40,13 +40,8 @@ _USES = {
 
 
 def write_card(folder: Path, facts: dict[str, Any], source: str | Path | None) -> None:
-    """Write `README.md`: what this is an export of, its figures, how it is used; the license is the model's.
-
-    Args:
-        folder: Folder of the export.
-        facts: What `export.json` holds.
-        source: Name or folder of the model; its card, if it lies here, tells the license.
-    """
+    """Write `README.md`: what this is an export of, its figures (`facts`, what `export.json` holds), how it is used;
+    the license is that of the card of the model (`source`), if it lies here."""
     name = facts["model"]
     card_data = ModelCardData(
         library_name=_LIBRARIES.get(facts["format"], "kaseg"),

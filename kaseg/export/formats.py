@@ -50,17 +50,8 @@ def needs(options: ExportOptions) -> tuple[str, ...]:
 def write_program(
     program: torch.export.ExportedProgram, folder: Path, options: ExportOptions, calibration: CalibrationInputs | None
 ) -> tuple[list[str], _Notes]:
-    """Write a traced model into an empty folder.
-
-    Args:
-        program: The model.
-        folder: Where to.
-        options: What to write.
-        calibration: For int8: images, and how to find the ranges of activations.
-
-    Returns:
-        Names of the files in the folder, and how they were quantized.
-    """
+    """Write a traced model into an empty folder, for int8 with what `calibration` says; returns the names of the files
+    in it, and how they were quantized."""
     how = _WRITERS[options.format](program, folder, options, calibration)
     return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()), how
 
@@ -68,14 +59,8 @@ def write_program(
 def load_export(
     folder: Path, options: ExportOptions, config: KASegConfig, record: dict[str, Any]
 ) -> dict[str, ExportedModel]:
-    """The models of an export, by the type they compute in.
-
-    Args:
-        folder: Folder of the export.
-        options: What was exported.
-        config: The model's config; that of transformers and transformers.js in the folder is another.
-        record: What `export.json` holds.
-    """
+    """The models of an export, by the type they compute in. `config` is the model's; that of transformers and
+    transformers.js in the folder is another."""
     if options.format in RUNTIMES:
         return {options.dtype: RUNTIMES[options.format].from_pretrained(folder)}
     if options.format == "transformers-js":

@@ -58,17 +58,8 @@ def check_parity(
     options: ExportOptions,
     dtype: str | None = None,
 ) -> list[Parity]:
-    """Compare an exported file with the float32 model.
-
-    Args:
-        reference: What the file has to compute, in float32.
-        run: The exported file.
-        batches: Inputs of the graph.
-        options: What was exported.
-        dtype: What this file computes in, if that is not `options.dtype`.
-
-    Returns:
-        One [`Parity`] per batch.
+    """Compare an exported file, `run`, with what it has to compute, `reference` in float32, on inputs of the graph;
+    `dtype` is what this file computes in, if that is not `options.dtype`.
 
     Raises:
         ParityError: the outputs differ in shape or type or by more than [`TOLERANCES`] allow.
@@ -91,14 +82,8 @@ def parity_batches(
     options: ExportOptions,
     sizes: Sequence[tuple[int, int]] = DEFAULT_SIZES,
 ) -> Iterator[np.ndarray]:
-    """Inputs to compare with: batches of two and of one at different sizes; a fixed input is given two images in turn.
-
-    Args:
-        pictures: Two RGB pictures, resized to what is needed.
-        image_processor: Makes `pixel_values` of them.
-        options: What was exported.
-        sizes: (height, width) of the batches, where the export takes any.
-    """
+    """Inputs to compare with: batches of two and of one of two RGB pictures, resized to the `sizes` (height, width) in
+    turn; a fixed input is given the two one after the other."""
     for (height, width), places in _groups(options, sizes):
         group = [pictures[place % len(pictures)] for place in places]
         resized = [picture.resize((width, height), Image.Resampling.BILINEAR) for picture in group]

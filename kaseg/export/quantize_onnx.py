@@ -22,20 +22,9 @@ _NEVER = {"Shape", "Gather", "Div", "Squeeze", "Unsqueeze", "Reshape", "Expand",
 
 
 def quantize_onnx(float_file: Path, file: Path, calibration: Sequence[np.ndarray], method: CalibrationMethod) -> None:
-    """Write an int8 version: QDQ format, uint8 activations, int8 weights per channel.
-
-    What comes before the first convolution and after the last one (normalizing, resizing, argmax of a mask graph) stays
-    in float32.
-
-    Args:
-        float_file: The float32 model.
-        file: Where to.
-        calibration: Inputs from which the ranges of the activations are taken, run one at a time.
-        method: `"minmax"`, `"percentile"` (99.99) or `"entropy"`.
-
-    Raises:
-        MissingPackageError (an `ImportError`): onnx or ONNX Runtime is not installed.
-    """
+    """Write an int8 version: QDQ format, uint8 activations with the ranges that they have for the inputs `calibration`
+    (run one at a time; `"percentile"` is 99.99), int8 weights per channel. What comes before the first convolution and
+    after the last one (normalizing, resizing, argmax of a mask graph) stays in float32."""
     onnx = require("onnx", "to quantize ONNX models")
     quantization = require("onnxruntime.quantization", "to quantize ONNX models")
     methods = {
@@ -71,13 +60,9 @@ def quantize_onnx(float_file: Path, file: Path, calibration: Sequence[np.ndarray
 def choose_method(
     float_file: Path, file: Path, calibration: Sequence[np.ndarray], methods: Sequence[CalibrationMethod] = METHODS
 ) -> tuple[CalibrationMethod, dict[str, float]]:
-    """Quantize by every method and keep the one that changes the output least on the calibration images.
-
-    The measure is the share of positions whose class changes. Labels and the validation set play no part.
-
-    Returns:
-        The method and the agreement of each, 0..1.
-    """
+    """Quantize by every method and keep the one that changes the class of the smallest share of positions on the
+    calibration images; labels and the validation set play no part. Returns the method and the agreement of each,
+    0..1."""
     expected = _classes(float_file, calibration)
     agreement: dict[str, float] = {}
     best = methods[0]

@@ -14,16 +14,7 @@ from kaseg.export.runtimes.openvino import openvino_core
 
 def quantize_openvino(float_file: Path, file: Path, calibration: Sequence[np.ndarray]) -> None:
     """Write an int8 version: NNCF's preset "mixed" (symmetric weights per channel, asymmetric activations), with its
-    bias correction.
-
-    Args:
-        float_file: The float32 model, `.xml`.
-        file: Where to, `.xml`.
-        calibration: Inputs from which the ranges of the activations are taken.
-
-    Raises:
-        MissingPackageError (an `ImportError`): OpenVINO or NNCF is not installed.
-    """
+    bias correction; the ranges of the activations are those of the inputs `calibration`."""
     ov = require("openvino", "to quantize OpenVINO models")
     nncf = require("nncf", "to quantize OpenVINO models")
     logging.getLogger("nncf").setLevel(logging.ERROR)
