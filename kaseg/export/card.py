@@ -12,18 +12,14 @@ from kaseg.markdown import escaped, table
 
 _LIBRARIES = {"transformers": "transformers", "transformers-js": "transformers.js"}
 _USES = {
-    "onnx": (
-        "python",
-        'from kaseg import KASegOnnxModel\n\nmodel = KASegOnnxModel.from_pretrained("FOLDER_OR_HUB_ID")',
-    ),
-    "openvino": (
-        "python",
-        'from kaseg import KASegOpenVINOModel\n\nmodel = KASegOpenVINOModel.from_pretrained("FOLDER_OR_HUB_ID")',
-    ),
-    "litert": (
-        "python",
-        'from kaseg import KASegLiteRTModel\n\nmodel = KASegLiteRTModel.from_pretrained("FOLDER_OR_HUB_ID")',
-    ),
+    **{
+        format: ("python", f'from kaseg import {name}\n\nmodel = {name}.from_pretrained("FOLDER_OR_HUB_ID")')
+        for format, name in (
+            ("onnx", "KASegOnnxModel"),
+            ("openvino", "KASegOpenVINOModel"),
+            ("litert", "KASegLiteRTModel"),
+        )
+    },
     "transformers": (
         "python",
         'from transformers import pipeline\n\nsegmenter = pipeline("image-segmentation", "FOLDER_OR_HUB_ID")\n'

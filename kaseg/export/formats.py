@@ -13,7 +13,6 @@ from kaseg.configuration_kaseg import KASegConfig
 from kaseg.export.calibration import CalibrationInputs
 from kaseg.export.options import ExportOptions
 from kaseg.export.quantize_onnx import choose_method
-from kaseg.export.quantize_openvino import quantize_openvino
 from kaseg.export.runtimes import RUNTIMES, KASegOnnxModel
 from kaseg.export.runtimes.base import ExportedModel
 from kaseg.export.runtimes.litert import LITERT_NAME
@@ -22,7 +21,7 @@ from kaseg.export.runtimes.openvino import OPENVINO_NAME
 from kaseg.export.to_executorch import load_executorch, write_executorch
 from kaseg.export.to_litert import quantize_litert, write_litert
 from kaseg.export.to_onnx import write_onnx
-from kaseg.export.to_openvino import write_openvino
+from kaseg.export.to_openvino import quantize_openvino, write_openvino
 from kaseg.export.to_transformers import load_transformers
 from kaseg.export.to_transformers_js import JS_FILES, write_float16
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,10 +44,6 @@ class Parity:
     max_error: float | None
     relative_error: float | None
     mask_agreement: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """The figures for `export.json`."""
-        return dataclasses.asdict(self)
 
 
 def check_parity(
@@ -142,16 +137,17 @@ def _compare(expected: np.ndarray, found: np.ndarray, shape: tuple[int, ...], ou
 def _judge(parity: Parity, tolerances: tuple[float, float]) -> None:
     most, least = tolerances
     where = f"{parity.batch} image{'s' if parity.batch > 1 else ''} of {parity.size[0]}x{parity.size[1]}"
-    # "not <=", so that NaN fails
-    if parity.relative_error is not None and not parity.relative_error <= most:
+    # NaN agrees with nothing.
+    if parity.relative_error is None:
+        agrees = parity.mask_agreement >= least
+        found = f"only {100 * parity.mask_agreement:.2f} % of the pixels have the model's class, required are"
+        limit = f"{100 * least:g} %"
+    else:
+        agrees = parity.relative_error <= most
+        found = f"the logits differ by {parity.relative_error:.2g} of their size (root mean square), allowed are"
+        limit = f"{most:g}"
+    if not agrees:
         raise ParityError(
-            f"The exported file does not compute what the model computes: on {where} the logits differ by "
-            f"{parity.relative_error:.2g} of their size (root mean square), allowed are {most:g} for {parity.dtype}. "
-            "Nothing was kept."
-        )
-    if parity.relative_error is None and not parity.mask_agreement >= least:
-        raise ParityError(
-            f"The exported file does not compute what the model computes: on {where} only "
-            f"{100 * parity.mask_agreement:.2f} % of the pixels have the model's class, required are {100 * least:g} % "
-            f"for {parity.dtype}. Nothing was kept."
+            f"The exported file does not compute what the model computes: on {where} {found} {limit} for "
+            f"{parity.dtype}. Nothing was kept."
         )

@@ -43,7 +43,7 @@ def quantize_onnx(float_file: Path, file: Path, calibration: Sequence[np.ndarray
         quantization.quantize_static(
             str(prepared),
             str(file),
-            _reader(quantization.CalibrationDataReader, name, calibration, bar.update),
+            _Reader(name, calibration, bar.update),
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=types,
             per_channel=True,
@@ -122,24 +122,22 @@ def _classes(file: Path, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     return [output.argmax(1) if output.dtype == np.float32 else output for output in outputs]
 
 
-def _reader(base: type, input_name: str, inputs: Sequence[np.ndarray], progress: Callable[[], object]) -> Any:
-    """A `CalibrationDataReader`, whose base class exists only where ONNX Runtime is installed."""
+class _Reader:
+    """What ONNX Runtime takes for its `CalibrationDataReader`."""
 
-    class Reader(base):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.rest = iter(inputs)
+    def __init__(self, input_name: str, inputs: Sequence[np.ndarray], progress: Callable[[], object]) -> None:
+        self.input_name, self.inputs, self.progress = input_name, inputs, progress
+        self.rest = iter(inputs)
 
-        def __len__(self) -> int:
-            return len(inputs)
+    def __len__(self) -> int:
+        return len(self.inputs)
 
-        def set_range(self, start_index: int, end_index: int) -> None:
-            self.rest = iter(inputs[start_index:end_index])
+    def set_range(self, start_index: int, end_index: int) -> None:
+        self.rest = iter(self.inputs[start_index:end_index])
 
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            batch = next(self.rest, None)
-            if batch is None:
-                return None
-            progress()
-            return {input_name: batch}
-
-    return Reader()
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        batch = next(self.rest, None)
+        if batch is None:
+            return None
+        self.progress()
+        return {self.input_name: batch}
