@@ -108,11 +108,9 @@ class Encoder(nn.Module):
         return _LAYOUTS[key]
 
     def _find_layout(self, in_channels: int) -> Layout | None:
-        """The encoder's [`Layout`].
-
-        Found by shape-only passes: at a size that no stride divides; at multiples of the stride, for encoders that cut
-        the image into patches; at multiples of the size the encoder was made for, for windows that must fit. `None` if
-        none of these is taken."""
+        """The encoder's [`Layout`], found by shape-only passes: at a size that no stride divides; at multiples of the
+        stride, for encoders that cut the image into patches; at multiples of the size the encoder was made for, for
+        windows that must fit. `None` if none of these is taken."""
         layout = self._channels_last_at(in_channels, 33, 65)
         if layout is not None:
             return 1, 1 if self._channels_last_at(in_channels, 1, 1) else 33, layout

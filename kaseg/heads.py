@@ -269,11 +269,7 @@ class StrideMerge(nn.Module):
 
 def build_head(config: Any, channels: Sequence[int], strides: Sequence[int]) -> tuple[StrideMerge | None, Head]:
     """The head of a [`KASegConfig`] on maps of these channels and strides, and the merge that it needs where the
-    encoder cannot dilate to the output stride. Every name in `kaseg.configuration_kaseg.HEADS` has its branch here.
-
-    Raises:
-        ValueError: a head that has none.
-    """
+    encoder cannot dilate to the output stride. Every name in `kaseg.configuration_kaseg.HEADS` has its branch here."""
     width = config.head_channels
     if config.head == "mlp":
         return None, MLPHead(channels, strides, width)

@@ -134,11 +134,7 @@ class KASegModel(PreTrainedModel):
         return self
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in `PreTrainedModel`.
-
-        Raises:
-            ValueError: the model was fused.
-        """
+        """As in `PreTrainedModel`; a ValueError if the model was fused."""
         if self._fused:
             raise ValueError(
                 "A fused model has other weights than its config describes and cannot be saved: save it before fuse(). "

@@ -63,12 +63,9 @@ def compare(
 
 
 def read_comparison(path: Path) -> Comparison:
-    """Reads the YAML file of a comparison.
-
-    Raises:
-        typer.BadParameter: the file is missing or not YAML; a section is unknown, missing or of the wrong form; a field
-            is unknown or has the wrong type; or the parts do not fit together.
-    """
+    """Reads the YAML file of a comparison; a typer.BadParameter if the file is missing or not YAML, a section is
+    unknown, missing or of the wrong form, a field is unknown or has the wrong type, or the parts do not fit
+    together."""
     from ..experiments.comparison import Comparison
     from .recipes import read_recipe
 

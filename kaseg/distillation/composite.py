@@ -28,11 +28,7 @@ class StudentOutput(ModelOutput):
 
 
 def checked_student(model: Any) -> KASegModel:
-    """The model, if it is one that can be taught.
-
-    Raises:
-        ValueError: it is no [`KASegModel`]; the message says how one is had.
-    """
+    """The model, if it is a [`KASegModel`], else a ValueError that says how one is had."""
     if isinstance(model, KASegModel):
         return model
     raise ValueError(
@@ -155,11 +151,8 @@ def teacher_maps(
 
 
 def student_map_shapes(student: KASegModel, tap: int) -> dict[str, MapShape]:
-    """Channels and strides of the student's tapped `features` and of its `logits`.
-
-    Raises:
-        ValueError: there is no map `tap` in its `hidden_states`.
-    """
+    """Channels and strides of the student's tapped `features` and of its `logits`; a ValueError if there is no map
+    `tap` in its `hidden_states`."""
     maps = [
         *zip(student.encoder.channels, student.encoder.reductions, strict=True),
         (student.config.head_channels, student.feature_stride),

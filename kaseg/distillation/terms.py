@@ -171,14 +171,9 @@ class DistillationTerm(nn.Module):
         return self.loss(student, teacher, at_grid.ne(VOID))
 
     def count(self, labels: Tensor) -> Tensor:
-        """What the mean over a batch with these labels is taken over: its number of images or of positions, or the sum
-        of their weights.
-
-        Means weighted by these numbers and divided by their sum are the mean over all.
-
-        Args:
-            labels (`Tensor` of shape `(B, H, W)`): Labels of the batch, of the images' size.
-        """
+        """What the mean over a batch with these labels `(B, H, W)`, of the images' size, is taken over: its number of
+        images or of positions, or the sum of their weights. Means weighted by these numbers and divided by their sum
+        are the mean over all."""
         size = self.grid(labels.shape[-2:])
         if self.loss.per_image:
             return labels.new_full((), len(labels))
@@ -272,11 +267,7 @@ def _baseline(name: Any, options: Mapping[str, Any]) -> str:
 
 
 def parse_weight(value: Any, where: str) -> float | str:
-    """A term's weight: a number of at least 0, or `"auto"`.
-
-    Raises:
-        ValueError: it is neither; the message starts with `where`.
-    """
+    """A term's weight, a number of at least 0 or `"auto"`; a ValueError that starts with `where` if it is neither."""
     if isinstance(value, str) and value.strip().lower() == AUTO:
         return AUTO
     weight = _typed(value, 1.0, where)
@@ -309,8 +300,7 @@ def build_terms(
         settings (`Mapping`): Name -> `{"weight": ..., "source": ..., option: ...}`, as [`parse_losses`] returns.
         student, teacher (`Mapping[str, MapShape]`): What the two networks give: `"features"`, `"logits"` and, for the
             teacher, `"code"`.
-        ignore_void (`bool`): Leave out positions whose label is void.
-        class_weights (`Sequence[float]`, *optional*): Weights of positions by the class of their label.
+        ignore_void, class_weights: As in [`DistillationTerm`].
     """
     terms = {}
     for name, options in settings.items():

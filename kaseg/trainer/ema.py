@@ -19,13 +19,8 @@ class WeightAverage(ModelEmaV3):
 
     After step `n` it is `a <- d * a + (1 - d) * w` with `d = min(decay, (n - 1) / (n + 9))`: it reaches back over a
     tenth of the steps done until `decay` limits it, so that nothing is left of the first weights in a short run either.
-    The rule is that of TensorFlow's `ExponentialMovingAverage`, but for one step.
-
-    A checkpoint holds the average as its model and, to resume, the trained weights beside it.
-
-    Args:
-        network (`nn.Module`): The network that is trained.
-        decay (`float`): Largest share of the average that a step keeps, in (0, 1).
+    The rule is that of TensorFlow's `ExponentialMovingAverage`, but for one step. A checkpoint holds the average as its
+    model and, to resume, the trained weights beside it.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:

@@ -245,11 +245,8 @@ class SegmentationTrainer(ScoringTrainer):
         return EvalTransform(image_processor=self.processing_class, size_divisor=args.eval_size_divisor)
 
     def check_masks(self) -> None:
-        """Look at the masks before anything is trained, once.
-
-        Raises:
-            ValueError: the training masks hold fewer than two classes, or the evaluation masks no labelled pixel.
-        """
+        """Look at the masks before anything is trained, once; a ValueError if the training masks hold fewer than two
+        classes, or the evaluation masks no labelled pixel."""
         if self._masks_were_checked:
             return
         id2label = self.segmentation_model.config.id2label

@@ -34,14 +34,12 @@ class LabelMatch:
         return tuple(self.groups)
 
     def student_logits(self, logits: torch.Tensor) -> torch.Tensor:
-        """The teacher's logits (B, C_teacher, h, w) as logits of `known_classes` (B, K, h, w).
+        """The teacher's logits (B, C_teacher, h, w) as logits of `known_classes` (B, K, h, w); a ValueError if they are
+        of another number of classes.
 
         Where several of the teacher's classes make up one, the log of the sum of their exponentials is taken: under a
         softmax their probabilities add up (our choice). The teacher's other classes are left out, so that a softmax
         gives the teacher's belief on condition that the pixel is of a known class.
-
-        Raises:
-            ValueError: the logits are of another number of classes.
         """
         if logits.shape[1] != len(self.teacher):
             raise ValueError(

@@ -85,12 +85,8 @@ class TeacherMaps:
 
     @torch.no_grad()
     def add(self, image: Image.Image, teacher: Any, device: torch.device | str = "cpu") -> None:
-        """Compute and keep the maps of an image, if they are not there.
-
-        Raises:
-            ValueError: the teacher's map has a value that is not finite, or that float16 cannot hold.
-            OSError: the file cannot be written.
-        """
+        """Compute and keep the maps of an image, if they are not there; a ValueError if a value of them is not finite,
+        or float16 cannot hold it, an OSError if the file cannot be written."""
         if self.has(image):
             return
         image = to_rgb(image)
@@ -150,11 +146,8 @@ class TeacherMaps:
 
 
 def whole_image(samples: Any, index: int) -> Image.Image:
-    """The image of a training sample, in any of the forms of [`~kaseg.data.own_samples.standard_sample`].
-
-    Raises:
-        ValueError: it cannot be read, or is prepared already; the message names it.
-    """
+    """The image of a training sample, in any of the forms of [`~kaseg.data.own_samples.standard_sample`]; a ValueError
+    that names it if it cannot be read, or is prepared already."""
     try:
         sample = standard_sample(samples[index], with_label=False)
     except Exception as error:  # Pillow raises whatever broken bytes run into, and names no file
