@@ -57,9 +57,9 @@ def compare(
         run_comparison(comparison, output_dir, overrides, only, announce=lambda line: console.rule(line), jobs=jobs)
     with noting(f"The runs that are done are in {output_dir}; kaseg compare --report-only reports them."):
         rows = write_report(comparison, output_dir, overrides, examples)
-    console.print(to_markdown(rows), highlight=False, soft_wrap=True)
+    console.print(to_markdown(rows), soft_wrap=True)
     page = output_dir / "summary.html"
-    console.print(f"Report: {page if page.is_file() else output_dir / 'summary.md'}", soft_wrap=True, highlight=False)
+    console.print(f"Report: {page if page.is_file() else output_dir / 'summary.md'}", soft_wrap=True)
 
 
 def read_comparison(path: Path) -> Comparison:

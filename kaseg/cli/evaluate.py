@@ -93,7 +93,7 @@ def evaluate(
     written, failed = _write(results, rows, json_file, per_image, confusion_matrix, (page, "Page", write_page))
     print_scores(results)
     for path, what in written:
-        console.print(f"{what}: {path}", soft_wrap=True, highlight=False)
+        console.print(f"{what}: {path}", soft_wrap=True)
     if failed:
         raise OSError("\n".join(["The model is scored, but not all of it could be written:", *failed]))
 

@@ -89,7 +89,7 @@ def export(
         data = _int8_data(network, where, calibration_samples, calibration, max_loss)
     facts = export_model(network, processor, output_dir, options, data, source=model)
     _print(facts)
-    console.print(f"Export: {output_dir.resolve()}", soft_wrap=True, highlight=False)
+    console.print(f"Export: {output_dir.resolve()}", soft_wrap=True)
 
 
 def _refuse_unused(context: typer.Context, format: Format, dtype: Dtype, output: Output) -> None:
@@ -153,6 +153,5 @@ def _print(facts: dict[str, Any]) -> None:
             f"Mean IoU on {quantization['validation']} ({quantization['validation_samples']} images): "
             f"{percent(quantization['mean_iou_before'])} % before, {percent(quantization['mean_iou_after'])} % after; "
             f"calibrated on {quantization['calibration_samples']} images of {quantization['calibration']} "
-            f"({quantization['calibration_method']})",
-            highlight=False,
+            f"({quantization['calibration_method']})"
         )

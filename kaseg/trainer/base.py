@@ -29,12 +29,10 @@ from kaseg.trainer.hyperparameter_search import SearchingTrainer
 def last_complete_checkpoint(output_dir: str | Path) -> str | None:
     """The newest `checkpoint-N` folder that was written to its end, or `None`: `trainer_state.json` is the last file of
     a checkpoint, and where it is missing or cut off, a process was killed while saving."""
-    folders = []
-    for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        match = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", folder.name)
-        if match:
-            folders.append((int(match[1]), folder))
-    for _, folder in sorted(folders, reverse=True):
+    folders = [
+        (re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name), path) for path in Path(output_dir).glob("*")
+    ]
+    for _, folder in sorted(((int(match[1]), path) for match, path in folders if match), reverse=True):
         try:
             json.loads((folder / "trainer_state.json").read_text())
         except (OSError, ValueError):
@@ -136,8 +134,8 @@ class TermTrainer(SearchingTrainer):
             self.model_card.model_id = self.hub_model_id
             self.add_callback(self.model_card)
 
-    def _begin_average(self) -> None:
-        """Called once the model is on its device, before anything asks for the network that is saved."""
+    def _begin_average(self, network: Any = None) -> None:
+        """Called once the network that is trained is on its device, before anything asks for the one that is saved."""
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As in `transformers.Trainer`; what the user saves has its card beside it. A NotFiniteError, and nothing is
@@ -284,9 +282,8 @@ class TermTrainer(SearchingTrainer):
         for group in optimizer.param_groups:
             by_scale: dict[float, list[nn.Parameter]] = defaultdict(list)
             for parameter in group["params"]:
-                by_scale[self.learning_rate_scale(names.get(id(parameter), "").removeprefix("module."))].append(
-                    parameter
-                )
+                name = names.get(id(parameter), "").removeprefix("module.")
+                by_scale[self.learning_rate_scale(name)].append(parameter)
             for scale, parameters in by_scale.items():
                 groups.append({**group, "params": parameters, "lr": group["lr"] * scale})
         optimizer.param_groups[:] = groups
