@@ -29,10 +29,9 @@ from kaseg.trainer.hyperparameter_search import SearchingTrainer
 def last_complete_checkpoint(output_dir: str | Path) -> str | None:
     """The newest `checkpoint-N` folder that was written to its end, or `None`: `trainer_state.json` is the last file of
     a checkpoint, and where it is missing or cut off, a process was killed while saving."""
-    folders = [
-        (re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", path.name), path) for path in Path(output_dir).glob("*")
-    ]
-    for _, folder in sorted(((int(match[1]), path) for match, path in folders if match), reverse=True):
+    found = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    folders = [folder for folder in found if re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-\d+", folder.name)]
+    for folder in sorted(folders, key=lambda folder: int(folder.name.rpartition("-")[2]), reverse=True):
         try:
             json.loads((folder / "trainer_state.json").read_text())
         except (OSError, ValueError):

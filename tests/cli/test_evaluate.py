@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import errno
 import io
+import itertools
 import json
 import os
 import shutil
@@ -78,18 +79,8 @@ def test_as_a_teacher_of_some_of_its_classes(
     kaseg: Any, trained: tuple[Path, str], one_image: Path, tmp_path: Path
 ) -> None:
     (one_image / "classes.txt").write_text("sky\nroad\n")
-    arguments = (
-        "evaluate",
-        trained[0],
-        "--dataset",
-        one_image,
-        "--split",
-        "train",
-        "--device",
-        "cpu",
-        "--json",
-        tmp_path / "scores.json",
-    )
+    where = ("--dataset", one_image, "--split", "train")
+    arguments = ("evaluate", trained[0], *where, "--device", "cpu", "--json", tmp_path / "scores.json")
     assert "The model's classes are not those" in kaseg(*arguments).output
     kaseg.succeed(*arguments, "--as-teacher")
     scores = json.loads((tmp_path / "scores.json").read_text())
@@ -111,17 +102,8 @@ def test_protocols_tables_and_pictures(kaseg: Any, trained: tuple[Path, str], tm
     files = {name: tmp_path / "new" / name for name in ("scores.json", "images.csv", "matrix.png", "page.html")}
     windows = ("--protocol", "slide", "--crop-size", "64,96", "--overlap", "21", "--scales", "0.5,1", "--flip")
     where = ("--dataset", "scenes", "--max-samples", 2, "--batch-size", 4, "--num-workers", 1)
-    outputs = (
-        "--json",
-        files["scores.json"],
-        "--per-image",
-        files["images.csv"],
-        "--confusion-matrix",
-        files["matrix.png"],
-        "--page",
-        files["page.html"],
-    )
-    output = kaseg.succeed("evaluate", trained[0], *where, *windows, *outputs).output
+    outputs = zip(("--json", "--per-image", "--confusion-matrix", "--page"), files.values(), strict=True)
+    output = kaseg.succeed("evaluate", trained[0], *where, *windows, *itertools.chain(*outputs)).output
     scores = json.loads(files["scores.json"].read_text())
     assert scores["protocol"] == (
         "sliding window 64x96 with overlap 21x21, scales 0.5, 1, with flips, dataset level, void ignored"
