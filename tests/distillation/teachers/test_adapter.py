@@ -59,14 +59,17 @@ class TestImageScale:
         teacher = TeacherAdapter(model, input_size=InputSize(multiple=32), image_scale=1.5)
         assert teacher(image).features.shape[-2:] == TeacherAdapter(model)(image).features.shape[-2:]
 
-    @pytest.mark.parametrize("fields", [{"image_scale": 0.0}, {"image_scale": -1.0}])
-    def test_a_scale_that_is_none_is_refused(self, fields: dict) -> None:
-        with pytest.raises(ValueError, match="image_scale.*must be positive"):
-            TeacherAdapter(_kaseg(), **fields)
-
-    def test_a_teacher_of_one_size_has_no_scale(self) -> None:
-        with pytest.raises(ValueError, match="takes one size alone.*resized to 64x64"):
-            TeacherAdapter(_kaseg(), input_size=InputSize(fixed=(64, 64)), image_scale=1.5)
+    @pytest.mark.parametrize(
+        "scale, size, message",
+        [
+            (0.0, None, "image_scale.*must be positive"),
+            (-1.0, None, "image_scale.*must be positive"),
+            (1.5, InputSize(fixed=(64, 64)), "takes one size alone.*resized to 64x64"),
+        ],
+    )
+    def test_what_cannot_be_a_scale_is_refused(self, scale: float, size: InputSize | None, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            TeacherAdapter(_kaseg(), input_size=size, image_scale=scale)
 
 
 class TestTaps:
