@@ -25,12 +25,8 @@ def test_masks_and_overlays(kaseg: Any, trained: tuple[Path, str], images: Path,
     output = tmp_path / "out"
     result = kaseg.succeed("predict", images, "--model", trained[0], "--output", output, "--device", "cpu")
     assert f"2 of 2 images segmented: {output}" in result.output
-    assert sorted(path.name for path in output.iterdir()) == [
-        "a_mask.png",
-        "a_overlay.jpg",
-        "b_mask.png",
-        "b_overlay.jpg",
-    ]
+    names = ["a_mask.png", "a_overlay.jpg", "b_mask.png", "b_overlay.jpg"]
+    assert sorted(path.name for path in output.iterdir()) == names
     mask = np.array(Image.open(output / "a_mask.png"))
     assert mask.shape == (47, 65)
     assert mask.max() < 9

@@ -223,16 +223,9 @@ def test_channels_are_turned_for_a_network_that_is_found_to_read_bgr() -> None:
     wrapped = nn.Sequential(model, _Logits())
     model.encoder.body.pretrained_cfg = settings
     found = TeacherAdapter(wrapped, tap="0.head.conv")
-    found.expect_images((0.4,) * 3, (0.2,) * 3)
-    told = TeacherAdapter(
-        model,
-        tap="head.conv",
-        image_mean=mean,
-        image_std=std,
-        flip_channels=True,
-        student_mean=(0.4,) * 3,
-        student_std=(0.2,) * 3,
-    )
+    student = {"student_mean": (0.4,) * 3, "student_std": (0.2,) * 3}
+    found.expect_images(*student.values())
+    told = TeacherAdapter(model, "head.conv", image_mean=mean, image_std=std, flip_channels=True, **student)
     assert torch.equal(found(IMAGE).features, told(IMAGE).features)
     unturned = TeacherAdapter(model, tap="head.conv")
     assert not torch.equal(unturned(IMAGE).features, told(IMAGE).features)
