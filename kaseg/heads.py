@@ -241,16 +241,11 @@ class StrideMerge(nn.Module):
 
     The maps from `output_stride` on are projected to `channels`, upsampled and summed ([`MapSum`]). Finer ones stay.
 
-    Args:
-        in_channels, strides (`Sequence[int]`): Of the encoder's maps, from fine to coarse.
-        output_stride (`int`): Finer than the last of `strides`.
-        channels (`int`): Of the merged map.
-
     Attributes:
         channels, strides (`list[int]`): Of the maps that come out.
 
-    Shapes: maps from fine to coarse and the image's (H, W) -> the finer maps and (B, channels, ceil(H / output_stride),
-    ceil(W / output_stride)).
+    Shapes: maps of `in_channels` at `strides`, from fine to coarse, and the image's (H, W) -> the finer maps and (B,
+    channels, ceil(H / output_stride), ceil(W / output_stride)).
     """
 
     def __init__(self, in_channels: Sequence[int], strides: Sequence[int], output_stride: int, channels: int) -> None:

@@ -42,11 +42,9 @@ class StudentWithAdapters(nn.Module):
     """The student and the adapters that exist only while it is taught: all that is trained, in one module.
 
     Args:
-        student ([`KASegModel`]): The student.
-        terms (`dict[str, DistillationTerm]`): The distillation terms with their adapters.
-        tap (`int`): Index of the student's tapped map in its `hidden_states`.
-        known_classes (`list[int]`, *optional*): The student's classes that the teacher's logits are of; all by default.
-        balance ([`GradientBalance`], *optional*): Sets the weights of terms.
+        student, terms, balance: The parts.
+        tap: Index of the student's tapped map in its `hidden_states`.
+        known_classes: The student's classes that the teacher's logits are of; all by default.
     """
 
     main_input_name = "pixel_values"

@@ -96,15 +96,13 @@ class DistillationTerm(nn.Module):
     """One weighted loss with its adapter.
 
     Args:
-        name (`str`): Its name in logs and settings.
-        kind ([`TermKind`]): How the loss is fed.
+        name, kind, loss: Its name in logs and settings, how the loss is fed, and the loss.
         weight (`float` or `"auto"`): Its weight in the total loss, or that it is set by its gradient.
-        source (`str`): Which of `kind.sources` it reads.
-        loss ([`~kaseg.distillation.losses.base.MapLoss`]): The loss.
-        student, teacher ([`MapShape`]): Channels and strides of the two maps that it compares.
-        ignore_void (`bool`): Leave out positions whose label is void.
-        class_weights (`Sequence[float]`, *optional*): Weigh each position by that of its label's class, and by 1 where
-            the label is void; losses that do not take weights leave this alone.
+        source: Which of `kind.sources` it reads.
+        student, teacher: Channels and strides of the two maps that it compares.
+        ignore_void: Leave out positions whose label is void.
+        class_weights: Weigh each position by that of its label's class, and by 1 where the label is void; losses that
+            do not take weights leave this alone.
     """
 
     def __init__(
@@ -147,11 +145,10 @@ class DistillationTerm(nn.Module):
         """The loss, a scalar that is not weighted.
 
         Args:
-            student (`Tensor` of shape `(B, c_s, h_s, w_s)`): The student's logits where the source is logits, its
-                tapped features elsewhere.
-            teacher (`Tensor` of shape `(B, c_t, h_t, w_t)`): The teacher's logits, features or code, as `source` says.
-            image_size (`Sequence[int]`): Height and width of the images in pixels.
-            labels (`Tensor` of shape `(B, H, W)`, *optional*): Labels; needed where `needs_labels` says so.
+            student, teacher: Maps (B, c, h, w) as `source` says; of the student the logits, or else the tapped
+                features.
+            image_size: Height and width of the images in pixels.
+            labels: (B, H, W); needed where `needs_labels` says so.
         """
         if self.adapter is not None:
             student = self.adapter(student)

@@ -30,9 +30,7 @@ class Parity:
     """How well outputs agree for one batch.
 
     Attributes:
-        dtype: What the file computes in.
-        size: (height, width) of the images.
-        batch: How many.
+        dtype, size, batch: What the file computes in, (height, width) of the images, and how many they are.
         max_error: Largest absolute difference of logits; `None` where the graph gives masks.
         relative_error: Root mean square of the differences over that of the logits; `None` for masks.
         mask_agreement: Share of the pixels (logits, where there are some) with the same class, 0..1.

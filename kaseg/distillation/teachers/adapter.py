@@ -263,15 +263,9 @@ class TeacherAdapter(nn.Module):
         return self.maps(num_channels, image_size)["features"]
 
     def match(self, student_labels: Mapping[int, str], label_map: LabelMap | None = None) -> LabelMatch:
-        """Bring the teacher's logits to the classes of the student, and return (and log) who was matched with whom.
-
-        Args:
-            student_labels: `id2label` of the student.
-            label_map: See [`~kaseg.distillation.teachers.label_matching.match_labels`].
-
-        Raises:
-            ValueError: `label_map` names a class that does not exist, or one of the teacher's twice.
-        """
+        """Bring the teacher's logits to the classes of the student (its `id2label`), and return (and log) who was
+        matched with whom; `label_map` and the ValueErrors are those of
+        [`~kaseg.distillation.teachers.label_matching.match_labels`]."""
         if self.class_names is None:
             logits = logits_of(self._dry_run())
             count = logits.shape[1] if logits is not None else 0

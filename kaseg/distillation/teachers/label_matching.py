@@ -77,11 +77,11 @@ def match_labels(student: Sequence[str], teacher: Sequence[str], label_map: Labe
 
     Args:
         student, teacher: Names of their classes, by id.
-        label_map: Student's class -> one of the teacher's classes, several of them that make it up together, or `None`
-            if the teacher shall not be asked about it. Classes are names or ids.
+        label_map: Student's class (name or id) -> one of the teacher's, several of them that make it up together, or
+            `None` if the teacher shall not be asked about it.
 
     Raises:
-        ValueError: `label_map` names a class that does not exist, or a class of the teacher stands for two of the
+        ValueError: `label_map` names a class that does not exist, or one of the teacher's stands for two of the
             student's.
     """
     student, teacher = tuple(student), tuple(teacher)

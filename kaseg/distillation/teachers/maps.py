@@ -104,15 +104,10 @@ class TeacherMaps:
                 temporary.write_bytes(save({source: kept}))  # a full disk is an OSError, which save_file's is not
 
     def crop(self, image: Image.Image, view: View) -> dict[str, torch.Tensor]:
-        """The teacher's maps of a crop of the image.
-
-        Args:
-            image: The whole image, as the dataset gives it.
-            view: Where the crop lies, as [`~kaseg.data.TrainTransform.with_view`] gives it.
-
-        Returns:
-            `teacher_features` (c, h, w) and `teacher_logits` (C, h, w), as far as they are kept, in float32 and of the
-            size of the teacher's map of an image of `crop_size`. Beyond the image the map's edge goes on.
+        """The teacher's maps of a crop of the whole image that the dataset gives, where the `view` of
+        [`~kaseg.data.TrainTransform.with_view`] says that it lies: `teacher_features` (c, h, w) and `teacher_logits`
+        (C, h, w), as far as they are kept, in float32 and of the size of the teacher's map of an image of `crop_size`.
+        Beyond the image the map's edge goes on.
 
         Raises:
             FileNotFoundError: the maps of this image are not there.
