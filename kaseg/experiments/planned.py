@@ -14,8 +14,8 @@ from kaseg.data import SPECS, get_label_space
 from kaseg.evaluation.cost import describe_cost
 from kaseg.experiments.comparison import Comparison
 from kaseg.experiments.recipe import ModelArguments, build_arguments
-from kaseg.experiments.run import CONFIG_FIELDS
 from kaseg.modeling_kaseg import KASegModel
+from kaseg.trainer.options import fields_for
 
 
 def planned_models(file: str | Path) -> dict[str, tuple[KASegConfig, dict[str, Any]]]:
@@ -34,11 +34,7 @@ def _planned(fields: Mapping[str, Any], file: Path) -> tuple[KASegConfig, dict[s
     # A recipe names a file of class names from the folder that hub_configs/ lies in.
     beside = file.parent.parent / str(names)
     classes = get_label_space(spec.name, label_space=beside if names and beside.is_file() else names)
-    config = KASegConfig(
-        **{name: getattr(model_args, name) for name in CONFIG_FIELDS},
-        id2label=classes.id2label,
-        label2id=classes.label2id,
-    )
+    config = KASegConfig(**fields_for(KASegConfig, model_args), id2label=classes.id2label, label2id=classes.label2id)
     facts = {"dataset": spec.name, "license": spec.license}
     if model_args.encoder_from is None:
         # Shapes are enough: no memory for weights, no download.

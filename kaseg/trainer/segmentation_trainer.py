@@ -34,6 +34,7 @@ from kaseg.trainer.depthwise_convolutions import train_fast_on_cpu
 from kaseg.trainer.ema import TRAINED_WEIGHTS_NAME, WeightAverage, WeightAverageCallback, check_same_averaging
 from kaseg.trainer.hyperparameter_search import initial_model
 from kaseg.trainer.image_processor import image_processor_for
+from kaseg.trainer.options import fields_for
 from kaseg.trainer.scoring import ScoringTrainer
 from kaseg.trainer.segmentation_config import SegmentationConfig, check_mixed_images
 
@@ -41,20 +42,6 @@ logger = logging.getLogger(__name__)
 
 # What transformers would call with logits, which are not kept, or in place of the loss that is computed here.
 _NOT_CALLED = ("compute_metrics", "compute_loss_func", "preprocess_logits_for_metrics")
-
-# Fields of SegmentationConfig that TrainTransform takes as they are.
-_AUGMENTATIONS = (
-    "scale_step",
-    "horizontal_flip",
-    "brightness",
-    "contrast",
-    "saturation",
-    "hue",
-    "photometric_distortion",
-    "cat_max_ratio",
-    "short_edge",
-    "max_long_edge",
-)
 
 
 class SegmentationTrainer(ScoringTrainer):
@@ -227,11 +214,10 @@ class SegmentationTrainer(ScoringTrainer):
     def _train_transform(self, args: SegmentationConfig) -> TrainTransform:
         normalization = Normalization.of_processor(self.processing_class)
         return TrainTransform(
-            crop_size=(args.crop_size[0], args.crop_size[1]),
             scale_range=(args.min_scale, args.max_scale),
             image_mean=normalization.mean,
             image_std=normalization.std,
-            **{name: getattr(args, name) for name in _AUGMENTATIONS},
+            **fields_for(TrainTransform, args),
         )
 
     def _eval_transform(self, args: SegmentationConfig) -> EvalTransform:
