@@ -13,49 +13,35 @@ from .lazy import import_on_use
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .configuration_kaseg import KASegConfig
-    from .export import KASegLiteRTModel, KASegOnnxModel, KASegOpenVINOModel
-    from .image_processing_kaseg import KASegImageProcessor
-    from .modeling_kaseg import KASegModel
-    from .modeling_kaseg import KASegModel as KASegForSemanticSegmentation
-    from .trainer import (
-        KnowledgeAdaptationConfig,
-        KnowledgeAdaptationTrainer,
-        SegmentationConfig,
-        SegmentationTrainer,
-    )
+    from .configuration_kaseg import KASegConfig as KASegConfig
+    from .export import KASegLiteRTModel as KASegLiteRTModel
+    from .export import KASegOnnxModel as KASegOnnxModel
+    from .export import KASegOpenVINOModel as KASegOpenVINOModel
+    from .image_processing_kaseg import KASegImageProcessor as KASegImageProcessor
+    from .modeling_kaseg import KASegModel as KASegModel
+    from .trainer import KnowledgeAdaptationConfig as KnowledgeAdaptationConfig
+    from .trainer import KnowledgeAdaptationTrainer as KnowledgeAdaptationTrainer
+    from .trainer import SegmentationConfig as SegmentationConfig
+    from .trainer import SegmentationTrainer as SegmentationTrainer
 
-__getattr__, __dir__ = import_on_use(
+    KASegForSemanticSegmentation = KASegModel
+
+__getattr__, __dir__, __all__ = import_on_use(
     __name__,
     {
-        "KASegConfig": "configuration_kaseg",
-        "KASegImageProcessor": "image_processing_kaseg",
-        "KASegModel": "modeling_kaseg",
-        "KASegLiteRTModel": "export",
-        "KASegOnnxModel": "export",
-        "KASegOpenVINOModel": "export",
-        "KnowledgeAdaptationConfig": "trainer",
-        "KnowledgeAdaptationTrainer": "trainer",
-        "SegmentationConfig": "trainer",
-        "SegmentationTrainer": "trainer",
+        "configuration_kaseg": ["KASegConfig"],
+        "export": ["KASegLiteRTModel", "KASegOnnxModel", "KASegOpenVINOModel"],
+        "image_processing_kaseg": ["KASegImageProcessor"],
+        "modeling_kaseg": ["KASegModel"],
+        "trainer": [
+            "KnowledgeAdaptationConfig",
+            "KnowledgeAdaptationTrainer",
+            "SegmentationConfig",
+            "SegmentationTrainer",
+        ],
     },
     aliases={"KASegForSemanticSegmentation": "KASegModel"},
 )
+__all__ += ["checkpoint_path", "list_models"]
 
 register_auto_classes()
-
-__all__ = [
-    "KASegConfig",
-    "KASegForSemanticSegmentation",
-    "KASegImageProcessor",
-    "KASegLiteRTModel",
-    "KASegModel",
-    "KASegOnnxModel",
-    "KASegOpenVINOModel",
-    "KnowledgeAdaptationConfig",
-    "KnowledgeAdaptationTrainer",
-    "SegmentationConfig",
-    "SegmentationTrainer",
-    "checkpoint_path",
-    "list_models",
-]

@@ -11,12 +11,8 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def best_effort(what: str, kept: str = "") -> Iterator[None]:
-    """Turns a failure of the work inside into a warning, and what follows goes on.
-
-    Args:
-        what (`str`): What is made, such as `"the model card"`.
-        kept (`str`, *optional*): Where the result itself is, in a sentence.
-    """
+    """Turns a failure of the work inside (`what` is made, such as `"the model card"`) into a warning, and what follows
+    goes on; `kept` says where the result itself is, in a sentence."""
     try:
         yield
     except Exception as error:

@@ -35,10 +35,8 @@ def list_families() -> list[Path]:
 
 
 def is_shipped(name: str) -> bool:
-    """Whether `name`, as `"kaseg/<repo>"` or `"<repo>"`, is a checkpoint that ships with the package.
-
-    Any other string (another namespace, a path, an unknown repo) is simply `False`.
-    """
+    """Whether `name`, as `"kaseg/<repo>"` or `"<repo>"`, is a checkpoint that ships with the package; `False` for any
+    other string (another namespace, a path, an unknown repo)."""
     return _full_name(name) in list_models()
 
 
@@ -75,14 +73,8 @@ def checkpoint_path(name: str) -> Path:
 
 
 def hub_config_folder(name: str) -> Path:
-    """The folder under `hub_configs/` of a name, whether it holds weights or not.
-
-    Args:
-        name (`str`): `"kaseg/<repo>"` or `"<repo>"`.
-
-    Raises:
-        FileNotFoundError: there is no such folder; the message says which there are, and how others are trained.
-    """
+    """The folder under `hub_configs/` of `"kaseg/<repo>"` or `"<repo>"`, whether it holds weights or not; a
+    FileNotFoundError that says which there are, and how others are trained, if there is none."""
     folder = _root() / _full_name(name).removeprefix(f"{NAMESPACE}/")
     if not folder.is_dir():
         families = ", ".join(file.name for file in list_families()) or "none"

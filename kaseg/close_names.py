@@ -12,18 +12,12 @@ from collections.abc import Callable, Iterable
 def did_you_mean(
     name: str, known: Iterable[str], cutoff: float = 0.6, key: Callable[[str], str] = str, otherwise: str = ""
 ) -> str:
-    """Names up to three known names that are close to one that is not.
+    """Names up to three known names that are close to one that is not: `" Did you mean 'a' or 'b'?"`, or `otherwise`.
 
     Args:
-        name: The unknown name.
-        known: The known ones.
-        cutoff: Least likeness in 0..1, as in `difflib.get_close_matches`; names of fields have long words in common
-            and need a higher one.
+        cutoff: Least likeness in 0..1, as in `difflib.get_close_matches`; names of fields have long words in common and
+            need a higher one.
         key: What of a name is compared.
-        otherwise: What to say where none is close.
-
-    Returns:
-        `" Did you mean 'a' or 'b'?"`, or `otherwise`.
     """
     by_key = {key(item): item for item in known}
     close = difflib.get_close_matches(key(name), list(by_key), n=3, cutoff=cutoff)

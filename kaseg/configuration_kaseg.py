@@ -221,16 +221,9 @@ class KASegConfig(PreTrainedConfig):
 
 
 def require_classes(config: Any, where: str) -> None:
-    """Raise a `ValueError` if a model cannot be trained or scored on the classes of its config.
-
-    Args:
-        config: A config with `num_labels`, `id2label` and `label2id`, of kaseg or of transformers.
-        where: What has the config, for the message.
-
-    Raises:
-        ValueError: fewer than two classes; ids other than 0..C-1; a name that two classes have; a `label2id` that says
-            otherwise than `id2label`.
-    """
+    """Raise a `ValueError`, which names what has the config (`where`), if a model cannot be trained or scored on the
+    classes of a config of kaseg or of transformers: fewer than two; ids other than 0..C-1; a name that two classes
+    have; a `label2id` that says otherwise than `id2label`."""
     id2label = {int(index): name for index, name in (config.id2label or {}).items()}
     if len(id2label) < 2:
         raise ValueError(

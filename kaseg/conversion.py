@@ -38,6 +38,16 @@ _HEAD = {
 }
 # The layer of 1280 channels before the pooled output: it is not on the way to the segmentation logits.
 _UNUSED = "mobilenet_v2.conv_1x1."
+# Fields that both configs have under one name.
+_SAME_FIELDS = (
+    "output_stride",
+    "num_channels",
+    "tf_padding",
+    "classifier_dropout_prob",
+    "semantic_loss_ignore_index",
+    "id2label",
+    "label2id",
+)
 # Settings of timm that make no difference outside training.
 _TRAINING_ONLY = {"drop_rate", "drop_path_rate"}
 
@@ -58,15 +68,9 @@ def config_from_mobilenet_v2(config: Any) -> dict[str, Any]:
         reason = ", ".join(unsupported) or f"depth_multiplier={config.depth_multiplier} (no timm encoder {backbone})"
         raise ValueError(f"Cannot import this MobileNetV2 into a KASegModel: {reason} is not supported.")
     return {
+        **{name: getattr(config, name) for name in _SAME_FIELDS},
         "backbone": backbone,
-        "output_stride": config.output_stride,
-        "num_channels": config.num_channels,
-        "tf_padding": config.tf_padding,
-        "classifier_dropout_prob": config.classifier_dropout_prob,
         "batch_norm_eps": config.layer_norm_eps,
-        "semantic_loss_ignore_index": config.semantic_loss_ignore_index,
-        "id2label": config.id2label,
-        "label2id": config.label2id,
         # What `config_to_mobilenet_v2` leaves there; transformers does not read it.
         "pad_to_stride": getattr(config, "pad_to_stride", False),
         "palette": getattr(config, "palette", None),
@@ -96,42 +100,27 @@ def config_to_mobilenet_v2(config: Any) -> dict[str, Any]:
             "engine), kaseg export --format transformers-js (browsers), kaseg push --with-code (trust_remote_code)."
         )
     return {
+        **{name: getattr(config, name) for name in _SAME_FIELDS},
         "depth_multiplier": int(match[1]) / 100,
-        "output_stride": config.output_stride,
-        "num_channels": config.num_channels,
-        "tf_padding": config.tf_padding,
-        "classifier_dropout_prob": config.classifier_dropout_prob,
         # timm's own epsilon is that of torch.
         "layer_norm_eps": 1e-5 if config.batch_norm_eps is None else config.batch_norm_eps,
-        "semantic_loss_ignore_index": config.semantic_loss_ignore_index,
-        "id2label": config.id2label,
-        "label2id": config.label2id,
         "pad_to_stride": config.pad_to_stride,
         "palette": config.palette,
     }
 
 
 def convert_mobilenet_v2(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """State dict of a `MobileNetV2ForSemanticSegmentation` -> state dict of a `KASegModel`.
-
-    The 1280-channel layer is left out: it is not on the way to the segmentation logits.
+    """State dict of a `MobileNetV2ForSemanticSegmentation` -> that of a `KASegModel`, which has no 1280-channel layer.
 
     Raises:
         ValueError: a key that such a model does not have.
     """
-    converted = {}
-    for key, tensor in state_dict.items():
-        if key.startswith(_UNUSED):
-            continue
-        converted[_rename(key)] = tensor
-    return converted
+    return {_rename(key): tensor for key, tensor in state_dict.items() if not key.startswith(_UNUSED)}
 
 
 def convert_to_mobilenet_v2(state_dict: Mapping[str, torch.Tensor], keys: Iterable[str]) -> dict[str, torch.Tensor]:
-    """State dict of a `KASegModel` -> state dict of a `MobileNetV2ForSemanticSegmentation` with these keys.
-
-    Keys of the 1280-channel layer, which a `KASegModel` does not have, are left out.
-    """
+    """State dict of a `KASegModel` -> that of a `MobileNetV2ForSemanticSegmentation` with these keys, but for those of
+    the 1280-channel layer, which a `KASegModel` does not have."""
     return {key: state_dict[_rename(key)] for key in keys if not key.startswith(_UNUSED)}
 
 

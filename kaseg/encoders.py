@@ -108,11 +108,9 @@ class Encoder(nn.Module):
         return _LAYOUTS[key]
 
     def _find_layout(self, in_channels: int) -> Layout | None:
-        """The encoder's [`Layout`].
-
-        Found by shape-only passes: at a size that no stride divides; at multiples of the stride, for encoders that cut
-        the image into patches; at multiples of the size the encoder was made for, for windows that must fit. `None` if
-        none of these is taken."""
+        """The encoder's [`Layout`], found by shape-only passes: at a size that no stride divides; at multiples of the
+        stride, for encoders that cut the image into patches; at multiples of the size the encoder was made for, for
+        windows that must fit. `None` if none of these is taken."""
         layout = self._channels_last_at(in_channels, 33, 65)
         if layout is not None:
             return 1, 1 if self._channels_last_at(in_channels, 1, 1) else 33, layout
@@ -169,15 +167,12 @@ class Encoder(nn.Module):
         return torch.sym_max(self.smallest_side - side, 0)  # type: ignore[return-value]
 
     def load_pretrained(self, file: str | Path | None = None) -> None:
-        """Copy timm's pretrained weights into the encoder.
-
-        Args:
-            file (`str` or `Path`, *optional*): Local weights in timm's own layout. Without it timm downloads those
-                that belong to the encoder's name.
+        """Copy timm's pretrained weights into the encoder: of a local `file` in timm's own layout, or those that belong
+        to the encoder's name, which timm downloads.
 
         Raises:
-            FileNotFoundError: `file` does not exist.
-            OSError: timm has no weights for this encoder, they could not be fetched, or they do not fit.
+            OSError: there is no such file, timm has no weights for this encoder, they could not be fetched, or do not
+                fit.
             ValueError: `file` is damaged, or a pickle with more than tensors in it.
         """
         kwargs = dict(self.create_kwargs)

@@ -13,11 +13,8 @@ class NotFiniteError(ValueError):
 
 
 def require_finite(module: nn.Module, what: str) -> None:
-    """Checks all parameters and statistics of BatchNorm of `module`, which messages call `what`.
-
-    Raises:
-        NotFiniteError: a number is NaN or infinite; the message names the tensor.
-    """
+    """Checks all parameters and statistics of BatchNorm of `module`, which messages call `what`; a NotFiniteError that
+    names the tensor if a number is NaN or infinite."""
     statistics = ((k, v) for k, v in module.named_buffers() if k.endswith(("running_mean", "running_var")))
     tensors = {
         k: v.detach() for k, v in itertools.chain(module.named_parameters(), statistics) if v.is_floating_point()

@@ -16,7 +16,7 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def fold_batch_norm(model: nn.Module, image_shape: tuple[int, ...], **kwargs: Any) -> int:
-    """Fold every BatchNorm that directly follows a convolution into it, in place.
+    """Fold every BatchNorm that directly follows a convolution into it, in place; returns the number of pairs.
 
     Which BatchNorm follows which convolution is observed in a forward pass of shapes alone, not guessed from the order
     of the modules. A pair is folded if nothing else reads the convolution's output, be it the caller, and both are
@@ -26,9 +26,6 @@ def fold_batch_norm(model: nn.Module, image_shape: tuple[int, ...], **kwargs: An
         model (`nn.Module`): In eval mode.
         image_shape (`tuple[int, ...]`): Shape of an input.
         kwargs: Further arguments of the forward pass, which must return whatever the model may ever return.
-
-    Returns:
-        The number of pairs that were folded.
     """
     pairs = list(_pairs(model, image_shape, kwargs))
     for conv_name, norm_name in pairs:

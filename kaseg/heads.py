@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torchvision.ops import Conv2dNormActivation
 
 
 def finest_index(strides: Sequence[int], stride: int) -> int:
@@ -31,25 +32,13 @@ class ConvBNReLU(nn.Sequential):
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int = 1, dilation: int = 1, separable: bool = False
     ) -> None:
-        padding = dilation * (kernel_size // 2)
+        depthwise: Iterable[nn.Module] = ()
         if separable and kernel_size > 1:
-            layers: list[nn.Module] = [
-                nn.Conv2d(
-                    in_channels,
-                    in_channels,
-                    kernel_size,
-                    padding=padding,
-                    dilation=dilation,
-                    groups=in_channels,
-                    bias=False,
-                ),
-                nn.BatchNorm2d(in_channels),
-                nn.ReLU(inplace=True),
-                nn.Conv2d(in_channels, out_channels, 1, bias=False),
-            ]
-        else:
-            layers = [nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False)]
-        super().__init__(*layers, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+            depthwise = Conv2dNormActivation(
+                in_channels, in_channels, kernel_size, dilation=dilation, groups=in_channels
+            )
+            kernel_size = dilation = 1
+        super().__init__(*depthwise, *Conv2dNormActivation(in_channels, out_channels, kernel_size, dilation=dilation))
 
 
 class ImagePooling(nn.Module):
@@ -252,16 +241,11 @@ class StrideMerge(nn.Module):
 
     The maps from `output_stride` on are projected to `channels`, upsampled and summed ([`MapSum`]). Finer ones stay.
 
-    Args:
-        in_channels, strides (`Sequence[int]`): Of the encoder's maps, from fine to coarse.
-        output_stride (`int`): Finer than the last of `strides`.
-        channels (`int`): Of the merged map.
-
     Attributes:
         channels, strides (`list[int]`): Of the maps that come out.
 
-    Shapes: maps from fine to coarse and the image's (H, W) -> the finer maps and (B, channels, ceil(H / output_stride),
-    ceil(W / output_stride)).
+    Shapes: maps of `in_channels` at `strides`, from fine to coarse, and the image's (H, W) -> the finer maps and (B,
+    channels, ceil(H / output_stride), ceil(W / output_stride)).
     """
 
     def __init__(self, in_channels: Sequence[int], strides: Sequence[int], output_stride: int, channels: int) -> None:
@@ -280,11 +264,7 @@ class StrideMerge(nn.Module):
 
 def build_head(config: Any, channels: Sequence[int], strides: Sequence[int]) -> tuple[StrideMerge | None, Head]:
     """The head of a [`KASegConfig`] on maps of these channels and strides, and the merge that it needs where the
-    encoder cannot dilate to the output stride. Every name in `kaseg.configuration_kaseg.HEADS` has its branch here.
-
-    Raises:
-        ValueError: a head that has none.
-    """
+    encoder cannot dilate to the output stride. Every name in `kaseg.configuration_kaseg.HEADS` has its branch here."""
     width = config.head_channels
     if config.head == "mlp":
         return None, MLPHead(channels, strides, width)

@@ -278,11 +278,8 @@ class KASegImageProcessor(TorchvisionBackend):
         num_channels: int | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Makes a tensor (C, H, W) of one image: uint8 where it was uint8, otherwise a float.
-
-        Raises:
-            ValueError: The image is empty, its layout cannot be told, or it does not end up with `num_channels`.
-        """
+        """Makes a tensor (C, H, W) of one image: uint8 where it was uint8, otherwise a float. A ValueError if the image
+        is empty, its layout cannot be told, or it does not end up with `num_channels`."""
         if isinstance(image, (str, os.PathLike)):
             # load_image would clip 16-bit gray.
             image = Image.open(image) if os.path.isfile(image) else load_image(os.fspath(image))

@@ -35,10 +35,9 @@ class CheckpointError(OSError):
 
 @contextmanager
 def explained_loading(name: Any, revision: str | None = None, cache_dir: Any = None) -> Iterator[None]:
-    """Turns what `from_pretrained` raises inside into a [`CheckpointError`] that says what to do.
-
-    Errors that are none of loading pass as they are. While inside, transformers does not ask its conversion service to
-    make safetensors of a repository's pickles, as it else does (with the user's token).
+    """Turns what `from_pretrained` raises inside into a [`CheckpointError`] that says what to do. Errors that are none
+    of loading pass as they are. While inside, transformers does not ask its conversion service to make safetensors of a
+    repository's pickles, as it else does (with the user's token).
 
     Args:
         name: Hub id or folder.
@@ -65,12 +64,8 @@ def explained_loading(name: Any, revision: str | None = None, cache_dir: Any = N
 
 def check_cached_weights(name: Any, revision: str | None = None, cache_dir: Any = None) -> None:
     """Compare the cached weights of a Hub repository with their SHA-256, which is the name of the cache's file: the
-    client itself only looks at the size of what it fetches. (0.1 s for 100 MB; our choice.)
-
-    Args:
-        name: Hub id; nothing is done for a folder.
-        revision: Branch, tag or commit.
-        cache_dir: The cache, if it is not the usual one.
+    client itself only looks at the size of what it fetches. (0.1 s for 100 MB; our choice.) Arguments are those of
+    [`explained_loading`]; nothing is done for a folder.
 
     Raises:
         CheckpointError: a file has another content than the repository.
@@ -91,7 +86,7 @@ def _reason(name: str, revision: str | None, cache_dir: Any, error: Exception) -
         return None
     page = f"{constants.ENDPOINT}/{name}"
     if isinstance(error, SafetensorError):
-        files = [file for file in _weights(name, revision, cache_dir) if not _is_readable(file)]
+        files = [file for file in _weights(name, revision, cache_dir) if not is_readable(file)]
         return _damaged(name, files, str(error))
     if _has(error, HFValidationError):
         return f"{name}: no such folder, and it cannot be the id of a repository on the Hub (namespace/name) either."
@@ -151,7 +146,8 @@ def _damaged(name: str, files: list[Path], reason: str) -> str:
     )
 
 
-def _is_readable(file: Path) -> bool:
+def is_readable(file: Path) -> bool:
+    """Whether a safetensors file is there and as long as it says: it may have been copied in part, or its disk full."""
     try:
         with safe_open(file, framework="pt"):
             return True

@@ -19,22 +19,14 @@ _CPU_ELEMENTS = 2**18
 
 
 def resize_logits(logits: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear resizing (`align_corners=False`) in float32, at once and with gradients.
-
-    Args:
-        logits: (B, num_labels, h, w).
-        size: (height, width) of the result.
-
-    Returns:
-        float32 (B, num_labels, height, width).
-    """
+    """Bilinear resizing (`align_corners=False`) of logits (B, num_labels, h, w) in float32 to (B, num_labels, height,
+    width), at once and with gradients."""
     return F.interpolate(logits.float(), size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def resized_strips(logits: Tensor, size: tuple[int, int], max_elements: int) -> Iterator[tuple[slice, Tensor]]:
-    """Bilinear resizing (`align_corners=False`) in strips of whole rows, from top to bottom.
-
-    The same values as [`resize_logits`]: exactly, where one strip is enough, and up to rounding otherwise.
+    """Bilinear resizing (`align_corners=False`) in strips of whole rows, from top to bottom: the same values as
+    [`resize_logits`], exactly, where one strip is enough, and up to rounding otherwise.
 
     Args:
         logits: (B, num_labels, h, w).

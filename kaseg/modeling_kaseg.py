@@ -19,12 +19,7 @@ from transformers.utils import logging
 
 from .checkpoints import resolve
 from .configuration_kaseg import KASegConfig
-from .conversion import (
-    config_from_mobilenet_v2,
-    config_to_mobilenet_v2,
-    convert_mobilenet_v2,
-    convert_to_mobilenet_v2,
-)
+from .conversion import config_from_mobilenet_v2, config_to_mobilenet_v2, convert_mobilenet_v2, convert_to_mobilenet_v2
 from .encoders import Encoder
 from .fusion import fold_batch_norm
 from .heads import Head, StrideMerge, build_head
@@ -139,11 +134,7 @@ class KASegModel(PreTrainedModel):
         return self
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in `PreTrainedModel`.
-
-        Raises:
-            ValueError: the model was fused.
-        """
+        """As in `PreTrainedModel`; a ValueError if the model was fused."""
         if self._fused:
             raise ValueError(
                 "A fused model has other weights than its config describes and cannot be saved: save it before fuse(). "

@@ -80,12 +80,9 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def single_images(images: Any, single_ndims: tuple[int, ...]) -> list[Any]:
-    """Lists single images out of nested lists and batched arrays; `single_ndims` are the dimensions of one image.
-
-    Raises:
-        ValueError: An array is neither one image nor a batch.
-        TypeError: There is something else than PIL images, arrays, tensors and paths.
-    """
+    """Lists single images, of `single_ndims` dimensions, out of nested lists and batched arrays; a ValueError if an
+    array is neither one image nor a batch, a TypeError for something else than PIL images, arrays, tensors and
+    paths."""
     if isinstance(images, list | tuple):
         return [single for item in images for single in single_images(item, single_ndims)]
     if isinstance(images, Image.Image | str | os.PathLike):
@@ -111,16 +108,8 @@ def as_tensor(array: Any) -> torch.Tensor:
 
 
 def channels_first(tensor: torch.Tensor, customary: int, plausible: tuple[int, ...]) -> torch.Tensor:
-    """Makes (C, H, W) of (H, W), (H, W, C) or (C, H, W).
-
-    Args:
-        tensor: The image.
-        customary: The end, 0 or -1, at which the channels are where both are plausible.
-        plausible: Numbers of channels that there may be; empty for any.
-
-    Raises:
-        ValueError: Neither end has a plausible number of channels.
-    """
+    """Makes (C, H, W) of (H, W), (H, W, C) or (C, H, W), where the numbers of channels in `plausible` (empty: any) are
+    looked for at the end `customary`, 0 or -1, and then at the other one; a ValueError if neither end has one."""
     if tensor.ndim == 2:
         return tensor.unsqueeze(0)
     for end in (customary, -1 - customary):
@@ -145,11 +134,8 @@ def rgb_of_tensor(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def class_ids(mask: Any, where: str) -> torch.Tensor:
-    """Makes int64 (1, H, W) of a mask of class ids: a path, a PIL image, an array or a tensor (H, W).
-
-    Raises:
-        ValueError: The mask holds colors or floating point numbers; the message starts with `where`.
-    """
+    """Makes int64 (1, H, W) of a mask of class ids: a path, a PIL image, an array or a tensor (H, W). A ValueError that
+    starts with `where` if it holds colors or floating point numbers."""
     if isinstance(mask, str | os.PathLike):
         with Image.open(mask) as file:
             file.load()

@@ -6,16 +6,12 @@ from typing import Any
 
 
 def progress_bar(description: str, total: int | None, unit: str, disable: bool = False) -> Any:
-    """A tqdm bar on standard error with the rate since the start and the time left; use it in a `with` statement.
+    """A tqdm bar on standard error for `total` steps (`None`: not known) with the rate since the start, counted in
+    `unit` (`"images"`), and the time left; use it in a `with` statement.
 
     There is none where standard error is no terminal, nor where the bars of transformers are turned off
-    (`transformers.utils.logging.disable_progress_bar()`, or the environment variable `HF_HUB_DISABLE_PROGRESS_BARS`).
-
-    Args:
-        description: What is being done.
-        total: How many steps there are, if that is known.
-        unit: What is counted, such as `"images"`.
-        disable: Show nothing anyway.
+    (`transformers.utils.logging.disable_progress_bar()`, or the environment variable `HF_HUB_DISABLE_PROGRESS_BARS`),
+    nor with `disable`.
     """
     from transformers.utils.logging import tqdm
 

@@ -70,11 +70,8 @@ class Destination:
 
 
 def create_repository(destination: Destination) -> str:
-    """Makes the repository and its branch if they are missing (not for a pull request); returns the full id.
-
-    Raises:
-        UploadError: it cannot be made.
-    """
+    """Makes the repository and its branch if they are missing (not for a pull request), or raises an UploadError;
+    returns the full id."""
     api = HfApi(token=destination.token)
 
     def create() -> str:
@@ -92,12 +89,8 @@ def create_repository(destination: Destination) -> str:
 
 
 def upload(files: Mapping[str, Path | bytes], destination: Destination, message: str) -> CommitInfo:
-    """Sends files in one commit, making the repository if it is missing. Files that have not changed are not sent.
-
-    Args:
-        files (`Mapping[str, Path | bytes]`): Path in the repository -> file or content.
-        destination ([`Destination`]): Where to.
-        message (`str`): Commit message.
+    """Sends files (path in the repository -> file or content) in one commit, making the repository if it is missing.
+    Files that have not changed are not sent.
 
     Raises:
         UploadError: it did not work, after [`TRIES`] tries where trying again can help.

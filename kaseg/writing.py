@@ -49,16 +49,11 @@ def write_json(path: Path, content: Any) -> None:
 
 @contextmanager
 def whole_folder(target: Path, last: str) -> Iterator[Path]:
-    """Gives a folder to write into that takes the target's place if all goes well and vanishes if not.
+    """Gives a folder to write into that takes the target's place if all goes well and vanishes if not; `last` is the
+    name of the file that says that all others are there, and appears after them.
 
-    An empty folder that is there already stays: it may be a link, a mount point, or where somebody stands.
-
-    Args:
-        target: The folder; it must not exist or be empty.
-        last: Name of the file that says that all others are there; it appears after them.
-
-    Raises:
-        FileExistsError: The folder is there and not empty.
+    The target must not exist or be empty, else a FileExistsError is raised. An empty folder stays: it may be a link, a
+    mount point, or where somebody stands.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target} is there already and not empty. Choose another folder, or remove it.")

@@ -85,16 +85,20 @@ def _small(**kwargs) -> KASegModel:
     return KASegModel(KASegConfig(**kwargs))
 
 
-@functools.cache
-def _built(index: int) -> KASegModel:
-    model = _small(head_channels=32, **ARCHITECTURES[index])
-    # Not the initial values, so that forgetting buffers would show, and zeros (ResNets) do not block the gradient.
+def _varied(model: torch.nn.Module) -> torch.nn.Module:
+    """Other BatchNorm than the initial one, so that forgetting buffers would show, and zeros (ResNets) do not block the
+    gradient."""
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 2.0)
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
     return model
+
+
+@functools.cache
+def _built(index: int) -> KASegModel:
+    return _varied(_small(head_channels=32, **ARCHITECTURES[index]))
 
 
 @pytest.fixture(params=ARCHITECTURES, ids=_name)
@@ -458,19 +462,9 @@ class TestTransformersImport:
     @pytest.mark.parametrize("tf_padding", [True, False])
     @pytest.mark.parametrize("stride", [8, 16, 32])
     def test_random_network_gives_the_same_logits(self, tf_padding: bool, stride: int) -> None:
-        source = MobileNetV2ForSemanticSegmentation(
-            MobileNetV2Config(
-                num_labels=7,
-                output_stride=stride,
-                tf_padding=tf_padding,
-                depth_multiplier=0.5,
-                finegrained_output=False,
-                classifier_dropout_prob=0.3,
-            )
-        ).eval()
-        for module in source.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.running_mean.normal_(std=0.1)
+        fields = {"depth_multiplier": 0.5, "finegrained_output": False, "classifier_dropout_prob": 0.3, "num_labels": 7}
+        config = MobileNetV2Config(output_stride=stride, tf_padding=tf_padding, **fields)
+        source = _varied(MobileNetV2ForSemanticSegmentation(config)).eval()
         model = KASegModel.from_transformers(source)
         image = torch.randn(2, 3, 97, 130)
         with torch.no_grad():
@@ -521,11 +515,7 @@ class TestTransformersExport:
         ],
     )
     def test_same_logits_and_the_way_back(self, fields: dict) -> None:
-        model = _small(id2label={0: "sky", 1: "road"}, **fields).eval()
-        for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.running_mean.normal_(std=0.1)
-                module.running_var.uniform_(0.5, 2.0)
+        model = _varied(_small(id2label={0: "sky", 1: "road"}, **fields)).eval()
         converted = model.to_transformers()
         assert not converted.training and type(converted) is MobileNetV2ForSemanticSegmentation
         assert converted.config.id2label == {0: "sky", 1: "road"}

@@ -157,11 +157,7 @@ def test_the_teacher_sees_what_its_own_processor_gives(kind: str, name: str) -> 
     student, teachers = KASegImageProcessor(), KASegImageProcessor(**PROCESSORS[name])
     own, network = Normalization.of_processor(teachers), Recorder(3, 2, 1)
     teacher = TeacherAdapter(
-        network,
-        image_mean=own.mean,
-        image_std=own.std,
-        student_mean=student.image_mean,
-        student_std=student.image_std,
+        network, image_mean=own.mean, image_std=own.std, student_mean=student.image_mean, student_std=student.image_std
     )
     teacher(pixel_values_of(student, image_of(kind)))
     torch.testing.assert_close(network.seen, pixel_values_of(teachers, image_of(kind)), rtol=1e-4, atol=1e-4)

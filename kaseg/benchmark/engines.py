@@ -46,9 +46,8 @@ def write_files(engine: str, model: Logits, size: Size, folder: Path) -> None:
         return
     from kaseg.export.graph import export_program
     from kaseg.export.options import ExportOptions
-    from kaseg.export.quantize_openvino import quantize_openvino
     from kaseg.export.to_onnx import write_onnx
-    from kaseg.export.to_openvino import write_openvino
+    from kaseg.export.to_openvino import quantize_openvino, write_openvino
 
     folder.mkdir(parents=True, exist_ok=True)
     try:

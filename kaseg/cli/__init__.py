@@ -16,8 +16,7 @@ from .evaluate import evaluate
 from .export import export
 from .list_models import list_models
 from .predict import predict
-from .publish import publish
-from .push import push
+from .push import publish, push
 from .quickstart import quickstart
 from .runs import distill, train
 from .submit import submit

@@ -71,11 +71,8 @@ def check_classes(model: KASegModel, label_space: LabelSpace) -> None:
 
 
 def protocol_from(mode: Mode, crop_size: str | None, overlap: str | None, scales: str, flip: bool) -> InferenceProtocol:
-    """The protocol that the options ask for.
-
-    Raises:
-        ValueError: an option cannot be read, or they do not fit each other; the message names it.
-    """
+    """The protocol that the options ask for; a ValueError that names the option if one cannot be read, or they do not
+    fit each other."""
     from ..evaluation import InferenceProtocol
 
     return InferenceProtocol(
@@ -90,11 +87,8 @@ def parse_size(option: str, text: str | None) -> tuple[int, int] | None:
 
 
 def parse_pixels(option: str, text: str | None) -> int | tuple[int, int] | None:
-    """One number of pixels or two out of what was given to `option`; `None` if it was not given.
-
-    Raises:
-        ValueError: it is neither; the message names the option.
-    """
+    """One number of pixels or two out of what was given to `option`, `None` if it was not given; a ValueError that
+    names the option if it is neither."""
     if text is None:
         return None
     try:

@@ -57,18 +57,15 @@ def compare(
         run_comparison(comparison, output_dir, overrides, only, announce=lambda line: console.rule(line), jobs=jobs)
     with noting(f"The runs that are done are in {output_dir}; kaseg compare --report-only reports them."):
         rows = write_report(comparison, output_dir, overrides, examples)
-    console.print(to_markdown(rows), highlight=False, soft_wrap=True)
+    console.print(to_markdown(rows), soft_wrap=True)
     page = output_dir / "summary.html"
-    console.print(f"Report: {page if page.is_file() else output_dir / 'summary.md'}", soft_wrap=True, highlight=False)
+    console.print(f"Report: {page if page.is_file() else output_dir / 'summary.md'}", soft_wrap=True)
 
 
 def read_comparison(path: Path) -> Comparison:
-    """Reads the YAML file of a comparison.
-
-    Raises:
-        typer.BadParameter: the file is missing or not YAML; a section is unknown, missing or of the wrong form; a field
-            is unknown or has the wrong type; or the parts do not fit together.
-    """
+    """Reads the YAML file of a comparison; a typer.BadParameter if the file is missing or not YAML, a section is
+    unknown, missing or of the wrong form, a field is unknown or has the wrong type, or the parts do not fit
+    together."""
     from ..experiments.comparison import Comparison
     from .recipes import read_recipe
 

@@ -63,5 +63,5 @@ def weights(
     values = [round(value, 2) for value in median_frequency_weights(counts, power)]
     for index, class_name in enumerate(space.names):
         share = 100 * counts.pixels[index] / counts.pixels.sum()
-        console.print(f"{class_name}: {share:.2f} % of the labelled pixels, weight {values[index]}", highlight=False)
-    console.print(f"class_weights: {values}", highlight=False, soft_wrap=True)
+        console.print(f"{class_name}: {share:.2f} % of the labelled pixels, weight {values[index]}")
+    console.print(f"class_weights: {values}", soft_wrap=True)

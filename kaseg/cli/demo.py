@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..checkpoints import DEFAULT_MODEL
+from . import common
 
 _THIS_MACHINE = "127.0.0.1"
 
@@ -20,7 +21,7 @@ def demo(
     host: Annotated[str, typer.Option(help="Address to listen on; this machine alone by default.")] = _THIS_MACHINE,
     port: Annotated[int | None, typer.Option(help="Port; the first free one from 7860 by default.")] = None,
     share: Annotated[bool, typer.Option(help="Make a public link through Gradio's servers.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; a GPU if there is one.")] = None,
+    device: common.Device = None,
     static: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Write a page here that segments in the visitor's browser, without a server."),
@@ -53,7 +54,7 @@ def demo(
         predictors[name] = Predictor(deployed(network), processor)
     page = build(predictors)
     address = launch(page, host, port, share, block=False)
-    console.print(f"Page: {address}   (Ctrl-C ends it)", soft_wrap=True, highlight=False)
+    console.print(f"Page: {address}   (Ctrl-C ends it)", soft_wrap=True)
     page.block_thread()
 
 
@@ -76,5 +77,5 @@ def _write_static(model: str, static: Path, onnxruntime_web: Path | None) -> Non
             exported = Path(scratch) / "export"
             export_model(network, processor, exported, ExportOptions(output="mask"), source=model)
             sizes = write_static_demo(exported, static, onnxruntime_web)
-    console.print(f"Page: {static.resolve()}, {decimal(sum(sizes.values()))}", soft_wrap=True, highlight=False)
+    console.print(f"Page: {static.resolve()}, {decimal(sum(sizes.values()))}", soft_wrap=True)
     console.print(f"python -m http.server --directory {static}, then http://localhost:8000", soft_wrap=True)

@@ -35,8 +35,7 @@ def evaluate(
         Path | None, typer.Option(metavar="FILE.png", help="Draw the confusion matrix here.")
     ] = None,
     page: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.html", help="Write a page with the scores and the worst images here."),
+        Path | None, typer.Option(metavar="FILE.html", help="Write a page with the scores and the worst images here.")
     ] = None,
     batch_size: common.BatchSize = 1,
     num_workers: common.Workers = 0,
@@ -77,13 +76,7 @@ def evaluate(
     share = len(processes.share(len(data)))
     with progress_bar("Scoring", share, "images", disable=not processes.is_main) as bar:
         scores = evaluate_model(
-            network,
-            data,
-            processor,
-            batch_size,
-            progress=bar.update,
-            protocol=how,
-            num_workers=num_workers,
+            network, data, processor, batch_size, progress=bar.update, protocol=how, num_workers=num_workers
         )
     if not processes.is_main:
         return
@@ -100,7 +93,7 @@ def evaluate(
     written, failed = _write(results, rows, json_file, per_image, confusion_matrix, (page, "Page", write_page))
     print_scores(results)
     for path, what in written:
-        console.print(f"{what}: {path}", soft_wrap=True, highlight=False)
+        console.print(f"{what}: {path}", soft_wrap=True)
     if failed:
         raise OSError("\n".join(["The model is scored, but not all of it could be written:", *failed]))
 

@@ -45,8 +45,7 @@ def export(
         str | None, typer.Option(metavar="HEIGHT,WIDTH", help="Fix the input size, in pixels; any size by default.")
     ] = None,
     dataset: Annotated[
-        str | None,
-        typer.Option(help="Dataset to calibrate and to score on: name or folder.", rich_help_panel=_INT8),
+        str | None, typer.Option(help="Dataset to calibrate and to score on: name or folder.", rich_help_panel=_INT8)
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of a named dataset.", rich_help_panel=_INT8)] = None,
     label_space: Annotated[
@@ -60,8 +59,7 @@ def export(
         int, typer.Option(min=1, help="Number of images to calibrate on.", rich_help_panel=_INT8)
     ] = 64,
     calibration: Annotated[
-        Calibration,
-        typer.Option(help="ONNX: how ranges are found; auto tries all three.", rich_help_panel=_INT8),
+        Calibration, typer.Option(help="ONNX: how ranges are found; auto tries all three.", rich_help_panel=_INT8)
     ] = Calibration.AUTO,
     max_samples: Annotated[
         int | None, typer.Option(min=1, help="Score on the first N images only.", rich_help_panel=_INT8)
@@ -91,7 +89,7 @@ def export(
         data = _int8_data(network, where, calibration_samples, calibration, max_loss)
     facts = export_model(network, processor, output_dir, options, data, source=model)
     _print(facts)
-    console.print(f"Export: {output_dir.resolve()}", soft_wrap=True, highlight=False)
+    console.print(f"Export: {output_dir.resolve()}", soft_wrap=True)
 
 
 def _refuse_unused(context: typer.Context, format: Format, dtype: Dtype, output: Output) -> None:
@@ -155,6 +153,5 @@ def _print(facts: dict[str, Any]) -> None:
             f"Mean IoU on {quantization['validation']} ({quantization['validation_samples']} images): "
             f"{percent(quantization['mean_iou_before'])} % before, {percent(quantization['mean_iou_after'])} % after; "
             f"calibrated on {quantization['calibration_samples']} images of {quantization['calibration']} "
-            f"({quantization['calibration_method']})",
-            highlight=False,
+            f"({quantization['calibration_method']})"
         )

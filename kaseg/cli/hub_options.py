@@ -39,7 +39,7 @@ def send_files(
         _show_plan(files, destination)
         return
     commit = upload(files, destination, message or default_message)
-    console.print(commit.pr_url or commit.commit_url, soft_wrap=True, highlight=False)
+    console.print(commit.pr_url or commit.commit_url, soft_wrap=True)
 
 
 def _show_plan(files: Mapping[str, Path | bytes], destination: Destination) -> None:
@@ -58,7 +58,7 @@ def _show_plan(files: Mapping[str, Path | bytes], destination: Destination) -> N
     table.add_section()
     table.add_row(f"{len(sizes)} files", decimal(sum(sizes.values())))
     console.print(table)
-    console.print(f"Would be sent to {_describe(destination)}. Nothing was sent.", soft_wrap=True, highlight=False)
+    console.print(f"Would be sent to {_describe(destination)}. Nothing was sent.", soft_wrap=True)
 
 
 def _describe(destination: Destination) -> str:

@@ -49,12 +49,11 @@ def list_models(
     plain_console(width=max(console.width, widest)).print(table)
     if families and everything:
         console.print(
-            "No weights ship for the models of a .yaml file: kaseg compare hub_configs/FILE.yaml trains them.",
-            highlight=False,
+            "No weights ship for the models of a .yaml file: kaseg compare hub_configs/FILE.yaml trains them."
         )
     elif families:
         names = ", ".join(file.stem for file in families)
-        console.print(f"Recipes of families without weights ({names}): kaseg list --all", highlight=False)
+        console.print(f"Recipes of families without weights ({names}): kaseg list --all")
 
 
 def _add_families(table: Table, families: list[Path]) -> None:

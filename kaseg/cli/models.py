@@ -13,12 +13,10 @@ from .output import plain_console
 
 
 def load_model(name: str, device: str | None) -> tuple[Any, Any]:
-    """A checkpoint's model, on `device`, and its image processor: ours, or any semantic segmentation model that
-    transformers knows. Safetensors alone are read, and no code of a repository is run.
-
-    Args:
-        name: Hub id, folder or shipped checkpoint, of which a folder here goes first; or the folder of an export.
-        device: By default the GPU, if there is one. Exports run on the CPU.
+    """A checkpoint's model, on `device` (default: the GPU, if there is one; exports run on the CPU), and its image
+    processor: ours, or any semantic segmentation model that transformers knows. Safetensors alone are read, and no code
+    of a repository is run. `name` is a Hub id, folder or shipped checkpoint, of which a folder here goes first; or the
+    folder of an export.
 
     Raises:
         OSError: there is no such checkpoint.

@@ -84,13 +84,9 @@ def options_of(parts: Sequence[type]) -> dict[str, Option]:
 def build_app(
     parts: Sequence[type], run: Callable[..., None], description: str, elsewhere: Mapping[str, Sequence[type]]
 ) -> typer.Typer:
-    """A command whose flags are the fields of the argument dataclasses `parts`.
-
-    Args:
-        run: Called with one instance per part and `resume=`.
-        description: The command's help.
-        elsewhere: Parts of other commands by their name, for the message about a recipe of another command.
-    """
+    """A command, with the help `description`, whose flags are the fields of the argument dataclasses `parts`; it calls
+    `run` with one instance per part and `resume=`. `elsewhere` names the parts of other commands, for the message about
+    a recipe of one of them."""
     options = options_of(parts)
 
     def command(**values: Any) -> None:
@@ -121,8 +117,7 @@ def _own_parameters() -> list[inspect.Parameter]:
         typer.Option("--config", metavar="FILE", help="Recipe: a YAML file of the fields below, which flags override."),
     ]
     resume = Annotated[
-        bool,
-        typer.Option("--resume/--no-resume", help="Go on with an unfinished run in output_dir, or start anew."),
+        bool, typer.Option("--resume/--no-resume", help="Go on with an unfinished run in output_dir, or start anew.")
     ]
     return [_parameter("config", config, None), _parameter("resume", resume, True)]
 

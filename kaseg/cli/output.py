@@ -28,7 +28,7 @@ def print_run(results: Mapping[str, Any], output_dir: Path) -> None:
     facts.add_row("Seed", str(results["seed"]))
     facts.add_row("Hardware", results["hardware"])
     console.print(facts)
-    console.print(f"Model, recipe and results: {output_dir.resolve()}", soft_wrap=True, highlight=False)
+    console.print(f"Model, recipe and results: {output_dir.resolve()}", soft_wrap=True)
 
 
 def print_scores(results: Mapping[str, Any]) -> None:
@@ -40,7 +40,7 @@ def print_scores(results: Mapping[str, Any]) -> None:
         columns["Boundary IoU %"] = ("per_category_boundary_iou", "mean_boundary_iou")
     if results.get("per_category_accuracy"):
         columns["Accuracy %"] = ("per_category_accuracy", "mean_accuracy")
-    console.print(f"\n{results['dataset']}, {results['split']}: {results['protocol']}", highlight=False)
+    console.print(f"\n{results['dataset']}, {results['split']}: {results['protocol']}")
     table = Table()
     table.add_column("Class")
     for title in columns:
@@ -51,11 +51,11 @@ def print_scores(results: Mapping[str, Any]) -> None:
     table.add_row("Mean", *(percent(results[mean]) for _, mean in columns.values()), style="bold")
     console.print(table)
     if results.get("caution"):
-        console.print(f"Mind: {results['caution']}", style="yellow", highlight=False, markup=False)
+        console.print(f"Mind: {results['caution']}", style="yellow")
     weighted = results.get("frequency_weighted_iou")
     also = "" if weighted is None else f", IoU weighted by frequency {percent(weighted)} %"
-    console.print(f"Pixel accuracy {percent(results['overall_accuracy'])} %{also}", highlight=False)
-    console.print(f"{in_words(results)} at 513x513", highlight=False)
+    console.print(f"Pixel accuracy {percent(results['overall_accuracy'])} %{also}")
+    console.print(f"{in_words(results)} at 513x513")
 
 
 def percent(fraction: float | None) -> str:

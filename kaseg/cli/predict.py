@@ -25,7 +25,7 @@ def predict(
     ] = DEFAULT_MODEL,
     overlay: Annotated[bool, typer.Option(help="Also write image, colors and legend.")] = True,
     alpha: Annotated[float, typer.Option(min=0, max=1, help="Weight of the colors in overlays.")] = 0.5,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images of one size that share a batch.")] = 1,
+    batch_size: common.BatchSize = 1,
     device: common.Device = None,
     on_error: Annotated[
         common.OnError, typer.Option(help="What to do about unreadable images.")
@@ -80,7 +80,7 @@ def _predict_images(
             skipped += prediction.error is not None
             bar.update()
     rate = f"{(count - skipped) / (time.perf_counter() - start):.1f} per second"
-    console.print(f"{count - skipped} of {count} images segmented: {output} ({rate})", soft_wrap=True, highlight=False)
+    console.print(f"{count - skipped} of {count} images segmented: {output} ({rate})", soft_wrap=True)
     if skipped == count:
         raise typer.Exit(1)
 
@@ -98,4 +98,4 @@ def _predict_video(predictor: Predictor, source: str, output: Path, overlay: boo
             done += 1
             bar.update()
     rate = f"{done / (time.perf_counter() - start):.1f} per second"
-    console.print(f"{done} frames of {source} segmented: {output} ({rate})", soft_wrap=True, highlight=False)
+    console.print(f"{done} frames of {source} segmented: {output} ({rate})", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`kaseg push`."""
+"""`kaseg push` and `kaseg publish`."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ def push(
         bool, typer.Option("--as-transformers", help="Send it as a model of transformers' own; MobileNetV2 students.")
     ] = False,
     size: Annotated[
-        str | None,
-        typer.Option(metavar="HEIGHT,WIDTH", help="--as-transformers: its image processor resizes to this."),
+        str | None, typer.Option(metavar="HEIGHT,WIDTH", help="--as-transformers: its image processor resizes to this.")
     ] = None,
     space: Annotated[
         bool, typer.Option("--space", help="Send the page of kaseg demo with this model, as a Gradio Space.")
@@ -55,3 +54,24 @@ def push(
 
     files = files_as_transformers(folder, parse_size("--size", size))
     send_files(files, destination, commit_message, dry_run)
+
+
+def publish(
+    checkpoint: Annotated[str, typer.Argument(metavar="hub_configs/NAME", help="Folder or name of one of ours.")],
+    namespace: Annotated[str | None, typer.Option(help="User or organization; our own by default.")] = None,
+    private: Private = None,
+    revision: Revision = None,
+    create_pr: CreatePr = False,
+    commit_message: Message = None,
+    with_code: WithCode = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Send a checkpoint of hub_configs/ to the repository of its name."""
+    from ..hub import checkpoint_to_publish, files_to_push
+    from ..uploading import Destination
+
+    folder, repo = checkpoint_to_publish(checkpoint)
+    if namespace is not None:
+        repo = f"{namespace}/{folder.resolve().name}"
+    destination = Destination(repo, "model", private, revision, create_pr)
+    send_files(files_to_push(folder, with_code), destination, commit_message, dry_run)

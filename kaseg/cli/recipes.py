@@ -19,14 +19,8 @@ _VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})")
 def read_recipe(path: Path, known: set[str], others: Mapping[str, set[str]], hint: str = "--config") -> dict[str, Any]:
     """Reads a recipe; `$NAME` and `${NAME}` in its strings are replaced by environment variables.
 
-    Args:
-        path: The file.
-        known: The keys it may have.
-        others: Keys of other commands by their name, for the error message.
-        hint: The option or argument that names the file, for the error message.
-
-    Raises:
-        typer.BadParameter: the file is missing or no YAML mapping, a key is unknown, or a variable is not set.
+    A typer.BadParameter for the option or argument `hint` says if the file is missing or no YAML mapping, a key is not
+    among the `known` (`others` are those of other commands by their name), or a variable is not set.
     """
     try:
         loaded = yaml.safe_load(path.read_text(encoding="utf-8"))

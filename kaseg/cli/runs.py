@@ -58,7 +58,7 @@ def _call(
         args = arguments[-1]
         was_finished = resume and (Path(args.output_dir) / run.RESULTS_NAME).is_file()
         if args.process_index == 0:
-            console.print(f"Run in {args.output_dir}", soft_wrap=True, highlight=False)
+            console.print(f"Run in {args.output_dir}", soft_wrap=True)
         results = getattr(run, name)(*arguments, resume=resume)
         if args.process_index == 0:
             print_run(results, Path(args.output_dir))

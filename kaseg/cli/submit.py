@@ -59,4 +59,4 @@ def submit(
             num_workers=num_workers,
         )
     if processes.is_main:
-        console.print(f"{count} masks: {output}", soft_wrap=True, highlight=False)
+        console.print(f"{count} masks: {output}", soft_wrap=True)

@@ -86,14 +86,9 @@ def type_of(annotation: Any) -> ValueType:
 
 
 def convert(value: Any, kind: ValueType) -> Any:
-    """A value from YAML, or text, as a field of type `kind` takes it.
-
-    Text is taken as the first of its readings that the field takes: a number (`1e-3` is text for YAML), YAML's, the
-    text as it is, a list with commas.
-
-    Raises:
-        ValueError: the field does not take such a value.
-    """
+    """A value from YAML, or text, as a field of type `kind` takes it; a ValueError if it does not. Text is taken as the
+    first of its readings that the field takes: a number (`1e-3` is text for YAML), YAML's, the text as it is, a list
+    with commas."""
     for reading in _readings(value) if isinstance(value, str) else [value]:
         try:
             return _take(reading, kind)

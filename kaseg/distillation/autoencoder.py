@@ -8,6 +8,7 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import Conv2dNormActivation
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
@@ -67,11 +68,8 @@ class FeatureAutoencoderConfig(PreTrainedConfig):
             self.hidden_channels = list(self.hidden_channels)
 
     def validate_architecture(self):
-        """Called by `strict` on construction, which wraps the error in its `StrictDataclassClassValidationError`.
-
-        Raises:
-            ValueError: naming the field, what was found and what is needed.
-        """
+        """Called by `strict` on construction, which wraps the ValueError in its
+        `StrictDataclassClassValidationError`."""
         if len(self.strides) != 3 or min(self.strides) < 1:
             raise ValueError(f"strides must be three integers of at least 1, got {self.strides}")
         if self.hidden_channels is not None and len(self.hidden_channels) != 2:
@@ -151,12 +149,8 @@ class FeatureNormalization(nn.Module):
 
     @torch.no_grad()
     def measure(self, maps: Iterable[Tensor]) -> None:
-        """Take the statistics of these maps (B, c, h, w), each position of each counting alike.
-
-        Raises:
-            NotFiniteError: a map holds NaN or infinite numbers.
-            ValueError: there is no map.
-        """
+        """Take the statistics of these maps (B, c, h, w), each position of each counting alike; a NotFiniteError if one
+        holds NaN or infinite numbers, a ValueError if there is none."""
         count = 0
         total = squares = torch.zeros((), dtype=torch.float64)
         for number, features in enumerate(maps):
@@ -221,11 +215,7 @@ class FeatureAutoencoder(PreTrainedModel):
         self.normalization = FeatureNormalization(widths[0])
         self.encoder = nn.Sequential(
             *(
-                nn.Sequential(
-                    nn.Conv2d(c_in, c_out, 3, stride=stride, padding=1, bias=False),
-                    nn.BatchNorm2d(c_out),
-                    nn.ReLU(inplace=True),
-                )
+                Conv2dNormActivation(c_in, c_out, 3, stride=stride)
                 for c_in, c_out, stride in zip(widths[:-1], widths[1:], strides, strict=True)
             )
         )
@@ -338,11 +328,8 @@ class FeatureAutoencoder(PreTrainedModel):
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        """As in `PreTrainedModel`; the folder holds the whole autoencoder.
-
-        Raises:
-            RuntimeError: after [`~FeatureAutoencoder.freeze`], because the decoder's weights are gone.
-        """
+        """As in `PreTrainedModel`; the folder holds the whole autoencoder. A RuntimeError after
+        [`~FeatureAutoencoder.freeze`], because the decoder's weights are gone."""
         if self.decoder is None:
             raise RuntimeError(
                 f"cannot save to {save_directory}: this FeatureAutoencoder is frozen and its decoder was dropped; "

@@ -61,12 +61,8 @@ class GradientBalance(nn.Module):
 
     @torch.no_grad()
     def update(self, labels: Tensor, terms: Tensor) -> None:
-        """Take in a measurement.
-
-        Args:
-            labels (`Tensor` of shape `()`): Norm of the gradient of the labels' loss.
-            terms (`Tensor` of shape `(K,)`): Norms of the gradients of the terms, not weighted.
-        """
+        """Take in a measurement: the norms of the gradients of the labels' loss, `()`, and of the terms, `(K,)`, not
+        weighted."""
         measured = torch.stack([labels.expand_as(terms), terms]).float()
         ratio = measured[0] / measured[1]
         says = torch.isfinite(measured).all(0) & torch.isfinite(ratio) & (ratio > 0)

@@ -28,11 +28,7 @@ class StudentOutput(ModelOutput):
 
 
 def checked_student(model: Any) -> KASegModel:
-    """The model, if it is one that can be taught.
-
-    Raises:
-        ValueError: it is no [`KASegModel`]; the message says how one is had.
-    """
+    """The model, if it is a [`KASegModel`], else a ValueError that says how one is had."""
     if isinstance(model, KASegModel):
         return model
     raise ValueError(
@@ -46,11 +42,9 @@ class StudentWithAdapters(nn.Module):
     """The student and the adapters that exist only while it is taught: all that is trained, in one module.
 
     Args:
-        student ([`KASegModel`]): The student.
-        terms (`dict[str, DistillationTerm]`): The distillation terms with their adapters.
-        tap (`int`): Index of the student's tapped map in its `hidden_states`.
-        known_classes (`list[int]`, *optional*): The student's classes that the teacher's logits are of; all by default.
-        balance ([`GradientBalance`], *optional*): Sets the weights of terms.
+        student, terms, balance: The parts.
+        tap: Index of the student's tapped map in its `hidden_states`.
+        known_classes: The student's classes that the teacher's logits are of; all by default.
     """
 
     main_input_name = "pixel_values"
@@ -155,11 +149,8 @@ def teacher_maps(
 
 
 def student_map_shapes(student: KASegModel, tap: int) -> dict[str, MapShape]:
-    """Channels and strides of the student's tapped `features` and of its `logits`.
-
-    Raises:
-        ValueError: there is no map `tap` in its `hidden_states`.
-    """
+    """Channels and strides of the student's tapped `features` and of its `logits`; a ValueError if there is no map
+    `tap` in its `hidden_states`."""
     maps = [
         *zip(student.encoder.channels, student.encoder.reductions, strict=True),
         (student.config.head_channels, student.feature_stride),

@@ -96,15 +96,13 @@ class DistillationTerm(nn.Module):
     """One weighted loss with its adapter.
 
     Args:
-        name (`str`): Its name in logs and settings.
-        kind ([`TermKind`]): How the loss is fed.
+        name, kind, loss: Its name in logs and settings, how the loss is fed, and the loss.
         weight (`float` or `"auto"`): Its weight in the total loss, or that it is set by its gradient.
-        source (`str`): Which of `kind.sources` it reads.
-        loss ([`~kaseg.distillation.losses.base.MapLoss`]): The loss.
-        student, teacher ([`MapShape`]): Channels and strides of the two maps that it compares.
-        ignore_void (`bool`): Leave out positions whose label is void.
-        class_weights (`Sequence[float]`, *optional*): Weigh each position by that of its label's class, and by 1 where
-            the label is void; losses that do not take weights leave this alone.
+        source: Which of `kind.sources` it reads.
+        student, teacher: Channels and strides of the two maps that it compares.
+        ignore_void: Leave out positions whose label is void.
+        class_weights: Weigh each position by that of its label's class, and by 1 where the label is void; losses that
+            do not take weights leave this alone.
     """
 
     def __init__(
@@ -147,11 +145,10 @@ class DistillationTerm(nn.Module):
         """The loss, a scalar that is not weighted.
 
         Args:
-            student (`Tensor` of shape `(B, c_s, h_s, w_s)`): The student's logits where the source is logits, its
-                tapped features elsewhere.
-            teacher (`Tensor` of shape `(B, c_t, h_t, w_t)`): The teacher's logits, features or code, as `source` says.
-            image_size (`Sequence[int]`): Height and width of the images in pixels.
-            labels (`Tensor` of shape `(B, H, W)`, *optional*): Labels; needed where `needs_labels` says so.
+            student, teacher: Maps (B, c, h, w) as `source` says; of the student the logits, or else the tapped
+                features.
+            image_size: Height and width of the images in pixels.
+            labels: (B, H, W); needed where `needs_labels` says so.
         """
         if self.adapter is not None:
             student = self.adapter(student)
@@ -171,14 +168,9 @@ class DistillationTerm(nn.Module):
         return self.loss(student, teacher, at_grid.ne(VOID))
 
     def count(self, labels: Tensor) -> Tensor:
-        """What the mean over a batch with these labels is taken over: its number of images or of positions, or the sum
-        of their weights.
-
-        Means weighted by these numbers and divided by their sum are the mean over all.
-
-        Args:
-            labels (`Tensor` of shape `(B, H, W)`): Labels of the batch, of the images' size.
-        """
+        """What the mean over a batch with these labels `(B, H, W)`, of the images' size, is taken over: its number of
+        images or of positions, or the sum of their weights. Means weighted by these numbers and divided by their sum
+        are the mean over all."""
         size = self.grid(labels.shape[-2:])
         if self.loss.per_image:
             return labels.new_full((), len(labels))
@@ -272,11 +264,7 @@ def _baseline(name: Any, options: Mapping[str, Any]) -> str:
 
 
 def parse_weight(value: Any, where: str) -> float | str:
-    """A term's weight: a number of at least 0, or `"auto"`.
-
-    Raises:
-        ValueError: it is neither; the message starts with `where`.
-    """
+    """A term's weight, a number of at least 0 or `"auto"`; a ValueError that starts with `where` if it is neither."""
     if isinstance(value, str) and value.strip().lower() == AUTO:
         return AUTO
     weight = _typed(value, 1.0, where)
@@ -309,8 +297,7 @@ def build_terms(
         settings (`Mapping`): Name -> `{"weight": ..., "source": ..., option: ...}`, as [`parse_losses`] returns.
         student, teacher (`Mapping[str, MapShape]`): What the two networks give: `"features"`, `"logits"` and, for the
             teacher, `"code"`.
-        ignore_void (`bool`): Leave out positions whose label is void.
-        class_weights (`Sequence[float]`, *optional*): Weights of positions by the class of their label.
+        ignore_void, class_weights: As in [`DistillationTerm`].
     """
     terms = {}
     for name, options in settings.items():

@@ -11,9 +11,8 @@ from kaseg.evaluation.protocols import InferenceProtocol
 from kaseg.lazy import import_on_use
 
 if TYPE_CHECKING:
-    from kaseg.evaluation.mean_iou import MeanIoU
+    from kaseg.evaluation.mean_iou import MeanIoU as MeanIoU
 
 # Importing evaluate takes seconds, and only MeanIoU needs it.
-__getattr__, __dir__ = import_on_use(__name__, {"MeanIoU": "mean_iou"})
-
-__all__ = ["BoundaryCounts", "ConfusionMatrix", "InferenceProtocol", "MeanIoU", "evaluate_model", "iou_scores"]
+__getattr__, __dir__, __all__ = import_on_use(__name__, {"mean_iou": ["MeanIoU"]})
+__all__ += ["BoundaryCounts", "ConfusionMatrix", "InferenceProtocol", "evaluate_model", "iou_scores"]

@@ -120,12 +120,8 @@ class Comparison:
         return next((name for name, fields in self.objectives.items() if fields is None), None)
 
     def runs(self, output_dir: str | Path) -> list[Run]:
-        """Every run, in the order in which they are done: teacher first, then seed by seed, so that a family that is
-        broken off holds whole pairs.
-
-        Args:
-            output_dir: Folder of the comparison, where a teacher that is trained by it lies.
-        """
+        """Every run below `output_dir`, in the order in which they are done: teacher first, then seed by seed, so that
+        a family that is broken off holds whole pairs."""
         runs, teacher = [], self.teacher
         if isinstance(teacher, Mapping):
             fields = {"seed": self.seeds[0], **self.recipe, **teacher}
@@ -189,8 +185,7 @@ def run_comparison(
     """Do every run that is not done yet; what was stopped goes on where it was.
 
     Args:
-        comparison: What to run.
-        output_dir: Folder of all runs, one folder each.
+        comparison, output_dir: What to run, and where: each run has a folder of its own below.
         overrides: Fields that go before those of the comparison: where things lie and how runs are watched (`data_dir`,
             `backbone_weights`, `torch_compile`, ...).
         only: Pattern (`fnmatch`) of the runs to do, such as `os16/*/seed-1`; others are left for another time.
@@ -198,7 +193,7 @@ def run_comparison(
         jobs: Runs at a time, each in a process of its own, whose output goes to `run.log` in the run's folder.
 
     Returns:
-        The runs that are finished, each with what its `results.json` holds.
+        [`finished_runs`].
 
     Raises:
         ValueError: `jobs` is below 1, `only` matches no run, a folder holds a run with another recipe, or, before any
@@ -224,7 +219,7 @@ def run_comparison(
     with progress_bar("Runs", len(chosen), "runs") as bar:
         if jobs > 1:
             work = functools.partial(_do_in_worker, output_dir=output_dir, overrides=overrides, jobs=jobs)
-            is_ready = functools.partial(_is_ready, chosen=chosen, output_dir=Path(output_dir))
+            is_ready = functools.partial(_is_ready, chosen=chosen, output_dir=Path(output_dir), overrides=overrides)
             do_in_parallel(chosen, work, is_ready, jobs, announce, lambda run: run.name, bar.update)
         else:
             for number, run in enumerate(chosen, 1):
@@ -237,11 +232,8 @@ def run_comparison(
 def finished_runs(
     comparison: Comparison, output_dir: str | Path, overrides: Mapping[str, Any] | None = None
 ) -> list[tuple[Run, dict[str, Any]]]:
-    """The runs in `output_dir` that are finished, in order, each with what its `results.json` holds.
-
-    Raises:
-        ValueError: one of them was done with another recipe.
-    """
+    """The runs in `output_dir` that are finished, in order, each with what its `results.json` holds; a ValueError if
+    one was done with another recipe."""
     finished = []
     for run in comparison.runs(output_dir):
         folder = Path(output_dir) / run.name
@@ -261,15 +253,22 @@ def _do_in_worker(run: Run, output_dir: str | Path, overrides: Mapping[str, Any]
     in_worker(functools.partial(_do, run, output_dir, overrides), Path(output_dir) / run.name / "run.log", jobs)
 
 
-def _is_ready(run: Run, chosen: Sequence[Run], output_dir: Path) -> bool:
+def _needed(run: Run, overrides: Mapping[str, Any] | None, of_teacher: str) -> Iterator[tuple[Path, Path, str]]:
+    """Folders of runs that this one reads of, the file (`of_teacher`, in the teacher's) that is there once it can, and
+    what it does with them, in words."""
+    fields = {**run.fields, **(overrides or {})}
+    if run.distils:
+        teacher = Path(str(fields["teacher"]))
+        yield teacher, teacher / of_teacher, "learns from the teacher that is trained"
+        if fields.get("autoencoder"):
+            autoencoder = Path(fields["autoencoder"])
+            yield autoencoder.parent, autoencoder / TRAINER_STATE_NAME, "uses the autoencoder that is fitted"
+
+
+def _is_ready(run: Run, chosen: Sequence[Run], output_dir: Path, overrides: Mapping[str, Any] | None) -> bool:
     """Whether what other runs of `chosen` make for this one is there; what none of them makes is not waited for."""
-    made = {str(output_dir / other.name) for other in chosen}
-    teacher, autoencoder = str(run.fields.get("teacher", "")), run.fields.get("autoencoder")
-    if run.distils and teacher in made and not (Path(teacher) / RESULTS_NAME).is_file():
-        return False
-    if autoencoder and str(Path(autoencoder).parent) in made:
-        return (Path(autoencoder) / TRAINER_STATE_NAME).is_file()
-    return True
+    made = {output_dir / other.name for other in chosen}
+    return all(file.is_file() for folder, file, _ in _needed(run, overrides, RESULTS_NAME) if folder in made)
 
 
 def _reads_code(fields: Mapping[str, Any]) -> bool:
@@ -321,18 +320,12 @@ def _check_what_others_make(
 ) -> None:
     """Refuses runs that learn from another one of the family which is neither done nor about to be. Otherwise a missing
     teacher would be looked up on the Hub, or found missing after hours of other runs."""
-    names = {str(Path(output_dir) / run.name): run.name for run in runs}
+    names = {Path(output_dir) / run.name: run.name for run in runs}
     to_do = [run for run in chosen if not (Path(output_dir) / run.name / RESULTS_NAME).is_file()]
     made = {run.name for run in to_do}
-    for run in (run for run in to_do if run.distils):
-        fields = {**run.fields, **(overrides or {})}
-        teacher, autoencoder = Path(str(fields["teacher"])), fields.get("autoencoder")
-        needed = [(teacher, teacher / CONFIG_NAME, "learns from the teacher that is trained")]
-        if autoencoder:
-            state = Path(autoencoder) / TRAINER_STATE_NAME
-            needed.append((Path(autoencoder).parent, state, "uses the autoencoder that is fitted"))
-        for folder, file, does in needed:
-            name = names.get(str(folder))
+    for run in to_do:
+        for folder, file, does in _needed(run, overrides, CONFIG_NAME):
+            name = names.get(folder)
             if name is not None and name not in made and not file.is_file():
                 raise ValueError(
                     f"{run.name} {does} in {file.parent}, where there is no finished one yet. Do that run first "

@@ -18,10 +18,8 @@ _FIELDS = ("backbone", "num_channels", "tf_padding", "batch_norm_eps", "backbone
 
 
 def read_encoder(name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """The encoder of a [`KASegModel`], or of a transformers MobileNetV2 DeepLab, by its Hub id, folder or shipped name.
-
-    Returns:
-        Keyword arguments for [`KASegConfig`] that describe it, and its tensors.
+    """The encoder of a [`KASegModel`], or of a transformers MobileNetV2 DeepLab, by its Hub id, folder or shipped name:
+    keyword arguments for [`KASegConfig`] that describe it, and its tensors.
 
     Raises:
         CheckpointError (an `OSError`): no such checkpoint, no right to read it, no network, or damaged weights.
@@ -45,12 +43,8 @@ def read_encoder(name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 
 
 def normalization_of(name: str) -> KASegImageProcessor:
-    """A processor with the normalization of a checkpoint's own ([`KASegImageProcessor.of`]).
-
-    Raises:
-        ValueError: The checkpoint's own makes pixel values that no KASegImageProcessor makes.
-        CheckpointError (an `OSError`): no such checkpoint, no right to read it, or no network.
-    """
+    """A processor with the normalization of a checkpoint's own ([`KASegImageProcessor.of`]); a ValueError if no
+    KASegImageProcessor makes its pixel values, a CheckpointError (an `OSError`) if it cannot be loaded."""
     path = resolve(name)
     with explained_loading(path):
         processor = AutoImageProcessor.from_pretrained(path, trust_remote_code=False)

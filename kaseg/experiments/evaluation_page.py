@@ -36,14 +36,12 @@ def write_evaluation_page(
     protocol: InferenceProtocol = WHOLE_IMAGE,
     count: int = 12,
 ) -> Path:
-    """Writes one HTML file that holds all it shows.
+    """Write one HTML file that holds all it shows; its folder is made if missing.
 
     Args:
-        path: The file; its folder is made if missing.
         model, dataset, image_processor, protocol: As in [`~kaseg.evaluation.evaluate_model`]; the dataset has a length.
-        results: What it returned, with `model`, `dataset` and `split`.
-        per_image: Its table of images, the worst first, of which `count` are shown at most.
-        label_space: Names and colors of the classes.
+        results, per_image: What it returned, with `model`, `dataset` and `split`, and its table of images, the worst
+            first, of which `count` are shown at most.
     """
     header = {title: key for title, key in _SCORES.items() if f"per_category_{key}" in results}
     rows = [
@@ -73,13 +71,9 @@ def worst_images(
     protocol: InferenceProtocol = WHOLE_IMAGE,
     count: int = 12,
 ) -> list[dict[str, Any]]:
-    """The images at the head of an evaluation's table, with their masks, in small.
-
-    Returns:
-        One dictionary per image for [`~kaseg.experiments.page.write_page`]: `image`, `caption` (its id and mean IoU)
-        and `masks`: "label", "prediction", and "wrong", the label where the prediction differs from it. Images without
-        labelled pixels are left out.
-    """
+    """The images at the head of an evaluation's table, in small, as [`~kaseg.experiments.page.write_page`] takes them:
+    with their id and mean IoU, and as masks "label", "prediction", and "wrong", the label where the prediction differs
+    from it. Images without labelled pixels are left out."""
     worst = [row for row in per_image if not math.isnan(row["mean_iou"])][:count]
     samples = [dataset[row["index"]] for row in worst]
     was_training = model.training

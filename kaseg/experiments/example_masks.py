@@ -14,15 +14,8 @@ from kaseg.modeling_kaseg import KASegModel
 
 @torch.inference_mode()
 def example_masks(checkpoints: Mapping[str, str | Path], dataset: Any, count: int = 6) -> list[dict[str, Any]]:
-    """Up to `count` images spread over a dataset with their label and the mask of each model.
-
-    Args:
-        checkpoints: Name -> folder of a model and its processor.
-        dataset: Samples with `image` (PIL) and `label`, with a length.
-
-    Returns:
-        One dictionary per image: `image` (PIL) and `masks` (name, "label" first -> (H, W) train ids).
-    """
+    """Up to `count` images spread over a dataset (with a length) as dictionaries: `image` (PIL) and `masks`, (H, W)
+    train ids, the `"label"` first and then by the name of each checkpoint (the folder of a model and its processor)."""
     models = {
         name: (KASegModel.from_pretrained(folder).eval(), KASegImageProcessor.from_pretrained(folder))
         for name, folder in checkpoints.items()

@@ -66,18 +66,14 @@ def write_page(
     commands: str = "",
     words: int = 1,
 ) -> Path:
-    """Write the page; everything it shows lies inside the one file.
+    """Write one HTML file that holds all it shows, and return its path.
 
     Args:
-        path (`Path`): Where to write.
-        title (`str`): Its heading.
         header, rows: A table as text.
-        figures: Caption and matplotlib figure.
-        images (`Sequence[dict]`): `image` (PIL), `masks` (caption -> (H, W) train ids), and perhaps the image's
-            `caption`.
+        figures: Captions and figures.
+        images: Dictionaries of `image` (PIL), `masks` (caption -> (H, W) train ids), and perhaps the image's `caption`.
         names, palette: Classes and their RGB colors, for the masks.
-        lead: Paragraphs above the table.
-        commands: What to type to do the same with one's own data, at the end.
+        lead, commands: Paragraphs above the table; what to type to do the same with one's own data, at the end.
         words: How many columns of the table, from the left, hold words: these are left-aligned.
     """
     colors = np.full((256, 3), 255, dtype=np.uint8)

@@ -27,15 +27,12 @@ def do_in_parallel(
     name_of: Callable[[T], str] = str,
     progress: Callable[[], object] = lambda: None,
 ) -> None:
-    """Do all tasks, `jobs` at a time and in their order as far as they are ready.
-
-    A task that fails does not stop the others, and one that waits for what a failed one should have made is given up.
+    """Do all tasks, `jobs` at a time and in their order as far as they are ready. One that fails does not stop the
+    others, and one that waits for what a failed one should have made is given up.
 
     Args:
-        tasks: What to do; they are pickled.
-        work: Called with a task in a process that does one task after another.
+        tasks, work: What to do (pickled), and what is called with each in a process that does one task after another.
         is_ready: Whether a task can begin; asked again while others run.
-        jobs: Processes.
         announce: Called with a line, with the task's name (`name_of`), when it begins, ends or fails.
         progress: Called after each task, failed ones too.
 
@@ -86,11 +83,7 @@ def _end_with_the_parent() -> None:
 
 def in_worker(work: Callable[[], object], log_file: Path, jobs: int) -> None:
     """Do one task of [`do_in_parallel`] in its process, with its share of the processor's threads; what it prints goes
-    to the end of a file.
-
-    Raises:
-        RuntimeError: whatever went wrong, in words: other exceptions may not survive the way to the parent.
-    """
+    to the end of a file. What goes wrong is a RuntimeError, in words: others may not survive the way to the parent."""
     import torch  # processes that wait for a task start without it
 
     log_file.parent.mkdir(parents=True, exist_ok=True)

@@ -14,20 +14,14 @@ from kaseg.data import SPECS, get_label_space
 from kaseg.evaluation.cost import describe_cost
 from kaseg.experiments.comparison import Comparison
 from kaseg.experiments.recipe import ModelArguments, build_arguments
-from kaseg.experiments.run import CONFIG_FIELDS
 from kaseg.modeling_kaseg import KASegModel
+from kaseg.trainer.options import fields_for
 
 
 def planned_models(file: str | Path) -> dict[str, tuple[KASegConfig, dict[str, Any]]]:
-    """The teacher, if one is trained, and the students of a family on a named dataset, such as `hub_configs/voc.yaml`.
-
-    Returns:
-        Name of the model -> its config, and dataset, license and cost as in `results.json`. The cost is left out where
-        the encoder is that of another checkpoint (`encoder_from`).
-
-    Raises:
-        ValueError: the file is no family of runs.
-    """
+    """The teacher, if one is trained, and the students of a family on a named dataset, such as `hub_configs/voc.yaml`:
+    name -> config, and dataset, license and cost as in `results.json`. The cost is left out where the encoder is that
+    of another checkpoint (`encoder_from`). A ValueError if the file is no family of runs."""
     file = Path(file)
     fields = {run.student: run.fields for run in Comparison(**yaml.safe_load(file.read_text())).runs("")}
     return {name: _planned(model_fields, file) for name, model_fields in fields.items()}
@@ -40,11 +34,7 @@ def _planned(fields: Mapping[str, Any], file: Path) -> tuple[KASegConfig, dict[s
     # A recipe names a file of class names from the folder that hub_configs/ lies in.
     beside = file.parent.parent / str(names)
     classes = get_label_space(spec.name, label_space=beside if names and beside.is_file() else names)
-    config = KASegConfig(
-        **{name: getattr(model_args, name) for name in CONFIG_FIELDS},
-        id2label=classes.id2label,
-        label2id=classes.label2id,
-    )
+    config = KASegConfig(**fields_for(KASegConfig, model_args), id2label=classes.id2label, label2id=classes.label2id)
     facts = {"dataset": spec.name, "license": spec.license}
     if model_args.encoder_from is None:
         # Shapes are enough: no memory for weights, no download.

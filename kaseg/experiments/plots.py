@@ -17,12 +17,9 @@ PAPER_POINTS = ((32, 3.23, 68.9, 70.7), (16, 5.50, 70.5, 72.5), (8, 17.70, 71.9,
 
 
 def accuracy_against_cost(rows: Sequence[Mapping[str, Any]], with_paper: bool = True) -> Figure:
-    """mIoU against GFLOPs, one curve per objective, in the manner of the paper's first figure.
-
-    Args:
-        rows: As [`~kaseg.experiments.summary.summarize`] gives them. Bars are standard deviations over seeds.
-        with_paper: Also draw the paper's points, labelled "paper" (another dataset and recipe) on an axis of their own.
-    """
+    """mIoU against GFLOPs of the rows of [`~kaseg.experiments.summary.summarize`], one curve per objective with
+    standard deviations over seeds, in the manner of the paper's first figure; `with_paper` adds the paper's points,
+    labelled "paper" (another dataset and recipe), on an axis of their own."""
     series: dict[str, list[CostPoint]] = {}
     for row in rows:
         if row["gflops"] is None:

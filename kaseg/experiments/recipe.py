@@ -68,18 +68,6 @@ class TeacherArguments:
     unlabelled_dir: str | None = option(None, "Folder of images without masks, which teach the student, too.")
 
 
-# The fields of DataArguments that load_segmentation_dataset takes as they are.
-LOADING_OPTIONS = (
-    "image_column",
-    "label_column",
-    "config_name",
-    "revision",
-    "image_folder",
-    "label_folder",
-    "on_error",
-)
-
-
 def build_arguments(parts: Sequence[type], values: Mapping[str, Any]) -> list[Any]:
     """One instance per dataclass; fields without a value keep their default."""
     names = [{item.name for item in dataclasses.fields(part) if item.init} for part in parts]

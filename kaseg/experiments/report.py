@@ -26,19 +26,13 @@ from kaseg.writing import write_atomically, write_json
 def write_report(
     comparison: Comparison, output_dir: str | Path, overrides: Mapping[str, Any] | None = None, examples: int = 4
 ) -> list[dict[str, Any]]:
-    """Write `summary.json`, `summary.md`, `summary.html` and `accuracy_against_cost.png` of the finished runs.
-
-    What cannot be drawn is a warning; the figures are written first.
+    """Write `summary.json`, `summary.md`, `summary.html` and `accuracy_against_cost.png` of the finished runs in
+    `output_dir`, and return the rows of [`~kaseg.experiments.summary.summarize`]. What cannot be drawn is a warning.
 
     Args:
-        comparison: The family.
-        output_dir: Where its runs lie, and where the files are written.
         overrides: As in [`~kaseg.experiments.comparison.run_comparison`], for the data of the example masks.
         examples: Number of evaluation images that the page shows with the masks of the first finished seed; with 0 the
             page holds nothing of the dataset.
-
-    Returns:
-        The rows of [`~kaseg.experiments.summary.summarize`].
 
     Raises:
         FileNotFoundError: no run is finished.

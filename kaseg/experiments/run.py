@@ -20,30 +20,16 @@ from kaseg.data import LabelSpace, get_label_space, load_images, load_segmentati
 from kaseg.encoders import check_encoder_name
 from kaseg.evaluation.cost import hardware, milliseconds_per_image
 from kaseg.experiments.encoder_source import normalization_of, read_encoder
-from kaseg.experiments.recipe import LOADING_OPTIONS, DataArguments, ModelArguments, TeacherArguments
+from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArguments
 from kaseg.model_card import DataSource, ModelCardCallback
 from kaseg.model_card.published_files import RECIPE_NAME
 from kaseg.model_card.results import RESULTS_NAME, describe_run
 from kaseg.model_card.settings import changed_settings, public_settings, recipe_of
 from kaseg.modeling_kaseg import KASegModel
-from kaseg.trainer import (
-    KnowledgeAdaptationConfig,
-    KnowledgeAdaptationTrainer,
-    SegmentationConfig,
-    SegmentationTrainer,
-)
+from kaseg.trainer import KnowledgeAdaptationConfig, KnowledgeAdaptationTrainer, SegmentationConfig, SegmentationTrainer
 from kaseg.trainer.base import last_complete_checkpoint
+from kaseg.trainer.options import fields_for
 from kaseg.writing import write_atomically, write_json
-
-CONFIG_FIELDS = (
-    "backbone",
-    "output_stride",
-    "head",
-    "separable_head",
-    "classifier_dropout_prob",
-    "freeze_batch_norm",
-    "pad_to_stride",
-)
 
 
 def build_model(model_args: ModelArguments, label_space: LabelSpace, seed: int) -> KASegModel:
@@ -56,7 +42,7 @@ def build_model(model_args: ModelArguments, label_space: LabelSpace, seed: int) 
     }
     if model_args.model is not None:
         return KASegModel.from_pretrained(model_args.model, **labels, ignore_mismatched_sizes=True)
-    fields = {name: getattr(model_args, name) for name in CONFIG_FIELDS}
+    fields = fields_for(KASegConfig, model_args)
     if model_args.encoder_from is not None:
         own, weights = read_encoder(model_args.encoder_from)
         model = KASegModel(KASegConfig(**{**fields, **own}, **labels))
@@ -71,7 +57,7 @@ def build_model(model_args: ModelArguments, label_space: LabelSpace, seed: int) 
 def check_model(model_args: ModelArguments) -> None:
     """Raise a `ValueError` for fields of a new model that none can be built of, as far as that shows beforehand."""
     if model_args.model is None:
-        KASegConfig(**{name: getattr(model_args, name) for name in CONFIG_FIELDS})
+        KASegConfig(**fields_for(KASegConfig, model_args))
         check_encoder_name(model_args.backbone)
 
 
@@ -79,13 +65,8 @@ def load_data(data_args: DataArguments) -> tuple[Any, Any]:
     """Training and evaluation data, cut to `max_train_samples` and `max_eval_samples`."""
 
     def load(split: str, limit: int | None) -> Any:
-        dataset = load_segmentation_dataset(
-            data_args.dataset,
-            split=split,
-            data_dir=data_args.data_dir,
-            label_space=data_args.label_space,
-            **{name: getattr(data_args, name) for name in LOADING_OPTIONS},
-        )
+        options = fields_for(load_segmentation_dataset, data_args)
+        dataset = load_segmentation_dataset(data_args.dataset, split=split, **options)
         if limit is not None and isinstance(dataset, datasets.Dataset):
             dataset = dataset.select(range(min(limit, len(dataset))))
         return dataset
@@ -110,11 +91,7 @@ def distill(
     args: KnowledgeAdaptationConfig,
     resume: bool = True,
 ) -> dict[str, Any]:
-    """Train a student by knowledge adaptation; see [`run`].
-
-    Raises:
-        ValueError: no teacher is named.
-    """
+    """Train a student by knowledge adaptation; see [`run`]. A ValueError if no teacher is named."""
     if not teacher_args.teacher:
         raise ValueError("Knowledge adaptation needs a teacher: set teacher (Hub id, folder or shipped checkpoint).")
     return run(model_args, data_args, args, resume, teacher_args)
@@ -127,16 +104,9 @@ def run(
     resume: bool,
     teacher_args: TeacherArguments | None = None,
 ) -> dict[str, Any]:
-    """Train, evaluate on `eval_split` after the last step, and write model, recipe and results to `output_dir`.
-
-    With `resume` an unfinished run in `output_dir` goes on where it was stopped, and a finished one is only read.
-
-    Returns:
-        What `results.json` holds.
-
-    Raises:
-        ValueError: `output_dir` holds a run with another recipe.
-    """
+    """Train, evaluate on `eval_split` after the last step, and write model, recipe and results to `output_dir`; returns
+    what `results.json` holds. With `resume` an unfinished run there goes on where it was stopped, and a finished one is
+    only read; a ValueError if it has another recipe."""
     output_dir = Path(args.output_dir)
     results_file = output_dir / RESULTS_NAME
     recipe = recipe_of(model_args, data_args, args, *([] if teacher_args is None else [teacher_args]))
@@ -229,10 +199,7 @@ def _forget(output_dir: Path) -> None:
 
 
 def describe_results(
-    trainer: SegmentationTrainer,
-    recipe: dict[str, Any],
-    metrics: dict[str, float],
-    data_args: DataArguments,
+    trainer: SegmentationTrainer, recipe: dict[str, Any], metrics: dict[str, float], data_args: DataArguments
 ) -> dict[str, Any]:
     """The content of `results.json` but for the time: scores, cost, speed, seed, steps, losses and versions."""
     model = trainer.segmentation_model

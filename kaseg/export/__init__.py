@@ -10,37 +10,25 @@ from typing import TYPE_CHECKING
 from kaseg.lazy import import_on_use
 
 if TYPE_CHECKING:
-    from kaseg.export.calibration import Int8Data, QuantizationLossError
-    from kaseg.export.exporter import export_model
-    from kaseg.export.options import ExportOptions
-    from kaseg.export.packages import MissingPackageError
-    from kaseg.export.parity import ParityError
-    from kaseg.export.runtimes import KASegLiteRTModel, KASegOnnxModel, KASegOpenVINOModel
+    from kaseg.export.calibration import Int8Data as Int8Data
+    from kaseg.export.calibration import QuantizationLossError as QuantizationLossError
+    from kaseg.export.exporter import export_model as export_model
+    from kaseg.export.options import ExportOptions as ExportOptions
+    from kaseg.export.packages import MissingPackageError as MissingPackageError
+    from kaseg.export.parity import ParityError as ParityError
+    from kaseg.export.runtimes import KASegLiteRTModel as KASegLiteRTModel
+    from kaseg.export.runtimes import KASegOnnxModel as KASegOnnxModel
+    from kaseg.export.runtimes import KASegOpenVINOModel as KASegOpenVINOModel
 
 # A runtime is loaded without what exporting needs (evaluation, datasets).
-__getattr__, __dir__ = import_on_use(
+__getattr__, __dir__, __all__ = import_on_use(
     __name__,
     {
-        "ExportOptions": "options",
-        "Int8Data": "calibration",
-        "KASegLiteRTModel": "runtimes",
-        "KASegOnnxModel": "runtimes",
-        "KASegOpenVINOModel": "runtimes",
-        "MissingPackageError": "packages",
-        "ParityError": "parity",
-        "QuantizationLossError": "calibration",
-        "export_model": "exporter",
+        "calibration": ["Int8Data", "QuantizationLossError"],
+        "exporter": ["export_model"],
+        "options": ["ExportOptions"],
+        "packages": ["MissingPackageError"],
+        "parity": ["ParityError"],
+        "runtimes": ["KASegLiteRTModel", "KASegOnnxModel", "KASegOpenVINOModel"],
     },
 )
-
-__all__ = [
-    "ExportOptions",
-    "Int8Data",
-    "KASegLiteRTModel",
-    "KASegOnnxModel",
-    "KASegOpenVINOModel",
-    "MissingPackageError",
-    "ParityError",
-    "QuantizationLossError",
-    "export_model",
-]

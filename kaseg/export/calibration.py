@@ -62,16 +62,8 @@ class Int8Data:
 
 
 class CalibrationInputs(Sequence[np.ndarray]):
-    """Some images of a dataset, evenly spread over it, prepared when their turn comes.
-
-    Args:
-        data: The dataset, how many of its images at most, and the methods to try.
-        image_processor: Makes `pixel_values` of them.
-        options: What is exported; images are resized to a fixed size.
-
-    Raises:
-        ValueError: the dataset is empty.
-    """
+    """Some images of a dataset as inputs of the graph, evenly spread over it and prepared when their turn comes; a
+    ValueError if the dataset is empty."""
 
     def __init__(self, data: Int8Data, image_processor: Any, options: ExportOptions) -> None:
         self.dataset, self.methods = data.calibration, data.methods
@@ -103,17 +95,9 @@ class CalibrationInputs(Sequence[np.ndarray]):
 def mean_iou(
     model: KASegModel | ExportedModel, dataset: Iterable[dict[str, Any]], image_processor: Any, options: ExportOptions
 ) -> float:
-    """Mean IoU on a dataset as `kaseg evaluate` counts it (whole images, single scale), 0..1.
-
-    With a fixed size the images are resized to it, for the model as for its export; labels keep their resolution. A
-    graph that gives masks resizes once more, as the image processor does.
-
-    Args:
-        model: The model, or an export of it.
-        dataset: Samples with `image` and `label`.
-        image_processor: The model's.
-        options: What was exported.
-    """
+    """Mean IoU of a model or its export on samples with `image` and `label`, as `kaseg evaluate` counts it (whole
+    images, single scale), 0..1. With a fixed size the images are resized to it, for both; labels keep their resolution.
+    A graph that gives masks resizes once more, as the image processor does."""
     how: dict[str, Any] = {}
     scored: nn.Module = model
     if isinstance(model, ExportedModel) and graph_resizes(options):
@@ -135,11 +119,8 @@ def mean_iou(
 def loss_of_int8(
     model: KASegModel, exported: ExportedModel, image_processor: Any, options: ExportOptions, data: Int8Data
 ) -> dict[str, Any]:
-    """Mean IoU before and after, and what it was taken on.
-
-    Raises:
-        QuantizationLossError: more is lost than `data.max_loss`.
-    """
+    """Mean IoU before and after, and what it was taken on; a QuantizationLossError if more is lost than
+    `data.max_loss`."""
     before = mean_iou(model, data.validation, image_processor, options)
     after = mean_iou(exported, data.validation, image_processor, options)
     loss = 100 * (before - after)

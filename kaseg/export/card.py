@@ -12,18 +12,14 @@ from kaseg.markdown import escaped, table
 
 _LIBRARIES = {"transformers": "transformers", "transformers-js": "transformers.js"}
 _USES = {
-    "onnx": (
-        "python",
-        'from kaseg import KASegOnnxModel\n\nmodel = KASegOnnxModel.from_pretrained("FOLDER_OR_HUB_ID")',
-    ),
-    "openvino": (
-        "python",
-        'from kaseg import KASegOpenVINOModel\n\nmodel = KASegOpenVINOModel.from_pretrained("FOLDER_OR_HUB_ID")',
-    ),
-    "litert": (
-        "python",
-        'from kaseg import KASegLiteRTModel\n\nmodel = KASegLiteRTModel.from_pretrained("FOLDER_OR_HUB_ID")',
-    ),
+    **{
+        format: ("python", f'from kaseg import {name}\n\nmodel = {name}.from_pretrained("FOLDER_OR_HUB_ID")')
+        for format, name in (
+            ("onnx", "KASegOnnxModel"),
+            ("openvino", "KASegOpenVINOModel"),
+            ("litert", "KASegLiteRTModel"),
+        )
+    },
     "transformers": (
         "python",
         'from transformers import pipeline\n\nsegmenter = pipeline("image-segmentation", "FOLDER_OR_HUB_ID")\n'
@@ -40,13 +36,8 @@ _USES = {
 
 
 def write_card(folder: Path, facts: dict[str, Any], source: str | Path | None) -> None:
-    """Write `README.md`: what this is an export of, its figures, how it is used; the license is the model's.
-
-    Args:
-        folder: Folder of the export.
-        facts: What `export.json` holds.
-        source: Name or folder of the model; its card, if it lies here, tells the license.
-    """
+    """Write `README.md`: what this is an export of, its figures (`facts`, what `export.json` holds), how it is used;
+    the license is that of the card of the model (`source`), if it lies here."""
     name = facts["model"]
     card_data = ModelCardData(
         library_name=_LIBRARIES.get(facts["format"], "kaseg"),

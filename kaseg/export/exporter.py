@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -101,13 +101,13 @@ def export_model(
         facts["parity"] = []
         for dtype, loaded in exported.items():
             if channels == 3:
-                shown = list(pictures) or _scenes()
+                shown = list(pictures) or [Image.fromarray(render_scene(seed=0, index=index)[0]) for index in range(2)]
                 batches = parity_batches(shown, image_processor, options, parity_sizes)
                 if options.format == "transformers":
                     check_processor(folder, image_processor, shown, options)
             else:
                 batches = noise_batches(channels, options, parity_sizes)
-            facts["parity"] += [p.as_dict() for p in check_parity(reference, loaded.run, batches, options, dtype)]
+            facts["parity"] += map(asdict, check_parity(reference, loaded.run, batches, options, dtype))
         if int8_data is not None:
             loss = loss_of_int8(model, exported["int8"], image_processor, options, int8_data)
             facts["quantization"] = how | loss
@@ -165,11 +165,7 @@ def _facts(model: KASegModel, options: ExportOptions, source: str | Path | None)
 
 
 def _write(
-    model: KASegModel,
-    image_processor: Any,
-    folder: Path,
-    options: ExportOptions,
-    calibration: CalibrationInputs | None,
+    model: KASegModel, image_processor: Any, folder: Path, options: ExportOptions, calibration: CalibrationInputs | None
 ) -> tuple[list[str], dict[str, Any]]:
     """Write model, config and image processor; returns the names of the model's files and how it was quantized."""
     if options.format == "transformers":
@@ -183,7 +179,3 @@ def _write(
         model.config.save_pretrained(folder)
         image_processor.save_pretrained(folder)
     return written
-
-
-def _scenes() -> list[Image.Image]:
-    return [Image.fromarray(render_scene(seed=0, index=index)[0]) for index in range(2)]

@@ -13,7 +13,6 @@ from kaseg.configuration_kaseg import KASegConfig
 from kaseg.export.calibration import CalibrationInputs
 from kaseg.export.options import ExportOptions
 from kaseg.export.quantize_onnx import choose_method
-from kaseg.export.quantize_openvino import quantize_openvino
 from kaseg.export.runtimes import RUNTIMES, KASegOnnxModel
 from kaseg.export.runtimes.base import ExportedModel
 from kaseg.export.runtimes.litert import LITERT_NAME
@@ -22,7 +21,7 @@ from kaseg.export.runtimes.openvino import OPENVINO_NAME
 from kaseg.export.to_executorch import load_executorch, write_executorch
 from kaseg.export.to_litert import quantize_litert, write_litert
 from kaseg.export.to_onnx import write_onnx
-from kaseg.export.to_openvino import write_openvino
+from kaseg.export.to_openvino import quantize_openvino, write_openvino
 from kaseg.export.to_transformers import load_transformers
 from kaseg.export.to_transformers_js import JS_FILES, write_float16
 
@@ -48,22 +47,10 @@ def needs(options: ExportOptions) -> tuple[str, ...]:
 
 
 def write_program(
-    program: torch.export.ExportedProgram,
-    folder: Path,
-    options: ExportOptions,
-    calibration: CalibrationInputs | None,
+    program: torch.export.ExportedProgram, folder: Path, options: ExportOptions, calibration: CalibrationInputs | None
 ) -> tuple[list[str], _Notes]:
-    """Write a traced model into an empty folder.
-
-    Args:
-        program: The model.
-        folder: Where to.
-        options: What to write.
-        calibration: For int8: images, and how to find the ranges of activations.
-
-    Returns:
-        Names of the files in the folder, and how they were quantized.
-    """
+    """Write a traced model into an empty folder, for int8 with what `calibration` says; returns the names of the files
+    in it, and how they were quantized."""
     how = _WRITERS[options.format](program, folder, options, calibration)
     return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()), how
 
@@ -71,14 +58,8 @@ def write_program(
 def load_export(
     folder: Path, options: ExportOptions, config: KASegConfig, record: dict[str, Any]
 ) -> dict[str, ExportedModel]:
-    """The models of an export, by the type they compute in.
-
-    Args:
-        folder: Folder of the export.
-        options: What was exported.
-        config: The model's config; that of transformers and transformers.js in the folder is another.
-        record: What `export.json` holds.
-    """
+    """The models of an export, by the type they compute in. `config` is the model's; that of transformers and
+    transformers.js in the folder is another."""
     if options.format in RUNTIMES:
         return {options.dtype: RUNTIMES[options.format].from_pretrained(folder)}
     if options.format == "transformers-js":

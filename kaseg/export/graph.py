@@ -17,7 +17,6 @@ from kaseg.masks import resize_logits
 from kaseg.modeling_kaseg import KASegModel
 from kaseg.pixels import Normalization, normalize
 
-
 # OpenVINO reads ONNX's Resize without it, LiteRT cannot convert it, in ExecuTorch it has not been tried.
 _ANTIALIASING = ("onnx", "torch-export")
 
@@ -71,15 +70,8 @@ class ResizingLogitsGraph(MaskGraph):
 
 
 def resize_pixels(pixels: torch.Tensor, size: SizeDict) -> torch.Tensor:
-    """Resizes as Pillow does, bilinear and antialiased: row by row, then column by column, each rounded to bytes.
-
-    Args:
-        pixels: (B, C, H, W), values in 0..255.
-        size: That of an image processor.
-
-    Returns:
-        float32 (B, C, h, w), whole numbers in 0..255.
-    """
+    """Resizes pixels (B, C, H, W) in 0..255 to the `size` of an image processor as Pillow does, bilinear and
+    antialiased: row by row, then column by column, each rounded to bytes. Returns float32, whole numbers."""
     height, width = pixels.shape[-2:]
     if size.height:
         new_height, new_width = size.height, size.width
@@ -102,11 +94,8 @@ def graph_resizes(options: ExportOptions) -> bool:
 
 
 def _size_of(image_processor: Any) -> SizeDict | None:
-    """The size that images are resized to, if they are.
-
-    Raises:
-        ValueError: by another filter, or it crops or pads, which no graph does.
-    """
+    """The size that images are resized to, if they are; a ValueError if it is by another filter, or the image processor
+    crops or pads, which no graph does."""
     for what in ("do_center_crop", "do_pad"):
         if getattr(image_processor, what, False):
             raise ValueError(
@@ -137,17 +126,9 @@ def _normalization_of(image_processor: Any, num_channels: int) -> Normalization:
 
 
 def build_graph(model: KASegModel, image_processor: Any, options: ExportOptions, fuse: bool = True) -> nn.Module:
-    """The module to export, in eval mode and on the CPU; the model itself stays as it is.
-
-    Args:
-        model: The model.
-        image_processor: What the resizing and normalization of a graph that does them are taken from.
-        options: What to export.
-        fuse: Fold BatchNorm into the convolutions, if the model can do that.
-
-    Raises:
-        ValueError: the graph cannot do what the image processor does.
-    """
+    """The module to export, in eval mode and on the CPU; the model itself stays as it is. `fuse` folds BatchNorm into
+    the convolutions. What a graph resizes and normalizes is taken from the image processor; a ValueError if it cannot
+    do that."""
     model = copy.deepcopy(model).cpu().float().eval()
     if fuse:
         model.fuse()

@@ -21,10 +21,6 @@ _DTYPES: dict[str, tuple[Dtype, ...]] = {
     "transformers-js": ("float32", "int8"),
 }
 _FIXED = {"executorch": "ExecuTorch", "litert": "LiteRT"}
-_ELSEWHERE = {
-    "bf16": "bf16 is exported with --format openvino or torch-export",
-    "int8": "int8 is exported with --format onnx, openvino, litert or transformers-js",
-}
 
 
 @dataclass(frozen=True)
@@ -61,9 +57,11 @@ class ExportOptions:
                 raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, got {getattr(self, name)!r}.")
         if self.dtype not in _DTYPES[self.format]:
             reason = " (ONNX Runtime has no bfloat16 convolution for CPUs)" if self.format == "onnx" else ""
+            *others, last = (name for name, dtypes in _DTYPES.items() if self.dtype in dtypes)
             raise ValueError(
                 f"{self.dtype} cannot be exported as {self.format}{reason}; {self.format} takes "
-                f"{' and '.join(_DTYPES[self.format])}, and {_ELSEWHERE[self.dtype]}."
+                f"{' and '.join(_DTYPES[self.format])}, and {self.dtype} is exported with --format "
+                f"{', '.join(others)} or {last}."
             )
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
             raise ValueError(f"size must be (height, width) in pixels, got {self.size}.")

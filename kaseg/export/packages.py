@@ -25,15 +25,8 @@ class MissingPackageError(ImportError):
 
 
 def require(name: str, purpose: str) -> ModuleType:
-    """The module `name`.
-
-    Args:
-        name: Module, such as `"onnxruntime"`.
-        purpose: What it is needed for, as in "... is needed to run ONNX models".
-
-    Raises:
-        MissingPackageError: it cannot be imported.
-    """
+    """The module `name`, or a MissingPackageError that says what it is needed for (`purpose`, such as `"to run ONNX
+    models"`) and how to install it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:

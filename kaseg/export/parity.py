@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,9 +30,7 @@ class Parity:
     """How well outputs agree for one batch.
 
     Attributes:
-        dtype: What the file computes in.
-        size: (height, width) of the images.
-        batch: How many.
+        dtype, size, batch: What the file computes in, (height, width) of the images, and how many they are.
         max_error: Largest absolute difference of logits; `None` where the graph gives masks.
         relative_error: Root mean square of the differences over that of the logits; `None` for masks.
         mask_agreement: Share of the pixels (logits, where there are some) with the same class, 0..1.
@@ -46,10 +43,6 @@ class Parity:
     relative_error: float | None
     mask_agreement: float
 
-    def as_dict(self) -> dict[str, Any]:
-        """The figures for `export.json`."""
-        return dataclasses.asdict(self)
-
 
 def check_parity(
     reference: Callable[[torch.Tensor], torch.Tensor],
@@ -58,17 +51,8 @@ def check_parity(
     options: ExportOptions,
     dtype: str | None = None,
 ) -> list[Parity]:
-    """Compare an exported file with the float32 model.
-
-    Args:
-        reference: What the file has to compute, in float32.
-        run: The exported file.
-        batches: Inputs of the graph.
-        options: What was exported.
-        dtype: What this file computes in, if that is not `options.dtype`.
-
-    Returns:
-        One [`Parity`] per batch.
+    """Compare an exported file, `run`, with what it has to compute, `reference` in float32, on inputs of the graph;
+    `dtype` is what this file computes in, if that is not `options.dtype`.
 
     Raises:
         ParityError: the outputs differ in shape or type or by more than [`TOLERANCES`] allow.
@@ -91,14 +75,8 @@ def parity_batches(
     options: ExportOptions,
     sizes: Sequence[tuple[int, int]] = DEFAULT_SIZES,
 ) -> Iterator[np.ndarray]:
-    """Inputs to compare with: batches of two and of one at different sizes; a fixed input is given two images in turn.
-
-    Args:
-        pictures: Two RGB pictures, resized to what is needed.
-        image_processor: Makes `pixel_values` of them.
-        options: What was exported.
-        sizes: (height, width) of the batches, where the export takes any.
-    """
+    """Inputs to compare with: batches of two and of one of two RGB pictures, resized to the `sizes` (height, width) in
+    turn; a fixed input is given the two one after the other."""
     for (height, width), places in _groups(options, sizes):
         group = [pictures[place % len(pictures)] for place in places]
         resized = [picture.resize((width, height), Image.Resampling.BILINEAR) for picture in group]
@@ -157,16 +135,17 @@ def _compare(expected: np.ndarray, found: np.ndarray, shape: tuple[int, ...], ou
 def _judge(parity: Parity, tolerances: tuple[float, float]) -> None:
     most, least = tolerances
     where = f"{parity.batch} image{'s' if parity.batch > 1 else ''} of {parity.size[0]}x{parity.size[1]}"
-    # "not <=", so that NaN fails
-    if parity.relative_error is not None and not parity.relative_error <= most:
+    # NaN agrees with nothing.
+    if parity.relative_error is None:
+        agrees = parity.mask_agreement >= least
+        found = f"only {100 * parity.mask_agreement:.2f} % of the pixels have the model's class, required are"
+        limit = f"{100 * least:g} %"
+    else:
+        agrees = parity.relative_error <= most
+        found = f"the logits differ by {parity.relative_error:.2g} of their size (root mean square), allowed are"
+        limit = f"{most:g}"
+    if not agrees:
         raise ParityError(
-            f"The exported file does not compute what the model computes: on {where} the logits differ by "
-            f"{parity.relative_error:.2g} of their size (root mean square), allowed are {most:g} for {parity.dtype}. "
-            "Nothing was kept."
-        )
-    if parity.relative_error is None and not parity.mask_agreement >= least:
-        raise ParityError(
-            f"The exported file does not compute what the model computes: on {where} only "
-            f"{100 * parity.mask_agreement:.2f} % of the pixels have the model's class, required are {100 * least:g} % "
-            f"for {parity.dtype}. Nothing was kept."
+            f"The exported file does not compute what the model computes: on {where} {found} {limit} for "
+            f"{parity.dtype}. Nothing was kept."
         )

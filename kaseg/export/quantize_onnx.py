@@ -22,20 +22,9 @@ _NEVER = {"Shape", "Gather", "Div", "Squeeze", "Unsqueeze", "Reshape", "Expand",
 
 
 def quantize_onnx(float_file: Path, file: Path, calibration: Sequence[np.ndarray], method: CalibrationMethod) -> None:
-    """Write an int8 version: QDQ format, uint8 activations, int8 weights per channel.
-
-    What comes before the first convolution and after the last one (normalizing, resizing, argmax of a mask graph) stays
-    in float32.
-
-    Args:
-        float_file: The float32 model.
-        file: Where to.
-        calibration: Inputs from which the ranges of the activations are taken, run one at a time.
-        method: `"minmax"`, `"percentile"` (99.99) or `"entropy"`.
-
-    Raises:
-        MissingPackageError (an `ImportError`): onnx or ONNX Runtime is not installed.
-    """
+    """Write an int8 version: QDQ format, uint8 activations with the ranges that they have for the inputs `calibration`
+    (run one at a time; `"percentile"` is 99.99), int8 weights per channel. What comes before the first convolution and
+    after the last one (normalizing, resizing, argmax of a mask graph) stays in float32."""
     onnx = require("onnx", "to quantize ONNX models")
     quantization = require("onnxruntime.quantization", "to quantize ONNX models")
     methods = {
@@ -54,7 +43,7 @@ def quantize_onnx(float_file: Path, file: Path, calibration: Sequence[np.ndarray
         quantization.quantize_static(
             str(prepared),
             str(file),
-            _reader(quantization.CalibrationDataReader, name, calibration, bar.update),
+            _Reader(name, calibration, bar.update),
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=types,
             per_channel=True,
@@ -71,13 +60,9 @@ def quantize_onnx(float_file: Path, file: Path, calibration: Sequence[np.ndarray
 def choose_method(
     float_file: Path, file: Path, calibration: Sequence[np.ndarray], methods: Sequence[CalibrationMethod] = METHODS
 ) -> tuple[CalibrationMethod, dict[str, float]]:
-    """Quantize by every method and keep the one that changes the output least on the calibration images.
-
-    The measure is the share of positions whose class changes. Labels and the validation set play no part.
-
-    Returns:
-        The method and the agreement of each, 0..1.
-    """
+    """Quantize by every method and keep the one that changes the class of the smallest share of positions on the
+    calibration images; labels and the validation set play no part. Returns the method and the agreement of each,
+    0..1."""
     expected = _classes(float_file, calibration)
     agreement: dict[str, float] = {}
     best = methods[0]
@@ -137,24 +122,22 @@ def _classes(file: Path, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
     return [output.argmax(1) if output.dtype == np.float32 else output for output in outputs]
 
 
-def _reader(base: type, input_name: str, inputs: Sequence[np.ndarray], progress: Callable[[], object]) -> Any:
-    """A `CalibrationDataReader`, whose base class exists only where ONNX Runtime is installed."""
+class _Reader:
+    """What ONNX Runtime takes for its `CalibrationDataReader`."""
 
-    class Reader(base):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.rest = iter(inputs)
+    def __init__(self, input_name: str, inputs: Sequence[np.ndarray], progress: Callable[[], object]) -> None:
+        self.input_name, self.inputs, self.progress = input_name, inputs, progress
+        self.rest = iter(inputs)
 
-        def __len__(self) -> int:
-            return len(inputs)
+    def __len__(self) -> int:
+        return len(self.inputs)
 
-        def set_range(self, start_index: int, end_index: int) -> None:
-            self.rest = iter(inputs[start_index:end_index])
+    def set_range(self, start_index: int, end_index: int) -> None:
+        self.rest = iter(self.inputs[start_index:end_index])
 
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            batch = next(self.rest, None)
-            if batch is None:
-                return None
-            progress()
-            return {input_name: batch}
-
-    return Reader()
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        batch = next(self.rest, None)
+        if batch is None:
+            return None
+        self.progress()
+        return {self.input_name: batch}

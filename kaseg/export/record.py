@@ -21,11 +21,7 @@ def write_record(folder: Path, model_files: list[str], facts: dict[str, Any]) ->
 
 
 def read_record(file: Path) -> dict[str, Any]:
-    """What [`write_record`] wrote.
-
-    Raises:
-        ValueError: it is no such record.
-    """
+    """What [`write_record`] wrote; a ValueError if it is no such record."""
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         complete = {"format", "dtype", "output", "files"} <= record.keys()
@@ -37,12 +33,8 @@ def read_record(file: Path) -> dict[str, Any]:
 
 
 def check_files(folder: Path, record: dict[str, Any]) -> None:
-    """Compare the model files with the record.
-
-    Raises:
-        FileNotFoundError: one is missing.
-        ValueError: one is damaged, cut off, or another one.
-    """
+    """Compare the model files with the record: a FileNotFoundError if one is missing, a ValueError if one is damaged,
+    cut off, or another one."""
     for name, expected in record["files"].items():
         file = folder / name
         if not file.is_file():

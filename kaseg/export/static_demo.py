@@ -41,9 +41,8 @@ On your own computer: `python -m http.server --directory .`, then http://localho
 def write_static_demo(
     export_folder: str | Path, output_dir: str | Path, onnxruntime_web: str | Path | None = None
 ) -> dict[str, int]:
-    """Write the page, the model and the engine into a folder that any server of files, or a static Space, can show.
-
-    The page takes all its files from this folder and sends nothing anywhere. It computes on the CPU (WebAssembly).
+    """Write the page, the model and the engine into a folder that any server of files, or a static Space, can show. The
+    page takes all its files from this folder and sends nothing anywhere. It computes on the CPU (WebAssembly).
 
     Args:
         export_folder: Folder of an export to ONNX with masks in the graph, uint8 images and any size.
@@ -55,9 +54,7 @@ def write_static_demo(
         Name -> size in bytes of each file.
 
     Raises:
-        FileNotFoundError: no such export or package, or npm is not installed.
-        FileExistsError: the folder is there and not empty.
-        OSError: npm could not fetch the package.
+        OSError: no such export or package, npm is not installed or could not fetch it, or the folder is not empty.
         ValueError: another kind of export, or a damaged file.
     """
     export_folder, output_dir = Path(export_folder), Path(output_dir)

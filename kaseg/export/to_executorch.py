@@ -11,11 +11,7 @@ from kaseg.export.packages import require
 
 
 def write_executorch(program: torch.export.ExportedProgram, file: Path) -> None:
-    """Write the program as a `.pte` for ExecuTorch, with what XNNPACK (phones and other CPUs) can do given to it.
-
-    Raises:
-        MissingPackageError (an `ImportError`): ExecuTorch is not installed, or not for this version of torch.
-    """
+    """Write the program as a `.pte` for ExecuTorch, with what XNNPACK (phones and other CPUs) can do given to it."""
     purpose = "to write ExecuTorch programs"
     exir = require("executorch.exir", purpose)
     partitioner = require("executorch.backends.xnnpack.partition.xnnpack_partitioner", purpose).XnnpackPartitioner()

@@ -19,11 +19,7 @@ _expand, _zeros, _add = torch.ops.aten.expand.default, torch.ops.aten.zeros.defa
 
 
 def write_litert(program: torch.export.ExportedProgram, file: Path, input_name: str) -> None:
-    """Write a program of a fixed input size as `.tflite`, float32; the signature's input is called `input_name`.
-
-    Raises:
-        MissingPackageError (an `ImportError`): litert-torch is not installed.
-    """
+    """Write a program of a fixed input size as `.tflite`, float32; the signature's input is called `input_name`."""
     litert = require("litert_torch", "to write LiteRT models")
     os.environ.setdefault("LITERT_TORCH_SHOW_PROGRESS", "n")
     module = program.module()
@@ -36,13 +32,8 @@ def write_litert(program: torch.export.ExportedProgram, file: Path, input_name: 
 
 
 def quantize_litert(float_file: Path, file: Path, calibration: Sequence[np.ndarray], input_name: str) -> None:
-    """Write an int8 version: weights per channel, ranges of activations by their smallest and largest values.
-
-    What comes before the first convolution and after the last one stays in float32, as do input and output.
-
-    Raises:
-        MissingPackageError (an `ImportError`): ai-edge-quantizer is not installed.
-    """
+    """Write an int8 version: weights per channel, ranges of activations by their smallest and largest values. What
+    comes before the first convolution and after the last one stays in float32, as do input and output."""
     purpose = "to quantize LiteRT models"
     recipe = require("ai_edge_quantizer.recipe", purpose).static_wi8_ai8()
     quantizer = require("ai_edge_quantizer.quantizer", purpose).Quantizer(str(float_file), recipe)

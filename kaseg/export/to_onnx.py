@@ -19,12 +19,8 @@ _AXES = {"logits": {0: "batch", 2: "height", 3: "width"}, "mask": {0: "batch", 1
 
 
 def write_onnx(program: torch.export.ExportedProgram, file: Path, options: ExportOptions) -> None:
-    """Write the program as ONNX, opset 20, float32; BatchNorm is folded into the convolutions by the exporter.
-
-    Raises:
-        MissingPackageError (an `ImportError`): onnx or onnxscript is not installed.
-        ValueError: an operator of the model has no ONNX form.
-    """
+    """Write the program as ONNX, opset 20, float32; BatchNorm is folded into the convolutions by the exporter. A
+    ValueError if an operator of the model has no ONNX form."""
     onnx = require("onnx", "to write ONNX models")
     require("onnxscript", "to write ONNX models")
     logging.getLogger("onnxscript").setLevel(logging.WARNING)

@@ -17,14 +17,9 @@ from kaseg.modeling_kaseg import KASegModel
 
 
 def write_transformers(model: KASegModel, image_processor: Any, folder: Path, options: ExportOptions) -> list[str]:
-    """Write `config.json`, `model.safetensors` and `preprocessor_config.json` of transformers' own classes.
-
-    Returns:
-        Names of the files with weights.
-
-    Raises:
-        ValueError: transformers has no such network, or no image processor that does what ours does.
-    """
+    """Write `config.json`, `model.safetensors` and `preprocessor_config.json` of transformers' own classes; returns the
+    names of the files with weights. A ValueError if transformers has no such network, or no image processor that does
+    what ours does."""
     _check_padding(model, options)
     # First, lest a processor is refused after the weights are written.
     processor = plain_processor(image_processor, options.size)
@@ -42,17 +37,11 @@ def load_transformers(folder: Path) -> Any:
 
 
 def plain_processor(image_processor: Any, size: tuple[int, int] | None = None) -> SegformerImageProcessor:
-    """The image processor of transformers that does what ours does.
+    """The image processor of transformers that does what ours does; a ValueError if ours pads or crops.
 
-    It is SegFormer's: MobileNetV2's own does the same in Python, but transformers.js makes no masks with it.
-
-    Args:
-        image_processor: Ours.
-        size: (height, width) that it resizes every image to, by Lanczos' filter (torchvision below 0.27: bicubic); by
-            default what ours does. Bilinear resizing blurs, which costs mean IoU (docs/deploy.md).
-
-    Raises:
-        ValueError: ours pads or crops.
+    It is SegFormer's: MobileNetV2's own does the same in Python, but transformers.js makes no masks with it. With
+    `size` it resizes every image to (height, width) by Lanczos' filter (torchvision below 0.27: bicubic); bilinear
+    resizing blurs, which costs mean IoU (docs/deploy.md).
     """
     for what in ("do_center_crop", "do_pad"):
         if getattr(image_processor, what, False):
@@ -75,11 +64,7 @@ def _resizing(size: tuple[int, int] | None) -> dict[str, Any]:
 
 
 def check_processor(folder: Path, image_processor: Any, pictures: list[Image.Image], options: ExportOptions) -> None:
-    """Compare the pixel values of the folder's image processor with those of ours.
-
-    Raises:
-        ParityError: they differ.
-    """
+    """Raises a ParityError if the folder's image processor makes other pixel values than ours."""
     theirs = AutoImageProcessor.from_pretrained(folder)
     for picture in pictures:
         expected = image_processor(picture, return_tensors="pt", **_resizing(options.size))["pixel_values"]

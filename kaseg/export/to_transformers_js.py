@@ -17,14 +17,11 @@ _MODEL_TYPE, _MODEL_CLASS = "segformer", "SegformerForSemanticSegmentation"
 
 
 def write_js_configs(config: KASegConfig, image_processor: Any, folder: Path, has_int8: bool) -> None:
-    """Write `config.json` and `preprocessor_config.json` for transformers.js.
+    """Write `config.json` and `preprocessor_config.json` for transformers.js; a ValueError for an image processor that
+    pads or crops.
 
     Without int8 weights, which it takes by default in browsers, the config says that those in float32 are to be taken.
-
     Resizing is left to the graph: browsers resize with other filters.
-
-    Raises:
-        ValueError: an image processor that pads or crops.
     """
     described = {
         "model_type": _MODEL_TYPE,
@@ -42,11 +39,7 @@ def write_js_configs(config: KASegConfig, image_processor: Any, folder: Path, ha
 
 
 def write_float16(float_file: Path, file: Path) -> None:
-    """Write an ONNX model with its weights and its arithmetic in float16; inputs and outputs stay float32.
-
-    Raises:
-        MissingPackageError (an `ImportError`): onnx or ONNX Runtime is not installed.
-    """
+    """Write an ONNX model with its weights and its arithmetic in float16; inputs and outputs stay float32."""
     onnx = require("onnx", "to write ONNX models")
     convert = require("onnxruntime.transformers.float16", "to write float16 models").convert_float_to_float16
     onnx.save(convert(onnx.load(str(float_file)), keep_io_types=True), str(file))

@@ -16,27 +16,19 @@ from typing import TYPE_CHECKING
 from kaseg.lazy import import_on_use
 
 if TYPE_CHECKING:
-    from kaseg.trainer.autoencoder_trainer import AutoencoderTrainer
-    from kaseg.trainer.knowledge_adaptation_config import KnowledgeAdaptationConfig
-    from kaseg.trainer.knowledge_adaptation_trainer import KnowledgeAdaptationTrainer
-    from kaseg.trainer.segmentation_config import SegmentationConfig
-    from kaseg.trainer.segmentation_trainer import SegmentationTrainer
+    from kaseg.trainer.autoencoder_trainer import AutoencoderTrainer as AutoencoderTrainer
+    from kaseg.trainer.knowledge_adaptation_config import KnowledgeAdaptationConfig as KnowledgeAdaptationConfig
+    from kaseg.trainer.knowledge_adaptation_trainer import KnowledgeAdaptationTrainer as KnowledgeAdaptationTrainer
+    from kaseg.trainer.segmentation_config import SegmentationConfig as SegmentationConfig
+    from kaseg.trainer.segmentation_trainer import SegmentationTrainer as SegmentationTrainer
 
-__getattr__, __dir__ = import_on_use(
+__getattr__, __dir__, __all__ = import_on_use(
     __name__,
     {
-        "AutoencoderTrainer": "autoencoder_trainer",
-        "KnowledgeAdaptationConfig": "knowledge_adaptation_config",
-        "KnowledgeAdaptationTrainer": "knowledge_adaptation_trainer",
-        "SegmentationConfig": "segmentation_config",
-        "SegmentationTrainer": "segmentation_trainer",
+        "autoencoder_trainer": ["AutoencoderTrainer"],
+        "knowledge_adaptation_config": ["KnowledgeAdaptationConfig"],
+        "knowledge_adaptation_trainer": ["KnowledgeAdaptationTrainer"],
+        "segmentation_config": ["SegmentationConfig"],
+        "segmentation_trainer": ["SegmentationTrainer"],
     },
 )
-
-__all__ = [
-    "AutoencoderTrainer",
-    "KnowledgeAdaptationConfig",
-    "KnowledgeAdaptationTrainer",
-    "SegmentationConfig",
-    "SegmentationTrainer",
-]

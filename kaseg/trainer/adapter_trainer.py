@@ -31,11 +31,7 @@ def save_adapters(composite: StudentWithAdapters, folder: str | Path) -> None:
 
 
 def load_adapters(composite: StudentWithAdapters, folder: str | Path) -> None:
-    """Read what [`save_adapters`] has written.
-
-    Raises:
-        ValueError: it is of a run with other terms.
-    """
+    """Read what [`save_adapters`] has written; a ValueError if it is of a run with other terms."""
     missing, unexpected = composite.load_state_dict(load_file(os.path.join(folder, ADAPTERS_NAME)), strict=False)
     missing = [name for name in missing if not name.startswith("student.")]
     if missing or unexpected:
@@ -53,11 +49,6 @@ class AdapterTrainer(StageTrainer):
     do not matter here, and terms without an adapter (those on logits) have no part. The maps are those that training
     will see: of a copy of the student in training mode, whose BatchNorm takes the statistics of the batch, as those
     that a new head has gathered mean nothing yet. The student itself stays bit-equal, BatchNorm statistics included.
-
-    Args:
-        composite ([`StudentWithAdapters`]): The student and the terms, whose adapters are trained in place.
-        autoencoder ([`FeatureAutoencoder`], *optional*): Gives the code, where a term reads it.
-        teacher, args, train_dataset, data_collator: As in [`~kaseg.trainer.stages.StageTrainer`].
     """
 
     stage = "adapters"

@@ -27,17 +27,11 @@ from kaseg.trainer.hyperparameter_search import SearchingTrainer
 
 
 def last_complete_checkpoint(output_dir: str | Path) -> str | None:
-    """The newest `checkpoint-N` folder that was written to its end, or `None`.
-
-    `trainer_state.json` is the last file of a checkpoint: a folder where it is missing or cut off belongs to a process
-    that was killed while saving.
-    """
-    folders = []
-    for folder in Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
-        match = re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", folder.name)
-        if match:
-            folders.append((int(match[1]), folder))
-    for _, folder in sorted(folders, reverse=True):
+    """The newest `checkpoint-N` folder that was written to its end, or `None`: `trainer_state.json` is the last file of
+    a checkpoint, and where it is missing or cut off, a process was killed while saving."""
+    found = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
+    folders = [folder for folder in found if re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-\d+", folder.name)]
+    for folder in sorted(folders, key=lambda folder: int(folder.name.rpartition("-")[2]), reverse=True):
         try:
             json.loads((folder / "trainer_state.json").read_text())
         except (OSError, ValueError):
@@ -47,11 +41,8 @@ def last_complete_checkpoint(output_dir: str | Path) -> str | None:
 
 
 def synchronize_batch_norm(model: nn.Module, args: TrainingArguments) -> nn.Module:
-    """The model with statistics of BatchNorm taken over all processes; as it is where there is one process.
-
-    Raises:
-        ValueError: there are several processes without GPUs, on which PyTorch cannot do it.
-    """
+    """The model with statistics of BatchNorm taken over all processes; as it is where there is one process. A
+    ValueError for several processes without GPUs, on which PyTorch cannot do it."""
     if args.world_size == 1:
         return model
     if args.device.type == "cpu":
@@ -63,11 +54,8 @@ def synchronize_batch_norm(model: nn.Module, args: TrainingArguments) -> nn.Modu
 
 
 def encoder_of(model: nn.Module) -> nn.Module:
-    """The encoder of a segmentation model: of ours, of transformers, torchvision and segmentation_models.pytorch.
-
-    Raises:
-        ValueError: there is none that goes by a usual name.
-    """
+    """The encoder of a segmentation model: of ours, of transformers, torchvision and segmentation_models.pytorch. A
+    ValueError if there is none that goes by a usual name."""
     names = ("encoder", "backbone", getattr(model, "base_model_prefix", ""))
     for name in names:
         found = getattr(model, name, None) if name else None
@@ -145,15 +133,12 @@ class TermTrainer(SearchingTrainer):
             self.model_card.model_id = self.hub_model_id
             self.add_callback(self.model_card)
 
-    def _begin_average(self) -> None:
-        """Called once the model is on its device, before anything asks for the network that is saved."""
+    def _begin_average(self, network: Any = None) -> None:
+        """Called once the network that is trained is on its device, before anything asks for the one that is saved."""
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """As in `transformers.Trainer`; what the user saves has its card beside it.
-
-        Raises:
-            NotFiniteError: the model holds NaN or infinite numbers; nothing is written.
-        """
+        """As in `transformers.Trainer`; what the user saves has its card beside it. A NotFiniteError, and nothing is
+        written, if the model holds NaN or infinite numbers."""
         require_finite(self.model, "The model")
         super().save_model(output_dir, _internal_call)
         if self.model_card is not None and not _internal_call:
@@ -296,9 +281,8 @@ class TermTrainer(SearchingTrainer):
         for group in optimizer.param_groups:
             by_scale: dict[float, list[nn.Parameter]] = defaultdict(list)
             for parameter in group["params"]:
-                by_scale[self.learning_rate_scale(names.get(id(parameter), "").removeprefix("module."))].append(
-                    parameter
-                )
+                name = names.get(id(parameter), "").removeprefix("module.")
+                by_scale[self.learning_rate_scale(name)].append(parameter)
             for scale, parameters in by_scale.items():
                 groups.append({**group, "params": parameters, "lr": group["lr"] * scale})
         optimizer.param_groups[:] = groups

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_model, save_model
 from timm.utils import ModelEmaV3
 from torch import nn
 from transformers import TrainerCallback
@@ -19,13 +18,8 @@ class WeightAverage(ModelEmaV3):
 
     After step `n` it is `a <- d * a + (1 - d) * w` with `d = min(decay, (n - 1) / (n + 9))`: it reaches back over a
     tenth of the steps done until `decay` limits it, so that nothing is left of the first weights in a short run either.
-    The rule is that of TensorFlow's `ExponentialMovingAverage`, but for one step.
-
-    A checkpoint holds the average as its model and, to resume, the trained weights beside it.
-
-    Args:
-        network (`nn.Module`): The network that is trained.
-        decay (`float`): Largest share of the average that a step keeps, in (0, 1).
+    The rule is that of TensorFlow's `ExponentialMovingAverage`, but for one step. A checkpoint holds the average as its
+    model and, to resume, the trained weights beside it.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -42,16 +36,6 @@ class WeightAverageCallback(TrainerCallback):
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.average.update(self.network(), step=state.global_step + 1)
-
-
-def save_trained_weights(network: nn.Module, checkpoint: str | Path) -> None:
-    """Write the weights that are trained beside the average in a checkpoint."""
-    save_model(network, str(Path(checkpoint) / TRAINED_WEIGHTS_NAME))
-
-
-def load_trained_weights(network: nn.Module, checkpoint: str | Path) -> None:
-    """Read what [`save_trained_weights`] has written."""
-    load_model(network, Path(checkpoint) / TRAINED_WEIGHTS_NAME)
 
 
 def check_same_averaging(averages: bool, checkpoint: str | Path) -> None:

@@ -21,11 +21,7 @@ _MODEL = "model."  # before the fields of a model's config
 
 
 class RecipeFingerprint(TrainerCallback, ExportableState):
-    """Keeps the fingerprint of a run in `trainer_state.json` of its checkpoints.
-
-    Args:
-        recipe (`dict`, *optional*): The fingerprint, see [`fingerprint`].
-    """
+    """Keeps the [`fingerprint`] of a run in `trainer_state.json` of its checkpoints."""
 
     def __init__(self, recipe: dict[str, Any] | None = None) -> None:
         self.recipe = recipe or {}
@@ -52,10 +48,10 @@ def fingerprint(args: Any, config: Any, train_dataset: Any, teacher: Any = None)
 
 
 def check_resume(folder: str | Path, own: dict[str, Any], insist: bool, instead: str) -> None:
-    """Makes sure that the run that wrote a folder's `trainer_state.json` is this one, and can be gone on with exactly.
+    """Makes sure that the run that wrote the `trainer_state.json` of a folder, a checkpoint or a finished first stage,
+    is this one, and can be gone on with exactly.
 
     Args:
-        folder (`str` or `Path`): A checkpoint, or the folder of a finished first stage.
         own (`dict`): [`fingerprint`] of this run.
         insist (`bool`): The user named this folder, so what is wrong is a warning and not an error.
         instead (`str`): For the error message: the call or flag with which the user can name it.

@@ -94,11 +94,8 @@ class FiniteSteps(TrainerCallback):
         self.values = [value for value in self.values if value.step == self.step]
 
     def check(self) -> None:
-        """Look at all values since the last look.
-
-        Raises:
-            NotFiniteError: one is NaN or infinite; the message names the step, the term and the samples.
-        """
+        """Look at all values since the last look; a NotFiniteError that names the step, the term and the samples if one
+        is NaN or infinite."""
         if self.scales_losses:
             return
         values, self.values = self.values, []
@@ -106,11 +103,7 @@ class FiniteSteps(TrainerCallback):
             raise NotFiniteError(self._message(*found))
 
     def finish(self) -> None:
-        """The last look, after training.
-
-        Raises:
-            NotFiniteError: as for [`~FiniteSteps.check`], or no step of an fp16 training was taken.
-        """
+        """The last look, after training: a NotFiniteError also if no step of an fp16 training was taken."""
         if self.scales_losses and self.overflows and not self.any_step_taken:
             self._stop_at_overflows()
         self.check()

@@ -25,11 +25,7 @@ FIRST_STAGES = ("teacher_", "student_tap", "use_autoencoder", "latent_channels",
 
 
 def initial_model(model: nn.Module | None, model_init: Any, args: Any) -> nn.Module:
-    """The model, or the first one that `model_init` makes.
-
-    Raises:
-        ValueError: both are given, or neither.
-    """
+    """The model, or the first one that `model_init` makes; a ValueError if both are given, or neither."""
     if (model is None) == (model_init is None):
         raise ValueError("Give the trainer model, or model_init, a function that makes one: one of the two.")
     if model is not None:

@@ -106,8 +106,7 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
     autoencoder_weight_decay: float = option(1e-4, "Its weight decay (paper).")
     sparsity_weight: float = option(1e-7, "alpha, weight of the code's L1 norm (paper, printed 10e-7).")
     autoencoder_classifier_weight: float = option(
-        0.0,
-        "Weight of the divergence between the teacher's classes on the reconstruction and on its map (0: paper).",
+        0.0, "Weight of the divergence between the teacher's classes on the reconstruction and on its map (0: paper)."
     )
     autoencoder_class_weights: bool = option(
         False, "Weigh positions of that divergence by class_weights of their label (void: 1)."

@@ -318,11 +318,8 @@ class KnowledgeAdaptationTrainer(DistillationStep):
         return FeatureAutoencoder.from_pretrained(own)
 
     def fit_autoencoder(self, resume: bool = False) -> FeatureAutoencoder:
-        """The first stage; with `resume`, a finished autoencoder is read and an unfinished one continued.
-
-        Raises:
-            ValueError: with `resume`, the one that is there was fitted by another recipe.
-        """
+        """The first stage; with `resume`, an unfinished autoencoder is continued and a finished one read, or a
+        ValueError raised if it was fitted by another recipe."""
         folder = stage_folder(self.args, "autoencoder")
         set_seed(self.args.seed)
         autoencoder = FeatureAutoencoder(
@@ -350,11 +347,7 @@ class KnowledgeAdaptationTrainer(DistillationStep):
         return FeatureAutoencoder.from_pretrained(folder) if was_finished else autoencoder
 
     def fit_adapters(self, resume: bool = False) -> None:
-        """The warm-up of the adapters; with `resume`, finished ones are read and an unfinished stage is continued.
-
-        Raises:
-            ValueError: with `resume`, those that are there were fitted by another recipe.
-        """
+        """The warm-up of the adapters; `resume` as in [`~KnowledgeAdaptationTrainer.fit_autoencoder`]."""
         trainer = AdapterTrainer(
             self.model,
             self.teacher,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import inspect
+from collections.abc import Callable
 from dataclasses import MISSING, field, fields
 from typing import Any, TypeVar
 
@@ -14,6 +16,12 @@ def option(default: Any, help: str) -> Any:
     if isinstance(default, list | dict):
         return field(default_factory=lambda: copy.copy(default), metadata={"help": help})
     return field(default=default, metadata={"help": help})
+
+
+def fields_for(target: Callable[..., Any], arguments: Any) -> dict[str, Any]:
+    """The fields of an argument dataclass that a function or a class takes under the same names, with their values."""
+    taken = inspect.signature(target).parameters
+    return {item.name: getattr(arguments, item.name) for item in fields(arguments) if item.name in taken}
 
 
 def with_fields_in_doc(config: T) -> T:

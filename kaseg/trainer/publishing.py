@@ -35,11 +35,8 @@ class PublishingTrainer(Trainer):
     push_in_progress: PushInProgress | None
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Make the repository that `args` names; with `push_to_hub=True` this is done before training starts.
-
-        Raises:
-            UploadError: it cannot be made; the message says what to do.
-        """
+        """Make the repository that `args` names, or raise an UploadError that says what to do; with `push_to_hub=True`
+        this is done before training starts."""
         if self.is_world_process_zero():
             private = self.args.hub_private_repo if private is None else private
             self.hub_model_id = create_repository(self._destination(token, private=private))

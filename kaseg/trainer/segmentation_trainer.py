@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
@@ -10,6 +11,7 @@ from typing import Any
 
 import datasets
 import torch
+from safetensors.torch import load_model, save_model
 from torch import nn
 
 from kaseg.configuration_kaseg import require_classes
@@ -29,15 +31,10 @@ from kaseg.losses import CrossEntropyLoss, build_loss
 from kaseg.pixels import Normalization
 from kaseg.trainer.base import encoder_of, synchronize_batch_norm
 from kaseg.trainer.depthwise_convolutions import train_fast_on_cpu
-from kaseg.trainer.ema import (
-    WeightAverage,
-    WeightAverageCallback,
-    check_same_averaging,
-    load_trained_weights,
-    save_trained_weights,
-)
+from kaseg.trainer.ema import TRAINED_WEIGHTS_NAME, WeightAverage, WeightAverageCallback, check_same_averaging
 from kaseg.trainer.hyperparameter_search import initial_model
 from kaseg.trainer.image_processor import image_processor_for
+from kaseg.trainer.options import fields_for
 from kaseg.trainer.scoring import ScoringTrainer
 from kaseg.trainer.segmentation_config import SegmentationConfig, check_mixed_images
 
@@ -45,20 +42,6 @@ logger = logging.getLogger(__name__)
 
 # What transformers would call with logits, which are not kept, or in place of the loss that is computed here.
 _NOT_CALLED = ("compute_metrics", "compute_loss_func", "preprocess_logits_for_metrics")
-
-# Fields of SegmentationConfig that TrainTransform takes as they are.
-_AUGMENTATIONS = (
-    "scale_step",
-    "horizontal_flip",
-    "brightness",
-    "contrast",
-    "saturation",
-    "hue",
-    "photometric_distortion",
-    "cat_max_ratio",
-    "short_edge",
-    "max_long_edge",
-)
 
 
 class SegmentationTrainer(ScoringTrainer):
@@ -177,10 +160,7 @@ class SegmentationTrainer(ScoringTrainer):
             model = synchronize_batch_norm(model, self.args)
         if self.args.device.type == "cpu":
             train_fast_on_cpu(model)
-        if self.args.ema_decay is not None:
-            self.remove_callback(WeightAverageCallback)
-            self.average = WeightAverage(model, self.args.ema_decay)
-            self.add_callback(WeightAverageCallback(self.average, lambda: self.student))
+        self._begin_average(model)
         if self.model_card is not None:
             self.model_card.model = model if self.average is None else self.average.module
         return model
@@ -234,22 +214,18 @@ class SegmentationTrainer(ScoringTrainer):
     def _train_transform(self, args: SegmentationConfig) -> TrainTransform:
         normalization = Normalization.of_processor(self.processing_class)
         return TrainTransform(
-            crop_size=(args.crop_size[0], args.crop_size[1]),
             scale_range=(args.min_scale, args.max_scale),
             image_mean=normalization.mean,
             image_std=normalization.std,
-            **{name: getattr(args, name) for name in _AUGMENTATIONS},
+            **fields_for(TrainTransform, args),
         )
 
     def _eval_transform(self, args: SegmentationConfig) -> EvalTransform:
         return EvalTransform(image_processor=self.processing_class, size_divisor=args.eval_size_divisor)
 
     def check_masks(self) -> None:
-        """Look at the masks before anything is trained, once.
-
-        Raises:
-            ValueError: the training masks hold fewer than two classes, or the evaluation masks no labelled pixel.
-        """
+        """Look at the masks before anything is trained, once; a ValueError if the training masks hold fewer than two
+        classes, or the evaluation masks no labelled pixel."""
         if self._masks_were_checked:
             return
         id2label = self.segmentation_model.config.id2label
@@ -270,9 +246,10 @@ class SegmentationTrainer(ScoringTrainer):
         """The network that is saved and evaluated: the one that is trained, or its average (`ema_decay`)."""
         return self.student if self.average is None else self.average.module
 
-    def _begin_average(self) -> None:
+    def _begin_average(self, network: Any = None) -> None:
         if self.args.ema_decay is not None:
-            self.average = WeightAverage(self.student, self.args.ema_decay)
+            self.remove_callback(WeightAverageCallback)
+            self.average = WeightAverage(self.student if network is None else network, self.args.ema_decay)
             self.add_callback(WeightAverageCallback(self.average, lambda: self.student))
 
     @contextmanager
@@ -291,13 +268,13 @@ class SegmentationTrainer(ScoringTrainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         super()._save_optimizer_and_scheduler(output_dir)
         if self.average is not None and self.args.should_save:
-            save_trained_weights(self.student, output_dir)
+            save_model(self.student, os.path.join(output_dir, TRAINED_WEIGHTS_NAME))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         check_same_averaging(self.average is not None, resume_from_checkpoint)
         super()._load_from_checkpoint(resume_from_checkpoint, self.segmentation_model)
         if self.average is not None:
-            load_trained_weights(self.student, resume_from_checkpoint)
+            load_model(self.student, os.path.join(resume_from_checkpoint, TRAINED_WEIGHTS_NAME))
 
     def _load_best_model(self) -> None:
         with self._as_model(self.segmentation_model):

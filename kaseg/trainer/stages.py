@@ -79,10 +79,7 @@ class StageTrainer(TermTrainer):
         Args:
             trained (`nn.Module`): The module that the student's training reads; each process has its own copy.
             resume (`bool`): Go on with an unfinished stage, and leave a finished one as it is.
-            instead (`str`): For the error message: what the user can do if the stage belongs to another recipe.
-
-        Raises:
-            ValueError: with `resume`, the stage that is there was done by another recipe.
+            instead (`str`): For the ValueError if that one was done by another recipe: what the user can do.
         """
         folder = Path(self.args.output_dir)
         if resume and is_finished(folder):

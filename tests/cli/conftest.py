@@ -38,10 +38,10 @@ class Kaseg:
         assert result.exit_code == 0, (result.output, result.exception)
         return result
 
-    def fail(self, *args: object) -> str:
-        """What a call that must fail prints."""
+    def fail(self, *args: object, code: int = 1) -> str:
+        """What a call that must fail, with this code, prints."""
         result = self(*args)
-        assert result.exit_code != 0, result.output
+        assert result.exit_code == code, result.output
         return result.output
 
 

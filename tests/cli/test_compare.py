@@ -88,10 +88,6 @@ def test_a_family_from_the_command_line(kaseg, tmp_path) -> None:
     file, output = _write(tmp_path, text.replace("[1, 2]", "[1]")), tmp_path / "out"
     common = ["compare", str(file), "--output-dir", str(output), "--examples", "0"]
     settings = ["--set", "per_device_train_batch_size=2", "--set", "use_cpu=true", "--set", "report_to=none"]
-    result = kaseg(*common, *settings)
-    assert result.exit_code == 0, result.output
-    assert "| os32 | adapted |" in result.output and (output / "summary.html").is_file()
-    again = kaseg(*common, *settings, "--report-only")
-    assert again.exit_code == 0 and "| os32 | adapted |" in again.output
-    wrong = kaseg(*common, "--set", "use_cpu")
-    assert wrong.exit_code == 2 and "FIELD=VALUE" in wrong.output
+    assert "| os32 | adapted |" in kaseg.succeed(*common, *settings).output and (output / "summary.html").is_file()
+    assert "| os32 | adapted |" in kaseg.succeed(*common, *settings, "--report-only").output
+    assert "FIELD=VALUE" in kaseg.fail(*common, "--set", "use_cpu", code=2)

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from kaseg.experiments.comparison import Comparison, Run, finished_runs, run_comparison
+from kaseg.experiments.comparison import Comparison, Run, _is_ready, finished_runs, run_comparison
 from kaseg.experiments.report import write_report
 
 RECIPE = {
@@ -164,6 +164,12 @@ def test_values_are_checked_before_anything_is_trained(tmp_path, change: dict, m
     with pytest.raises(ValueError, match=message):
         run_comparison(_comparison(**change), tmp_path / "out", WATCHING, jobs=jobs)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_waits_for_the_teacher_that_it_reads_alone(tmp_path) -> None:
+    *_, adapted = runs = _comparison().runs(tmp_path)
+    assert not _is_ready(adapted, runs, tmp_path, None)
+    assert _is_ready(adapted, runs, tmp_path, {"teacher": "kaseg/some-teacher"})
 
 
 @pytest.fixture(scope="module")

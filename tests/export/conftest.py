@@ -20,14 +20,8 @@ SIZES = ((64, 96), (65, 97))
 @pytest.fixture(scope="session")
 def model() -> KASegModel:
     torch.manual_seed(0)
-    config = KASegConfig(
-        backbone="test_resnet.r160_in1k",
-        output_stride=32,
-        head_channels=32,
-        id2label=SCENES.id2label,
-        label2id=SCENES.label2id,
-    )
-    model = KASegModel(config).eval()
+    labels = {"id2label": SCENES.id2label, "label2id": SCENES.label2id}
+    model = KASegModel(KASegConfig("test_resnet.r160_in1k", output_stride=32, head_channels=32, **labels)).eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):  # so that forgetting or misfolding statistics would show
             module.running_mean.normal_(std=0.1)

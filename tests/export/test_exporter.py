@@ -121,12 +121,8 @@ def test_what_a_folder_holds(exported: Callable[..., Path]) -> None:
     assert (record["format"], record["dtype"], record["output"], record["opset"]) == ("onnx", "float32", "logits", 20)
     assert len(record["parity"]) == 2 and {"kaseg", "torch", "onnx", "onnxruntime"} <= record["versions"].keys()
     graph = onnx.load(folder / "model.onnx").graph
-    assert [dim.dim_param or dim.dim_value for dim in graph.input[0].type.tensor_type.shape.dim] == [
-        "batch",
-        3,
-        "height",
-        "width",
-    ]
+    shape = [dim.dim_param or dim.dim_value for dim in graph.input[0].type.tensor_type.shape.dim]
+    assert shape == ["batch", 3, "height", "width"]
     assert not any(node.op_type == "BatchNormalization" for node in graph.node)
 
 
@@ -273,14 +269,8 @@ class TestInt8:
         return {"calibration": scenes, "validation": scenes, "samples": 2, "methods": ("minmax",)}
 
     def test_onnx(self, model, processor, data: dict, tmp_path: Path) -> None:
-        facts = export_model(
-            model,
-            processor,
-            tmp_path / "export",
-            ExportOptions(dtype="int8", output="mask"),
-            Int8Data(**data, max_loss=100),
-            parity_sizes=SIZES,
-        )
+        options, int8 = ExportOptions(dtype="int8", output="mask"), Int8Data(**data, max_loss=100)
+        facts = export_model(model, processor, tmp_path / "export", options, int8, parity_sizes=SIZES)
         figures = facts["quantization"]
         assert figures["calibration_method"] == "minmax" and figures["calibration_samples"] == 2
         assert 0 < figures["mean_iou_before"] < 1 and 0 < figures["mean_iou_after"] < 1
@@ -291,9 +281,7 @@ class TestInt8:
         assert not {"float32.onnx", "prepared.onnx"} & {path.name for path in (tmp_path / "export").iterdir()}
 
     def test_too_large_a_loss_is_refused(self, model, processor, data: dict, tmp_path: Path) -> None:
-        int8 = ExportOptions(dtype="int8")
+        options, int8 = ExportOptions(dtype="int8"), Int8Data(**data, max_loss=-100)
         with pytest.raises(QuantizationLossError, match=r"int8 costs .* points of mean IoU .* allowed are -100"):
-            export_model(
-                model, processor, tmp_path / "export", int8, Int8Data(**data, max_loss=-100), parity_sizes=SIZES
-            )
+            export_model(model, processor, tmp_path / "export", options, int8, parity_sizes=SIZES)
         assert list(tmp_path.iterdir()) == []

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,21 @@ def package(tmp_path: Path) -> Path:
     for name in FILES[-2:]:
         (folder / "dist" / name).write_bytes(name.encode())
     return folder
+
+
+@pytest.fixture
+def npm(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Puts a program called npm in front of the real one, which does what a line of shell does, by default pack."""
+    program = tmp_path / "bin" / "npm"
+    program.parent.mkdir()
+    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+
+    def write(does: str = f"tar -czf x.tgz -C {tmp_path} --transform s/{package.name}/package/ {package.name}") -> None:
+        # As one asks for a range of versions: a later major version may lay its files out in another way.
+        program.write_text(f"#!/bin/sh\ntest $2 = onnxruntime-web@1 || exit 2\n{does}\n")
+        program.chmod(0o755)
+
+    return write
 
 
 @pytest.mark.parametrize("isolated", [False, True])
@@ -150,16 +166,9 @@ def test_a_page_is_written_wholly_or_not_at_all(
     assert "index.html" in write_static_demo(export, tmp_path / "page", package)
 
 
-def test_a_package_of_other_files_is_told(
-    export: Path, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_package_of_other_files_is_told(export: Path, package: Path, npm, tmp_path: Path) -> None:
     (package / "dist" / FILES[-1]).rename(package / "dist" / "renamed.mjs")
-    program = tmp_path / "bin" / "npm"
-    program.parent.mkdir()
-    archive = f"tar -czf x.tgz -C {tmp_path} --transform s/onnxruntime-web/package/ onnxruntime-web"
-    program.write_text(f"#!/bin/sh\n{archive}\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+    npm()
     with pytest.raises(OSError, match=f"has no dist/{FILES[-1]}.*--onnxruntime-web"):
         write_static_demo(export, tmp_path / "page")
 
@@ -170,23 +179,12 @@ def test_without_npm_it_says_what_to_do(export: Path, tmp_path: Path, monkeypatc
         write_static_demo(export, tmp_path / "page")
 
 
-@pytest.mark.parametrize("works", [True, False])
-def test_the_engine_is_taken_from_npm(
-    works: bool, export: Path, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    program = tmp_path / "bin" / "npm"
-    program.parent.mkdir()
-    archive = f"tar -czf x.tgz -C {tmp_path} --transform s/onnxruntime-web/package/ onnxruntime-web"
-    # As one asks for a range of versions: a later major version may lay its files out in another way.
-    does = archive if works else "echo no network >&2; exit 1"
-    program.write_text(f"#!/bin/sh\ntest $2 = onnxruntime-web@1 || exit 2\n{does}\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
-    if not works:
-        with pytest.raises(OSError, match="no network.*--onnxruntime-web"):
-            write_static_demo(export, tmp_path / "page")
-        assert not (tmp_path / "page").exists()
-        return
+def test_the_engine_is_taken_from_npm(export: Path, npm, tmp_path: Path) -> None:
+    npm("echo no network >&2; exit 1")
+    with pytest.raises(OSError, match="no network.*--onnxruntime-web"):
+        write_static_demo(export, tmp_path / "page")
+    assert not (tmp_path / "page").exists()
+    npm()
     write_static_demo(export, tmp_path / "page")
     for name in FILES[-2:]:
         assert (tmp_path / "page" / name).read_bytes() == name.encode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.nn import functional as F
-from toy import ka_trainer, logged_steps, make_autoencoder, make_model
+from toy import ka_trainer, logged_steps, make_autoencoder, make_model, make_steady_model, split
 
 from kaseg import KnowledgeAdaptationTrainer
 from kaseg.distillation.losses import AffinityLoss, KnowledgeDistillationLoss
@@ -15,8 +15,7 @@ TERMS = {"adaptation_weight": 0.0, "affinity_weight": "auto", "distillation_loss
 
 
 def _trainer(output_dir, model=None, **fields) -> KnowledgeAdaptationTrainer:
-    model = model or make_model(classifier_dropout_prob=0.0, freeze_batch_norm=True)
-    return ka_trainer(output_dir, model, autoencoder=make_autoencoder(), **{**TERMS, **fields})
+    return ka_trainer(output_dir, model or make_steady_model(), autoencoder=make_autoencoder(), **{**TERMS, **fields})
 
 
 def _step(trainer: KnowledgeAdaptationTrainer, batch: dict) -> torch.Tensor:
@@ -66,13 +65,7 @@ def test_a_share_of_its_own_goes_before_the_default(tmp_path) -> None:
 def test_the_same_for_any_split_of_the_batch_and_any_optimizer(tmp_path, optim: str) -> None:
     norms = []
     for batch, accumulation, own in ((4, 1, "sgd"), (2, 2, optim)):
-        trainer = _trainer(
-            tmp_path / str(batch),
-            optim=own,
-            max_steps=1,
-            per_device_train_batch_size=batch,
-            gradient_accumulation_steps=accumulation,
-        )
+        trainer = _trainer(tmp_path / str(batch), optim=own, max_steps=1, **split(batch, accumulation))
         trainer.train()
         norms.append(trainer.model.balance.norms)
     assert (norms[0] > 0).all()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from toy import ALONE, arguments, copy_state, ka_trainer, seg_trainer, states_equal
+from toy import ALONE, BEST, arguments, copy_state, ka_trainer, seg_trainer, states_equal
 from transformers import TrainerCallback
 
 from kaseg import KASegModel, SegmentationConfig, SegmentationTrainer
@@ -68,9 +68,7 @@ def test_it_is_evaluated_saved_and_named_and_training_is_as_without_it(tmp_path,
 
 
 def test_the_best_checkpoint_is_an_average(tmp_path) -> None:
-    every = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
-    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False}
-    trainer = _trainer(tmp_path, **every, **best, save_total_limit=None)
+    trainer = _trainer(tmp_path, **BEST)
     trainer.train()
     evaluated = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
     assert trainer.evaluate()["eval_loss"] == pytest.approx(min(evaluated), rel=1e-5)

@@ -92,10 +92,7 @@ def test_one_without_optimizer_state_is_only_resumed_by_name(tmp_path, caplog) -
 @pytest.mark.parametrize("stopped_in", ["autoencoder", "distillation"])
 @pytest.mark.parametrize(
     "others, said",
-    [
-        ({"sparsity_weight": 0.5}, r"sparsity_weight"),
-        ({"distillation_losses": {"hint": 1.0}}, r"distillation_losses"),
-    ],
+    [({"sparsity_weight": 0.5}, r"sparsity_weight"), ({"distillation_losses": {"hint": 1.0}}, r"distillation_losses")],
 )
 def test_neither_stage_goes_on_from_another_recipe(tmp_path, stopped_in, others, said) -> None:
     first = distillation(tmp_path, max_steps=2)

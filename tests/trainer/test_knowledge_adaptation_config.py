@@ -79,10 +79,8 @@ def test_the_stages_take_what_belongs_to_the_students_adam(tmp_path) -> None:
     assert adapter_arguments(config).adam_beta2 == 0.99  # it is fitted by AdamW as well
     config = _config(tmp_path, optim_args="momentum=0.5", adapter_warmup_steps=2)
     stages = autoencoder_arguments(config, steps_per_epoch=5), adapter_arguments(config)
-    assert [stage.optim_args for stage in stages] == [
-        "momentum=0.9",
-        None,
-    ]  # what the student's SGD is given stays with it
+    # What the student's SGD is given stays with it.
+    assert [stage.optim_args for stage in stages] == ["momentum=0.9", None]
 
 
 def test_weights_of_auto_in_every_form(tmp_path) -> None:
@@ -90,11 +88,5 @@ def test_weights_of_auto_in_every_form(tmp_path) -> None:
     config = _config(tmp_path, adaptation_weight=" Auto", affinity_weight="2", distillation_losses=losses)
     assert (config.adaptation_weight, config.affinity_weight) == ("auto", 2.0)
     assert config.balanced_shares == {"adaptation": 0.5, "knowledge_distillation": 0.5, "hint": 0.2}
-    assert loss_weights(vars(config)) == {
-        "cross_entropy": 1.0,
-        "adaptation": "auto",
-        "affinity": 2.0,
-        "knowledge_distillation": "auto",
-        "hint": "auto",
-        "dist": 1.0,
-    }
+    auto = dict.fromkeys(("adaptation", "knowledge_distillation", "hint"), "auto")
+    assert loss_weights(vars(config)) == {"cross_entropy": 1.0, "affinity": 2.0, "dist": 1.0, **auto}

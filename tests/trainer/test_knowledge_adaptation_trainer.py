@@ -10,6 +10,7 @@ import torchvision
 from safetensors.torch import load_file
 from toy import (
     ALONE,
+    BEST,
     arguments,
     copy_state,
     ka_trainer,
@@ -17,8 +18,10 @@ from toy import (
     make_autoencoder,
     make_dataset,
     make_model,
+    make_steady_model,
     make_teacher,
     seg_trainer,
+    split,
     states_equal,
 )
 
@@ -61,12 +64,8 @@ class TestBothStages:
         logged = [entry for entry in run["trainer"].state.log_history if "loss" in entry]
         assert len(logged) == 4
         for entry in logged:
-            total = (
-                entry["distillation/cross_entropy"]
-                + 50.0 * entry["distillation/adaptation"]
-                + 1.0 * entry["distillation/affinity"]
-            )
-            assert entry["loss"] == pytest.approx(total, rel=1e-3)
+            total = entry["distillation/cross_entropy"] + 50.0 * entry["distillation/adaptation"]
+            assert entry["loss"] == pytest.approx(total + 1.0 * entry["distillation/affinity"], rel=1e-3)
 
     def test_saved_folder_is_the_student_alone(self, run, tmp_path) -> None:
         trainer = run["trainer"]
@@ -232,16 +231,8 @@ def test_step_equals_the_formula_by_hand(tmp_path) -> None:
 def test_accumulation_divides_the_distillation_terms(tmp_path) -> None:
     whole, parts = [], []
     for sink, batch, accumulation in ((whole, 4, 1), (parts, 2, 2)):
-        trainer = ka_trainer(
-            tmp_path / str(batch),
-            model=make_model(freeze_batch_norm=True, classifier_dropout_prob=0.0),
-            autoencoder=make_autoencoder(),
-            affinity_weight=0.0,
-            adaptation_weight=1.0,
-            per_device_train_batch_size=batch,
-            gradient_accumulation_steps=accumulation,
-            max_steps=2,
-        )
+        fields = {"affinity_weight": 0.0, "adaptation_weight": 1.0, "max_steps": 2, **split(batch, accumulation)}
+        trainer = ka_trainer(tmp_path / str(batch), make_steady_model(), autoencoder=make_autoencoder(), **fields)
         # The adapter's own BatchNorm would see other statistics in smaller batches.
         trainer.model.terms["adaptation"].adapter[1] = torch.nn.Identity()
         trainer.train()
@@ -250,18 +241,7 @@ def test_accumulation_divides_the_distillation_terms(tmp_path) -> None:
 
 
 def test_best_model_at_the_end_is_the_best_checkpoints_student(tmp_path) -> None:
-    trainer = ka_trainer(
-        tmp_path,
-        autoencoder=make_autoencoder(),
-        save_strategy="steps",
-        save_steps=1,
-        eval_strategy="steps",
-        eval_steps=1,
-        load_best_model_at_end=True,
-        metric_for_best_model="eval_loss",
-        greater_is_better=False,
-        save_total_limit=None,
-    )
+    trainer = ka_trainer(tmp_path, autoencoder=make_autoencoder(), **BEST)
     trainer.train()
     best = KASegModel.from_pretrained(trainer.state.best_model_checkpoint)
     assert states_equal(trainer.segmentation_model.state_dict(), best.state_dict())
@@ -354,20 +334,13 @@ class TestBaselines:
 
     def test_unevenly_spread_void_counts_alike_in_micro_batches(self, tmp_path) -> None:
         """One step on the same 4 images; `dist` is left out, which is not a mean over positions."""
+        fields = {"use_autoencoder": False, "ignore_void_positions": True, "max_grad_norm": 1e9}
+        fields |= {"class_weights": [0.3, 2.0], "distillation_class_weights": True}
+        fields["distillation_losses"] = {name: 1.0 for name in BASELINE_TERMS if name != "dist"}
         gradients, logs = [], []
         for batch, accumulation in ((4, 1), (1, 4)):
             trainer = ka_trainer(
-                tmp_path / str(batch),
-                model=make_model(freeze_batch_norm=True, classifier_dropout_prob=0.0),
-                use_autoencoder=False,
-                ignore_void_positions=True,
-                class_weights=[0.3, 2.0],
-                distillation_class_weights=True,
-                distillation_losses={name: 1.0 for name in BASELINE_TERMS if name != "dist"},
-                per_device_train_batch_size=batch,
-                gradient_accumulation_steps=accumulation,
-                max_steps=1,
-                max_grad_norm=1e9,
+                tmp_path / str(batch), make_steady_model(), **fields, **split(batch, accumulation), max_steps=1
             )
             trainer.model.terms["adaptation"].adapter[1] = torch.nn.Identity()
             trainer.train()
@@ -383,13 +356,8 @@ class TestBaselines:
 class TestOptions:
     @pytest.mark.parametrize("weights, absent", [((1.0, 0.0), "affinity"), ((0.0, 1.0), "adaptation")])
     def test_a_weight_of_zero_leaves_its_term_out(self, tmp_path, weights, absent: str) -> None:
-        trainer = ka_trainer(
-            tmp_path,
-            autoencoder=make_autoencoder(),
-            adaptation_weight=weights[0],
-            affinity_weight=weights[1],
-            max_steps=1,
-        )
+        fields = dict(zip(("adaptation_weight", "affinity_weight"), weights, strict=True))
+        trainer = ka_trainer(tmp_path, autoencoder=make_autoencoder(), **fields, max_steps=1)
         trainer.train()
         terms = {key for entry in trainer.state.log_history for key in entry if key.startswith("distillation/")}
         assert f"distillation/{absent}" not in terms and len(terms) == 2

@@ -4,14 +4,14 @@ import copy
 
 import pytest
 import torch
-from toy import ALONE, ka_trainer, make_dataset, make_model, make_teacher, seg_trainer
+from toy import ALONE, ka_trainer, make_dataset, make_model, make_steady_model, make_teacher, seg_trainer, split
 
 from kaseg import KnowledgeAdaptationTrainer, SegmentationTrainer
 from kaseg.data import BatchMixer
 
 
 def _plain(output_dir, **fields) -> SegmentationTrainer:
-    return seg_trainer(output_dir, make_model(freeze_batch_norm=True, classifier_dropout_prob=0.0), **fields)
+    return seg_trainer(output_dir, make_steady_model(), **fields)
 
 
 def _taught(output_dir, unlabelled=True, teacher=None, model=None, **fields) -> KnowledgeAdaptationTrainer:
@@ -46,7 +46,7 @@ def _watched(trainer: SegmentationTrainer) -> list[dict[str, torch.Tensor]]:
 class TestBatches:
     @pytest.mark.parametrize("mix", ["cutmix", "classmix"])
     def test_they_are_mixed_by_step_and_micro_batch_before_labels_are_counted(self, tmp_path, mix: str) -> None:
-        fields = dict(per_device_train_batch_size=2, gradient_accumulation_steps=2, max_steps=3, data_seed=9)
+        fields = {**split(2, 2), "max_steps": 3, "data_seed": 9}
         unmixed = _watched(_plain(tmp_path, **fields))
         trainer = _plain(tmp_path, mix=mix, mix_probability=0.8, **fields)
         mixed = _watched(trainer)
@@ -57,7 +57,7 @@ class TestBatches:
         assert any(
             not torch.equal(before["labels"], after["labels"]) for before, after in zip(unmixed, mixed, strict=True)
         )
-        model = make_model(freeze_batch_norm=True, classifier_dropout_prob=0.0)
+        model = make_steady_model()
         with torch.no_grad():
             losses = [model(**batch).loss.item() for batch in mixed[:2]]
         pixels = [batch["labels"].ne(255).sum().item() for batch in mixed[:2]]

@@ -75,24 +75,23 @@ def test_resume_without_a_checkpoint_starts_from_the_beginning(tmp_path) -> None
     assert trainer.state.global_step == 8
 
 
+def _done(trainer: KnowledgeAdaptationTrainer, resume: bool | str = False) -> Path:
+    """The files of a distillation that is trained to its end."""
+    trainer.train(resume_from_checkpoint=resume)
+    trainer.save_model()
+    return Path(trainer.args.output_dir)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     """The files of an uninterrupted distillation."""
-    output_dir = tmp_path_factory.mktemp("whole")
-    trainer = _distillation(output_dir)
-    trainer.train()
-    trainer.save_model()
-    return output_dir
+    return _done(_distillation(tmp_path_factory.mktemp("whole")))
 
 
 @pytest.fixture(scope="module")
 def whole_with_levers(tmp_path_factory) -> Path:
     """The same with every lever on."""
-    output_dir = tmp_path_factory.mktemp("levers")
-    trainer = _distillation(output_dir, **LEVERS)
-    trainer.train()
-    trainer.save_model()
-    return output_dir
+    return _done(_distillation(tmp_path_factory.mktemp("levers"), **LEVERS))
 
 
 def _same_result(first: Path, second: Path, names: tuple[str, ...] = ()) -> bool:
@@ -133,8 +132,7 @@ def test_distillation_killed_in_any_stage_ends_the_same(
     assert codes == [-signal.SIGKILL], printed
     torch.manual_seed(99)
     trainer = _distillation(tmp_path, **LEVERS)
-    trainer.train(resume_from_checkpoint=True)
-    trainer.save_model()
+    _done(trainer, resume=True)
     own = ("adapters/adapters.safetensors", "checkpoint-8/trained_weights.safetensors")
     assert _same_result(whole_with_levers, tmp_path, own)
     weights = trainer.model.balance.weights()
@@ -148,18 +146,14 @@ def test_resuming_a_finished_first_stage_does_not_fit_it_again(whole: Path, tmp_
         pytest.fail("fitted again") if not resume else type(trainer).fit_autoencoder(trainer, resume)
     )
     modified = (tmp_path / "autoencoder/model.safetensors").stat().st_mtime_ns
-    trainer.train(resume_from_checkpoint=True)
-    trainer.save_model()
+    assert _same_result(whole, _done(trainer, resume=True))
     assert (tmp_path / "autoencoder/model.safetensors").stat().st_mtime_ns == modified
-    assert _same_result(whole, tmp_path)
 
 
 def test_a_checkpoint_of_another_folder_brings_its_autoencoder(whole: Path, tmp_path) -> None:
     trainer = _distillation(tmp_path)
     trainer.args.autoencoder_max_steps = 2  # which would give another autoencoder
-    trainer.train(resume_from_checkpoint=str(whole / "checkpoint-4"))
-    trainer.save_model()
-    assert _same_result(whole, tmp_path)
+    assert _same_result(whole, _done(trainer, resume=str(whole / "checkpoint-4")))
     assert not list((tmp_path / "autoencoder").glob("checkpoint-*"))
     shutil.copytree(whole / "checkpoint-4", tmp_path / "alone/checkpoint-4")
     with pytest.raises(FileNotFoundError, match="alone/autoencoder: no finished autoencoder"):
@@ -175,10 +169,7 @@ def test_a_first_stage_killed_while_it_saved_its_model_is_not_taken_for_finished
     shutil.copytree(whole / "autoencoder", tmp_path / "autoencoder")
     (tmp_path / "autoencoder/trainer_state.json").unlink()
     (tmp_path / "autoencoder/model.safetensors").write_bytes(b"cut off")
-    trainer = _distillation(tmp_path)
-    trainer.train(resume_from_checkpoint=True)
-    trainer.save_model()
-    assert _same_result(whole, tmp_path)
+    assert _same_result(whole, _done(_distillation(tmp_path), resume=True))
 
 
 class TestLastCompleteCheckpoint:

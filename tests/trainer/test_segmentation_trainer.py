@@ -10,7 +10,17 @@ import torch
 import transformers
 from PIL import Image
 from sklearn.metrics import jaccard_score
-from toy import arguments, copy_state, logged_steps, make_dataset, make_model, seg_trainer, states_equal
+from toy import (
+    arguments,
+    copy_state,
+    logged_steps,
+    make_dataset,
+    make_model,
+    make_steady_model,
+    seg_trainer,
+    split,
+    states_equal,
+)
 
 from kaseg import KASegImageProcessor, KASegModel, SegmentationConfig, SegmentationTrainer
 from kaseg.evaluation.evaluator import evaluate_model
@@ -80,14 +90,8 @@ class TestTraining:
         """Void is spread unevenly, so this holds only if pixels are counted over the whole step."""
         states, losses = [], []
         for batch, accumulation in ((4, 1), (1, 4)):
-            model = make_model(freeze_batch_norm=True, classifier_dropout_prob=0.0).double().float()
-            trainer = seg_trainer(
-                tmp_path / str(batch),
-                model=model,
-                per_device_train_batch_size=batch,
-                gradient_accumulation_steps=accumulation,
-                max_steps=3,
-            )
+            model = make_steady_model().double().float()
+            trainer = seg_trainer(tmp_path / str(batch), model, **split(batch, accumulation), max_steps=3)
             trainer.train()
             states.append(copy_state(model))
             losses.append([entry["loss"] for entry in logged_steps(trainer)])
@@ -100,10 +104,7 @@ class TestTraining:
 
     @pytest.mark.parametrize("accumulation", [1, 2])
     def test_logged_loss_is_the_mean_over_the_steps_labelled_pixels(self, tmp_path, accumulation: int) -> None:
-        model = make_model(freeze_batch_norm=True, classifier_dropout_prob=0.0)
-        trainer = seg_trainer(
-            tmp_path, model=model, max_steps=1, per_device_train_batch_size=2, gradient_accumulation_steps=accumulation
-        )
+        trainer = seg_trainer(tmp_path, make_steady_model(), max_steps=1, **split(2, accumulation))
         seen, compute = [], trainer.compute_loss
 
         def keep(model, inputs, **kwargs):

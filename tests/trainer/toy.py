@@ -103,6 +103,19 @@ def ka_trainer(
     )
 
 
+def make_steady_model() -> KASegModel:
+    """A student without dropout and with fixed BatchNorm, to which it is one how images are split into batches."""
+    return make_model(freeze_batch_norm=True, classifier_dropout_prob=0.0)
+
+
+def split(batch: int, accumulation: int) -> dict:
+    """Fields of steps of `batch * accumulation` images."""
+    return {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
+
+
+# Fields of a run that ends with the best of its checkpoints, of which there is one per step.
+BEST = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False}
+BEST |= {"save_strategy": "steps", "save_steps": 1, "save_total_limit": None, "eval_strategy": "steps", "eval_steps": 1}
 # Fields that leave the paper's terms out.
 ALONE = {"adaptation_weight": 0.0, "affinity_weight": 0.0}
 

@@ -65,16 +65,8 @@ def working_precision(features: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def inverse_norms(features: Tensor, q: float, eps: float) -> Tensor:
-    """Inverse of the q-norm over channels, smooth at zero: `(sum_k |x_k|^q + eps^q)^(-1/q)`.
-
-    Args:
-        features (`Tensor` of shape `(B, c, ...)`): Vectors along the second dimension.
-        q (`float`): The norm.
-        eps (`float`): Length below which a vector counts as zero.
-
-    Returns:
-        `Tensor` of shape `(B, 1, ...)`, at most `1 / eps`.
-    """
+    """Inverse of the q-norm over channels of `(B, c, ...)`, smooth at zero: `(sum_k |x_k|^q + eps^q)^(-1/q)`, `(B, 1,
+    ...)`, at most `1 / eps`; `eps` is the length below which a vector counts as zero."""
     if q == 2:
         return torch.rsqrt(features.square().sum(1, keepdim=True) + eps**2)
     return (features.abs().pow(q).sum(1, keepdim=True) + eps**q).pow(-1 / q)

@@ -178,12 +178,9 @@ class TeacherAdapter(nn.Module):
 
     @torch.no_grad()
     def forward(self, pixel_values: torch.Tensor) -> TeacherOutput:
-        """(B, 3, H, W) images, normalized as the student's -> tapped map and logits, in float32; under autocast in
-        the type that they were computed in, since the next layer would only convert a large map back.
-
-        Raises:
-            ValueError: the forward pass does not reach the tap, or the tap gives no map.
-        """
+        """(B, 3, H, W) images, normalized as the student's -> tapped map and logits, in float32; under autocast in the
+        type that they were computed in, since the next layer would only convert a large map back. A ValueError if the
+        forward pass does not reach the tap, or the tap gives no map."""
         self._stay_in_eval_mode()
         if self.scale is not None and self.shift is not None:
             pixel_values = pixel_values * self.scale + self.shift
@@ -224,11 +221,8 @@ class TeacherAdapter(nn.Module):
 
     @torch.no_grad()
     def require_classifier(self) -> None:
-        """Makes sure that [`~TeacherAdapter.classify`] gives the teacher's logits.
-
-        Raises:
-            ValueError: the tap is not the input of a layer whose output is the logits of at least two classes.
-        """
+        """Makes sure that [`~TeacherAdapter.classify`] gives the teacher's logits; a ValueError if the tap is not the
+        input of a layer whose output is the logits of at least two classes."""
         layer, output = self.model.get_submodule(self.tap.name), Tap(self.tap.name)
         with recorded({output: layer}) as seen:
             logits = logits_of(self._dry_run())
@@ -269,15 +263,9 @@ class TeacherAdapter(nn.Module):
         return self.maps(num_channels, image_size)["features"]
 
     def match(self, student_labels: Mapping[int, str], label_map: LabelMap | None = None) -> LabelMatch:
-        """Bring the teacher's logits to the classes of the student, and return (and log) who was matched with whom.
-
-        Args:
-            student_labels: `id2label` of the student.
-            label_map: See [`~kaseg.distillation.teachers.label_matching.match_labels`].
-
-        Raises:
-            ValueError: `label_map` names a class that does not exist, or one of the teacher's twice.
-        """
+        """Bring the teacher's logits to the classes of the student (its `id2label`), and return (and log) who was
+        matched with whom; `label_map` and the ValueErrors are those of
+        [`~kaseg.distillation.teachers.label_matching.match_labels`]."""
         if self.class_names is None:
             logits = logits_of(self._dry_run())
             count = logits.shape[1] if logits is not None else 0
@@ -290,11 +278,8 @@ class TeacherAdapter(nn.Module):
         return match
 
     def require_logits(self) -> torch.Tensor:
-        """`known_classes`, for losses that compare logits.
-
-        Raises:
-            ValueError: the teacher gives no logits, or knows fewer than two of the student's classes.
-        """
+        """`known_classes`, for losses that compare logits; a ValueError if the teacher gives no logits, or knows fewer
+        than two of the student's classes."""
         if self.label_match is None or self.known_classes is None:
             raise ValueError("The student's classes are not known: call teacher.match(student.config.id2label) first.")
         if len(self.label_match.groups) < 2:

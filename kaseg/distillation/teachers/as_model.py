@@ -15,13 +15,10 @@ from kaseg.image_processing_kaseg import KASegImageProcessor
 
 class TeacherModel(nn.Module):
     """A teacher with the interface of a segmentation model of the classes `id2label`, for
-    [`~kaseg.evaluation.evaluator.evaluate_model`].
+    [`~kaseg.evaluation.evaluator.evaluate_model`]; a ValueError if it does not know all of them.
 
     Its logits are those that a student with these classes learns from: the teacher's other classes are left out,
-        several that make up one are added up, and maps are brought to their place in the image.
-
-    Raises:
-        ValueError: the teacher does not know all of the classes.
+    several that make up one are added up, and maps are brought to their place in the image.
     """
 
     def __init__(self, teacher: TeacherAdapter | str, id2label: Mapping[int, str]) -> None:

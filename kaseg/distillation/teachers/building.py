@@ -21,14 +21,9 @@ def build_teacher(
     output_stride: int | None = None,
     label_map: LabelMap | None = None,
 ) -> TeacherAdapter:
-    """The teacher of a run, which takes the student's images and speaks of its classes.
-
-    Args:
-        teacher (`str`, `Path`, `nn.Module` or [`TeacherAdapter`]): A Hub id or folder, or a network.
-        student ([`KASegModel`]): The student.
-        normalization ([`Normalization`]): That of the student's images.
-        tap, image_scale, output_stride, label_map: As in [`TeacherAdapter`], whose names in a run begin with
-            `teacher_`.
+    """The teacher of a run, from a Hub id or folder, or a network: it takes the student's images, of this
+    `normalization`, and speaks of its classes. The other arguments are those of [`TeacherAdapter`], whose names in a
+    run begin with `teacher_`.
 
     Raises:
         ValueError: the teacher is the student itself, or a [`TeacherAdapter`] that was made with other options.

@@ -102,11 +102,8 @@ def _moved(feature_map: torch.Tensor, positions: float) -> torch.Tensor:
 def resized_map(
     feature_map: torch.Tensor, wanted: tuple[int, int], had: tuple[int, int], mode: str = "bilinear"
 ) -> torch.Tensor:
-    """A map (B, c, h, w) of an image of `had` pixels in the size that keeps its stride at `wanted` pixels.
-
-    Args:
-        mode: `"bilinear"`, or `"area"` for the mean, where it shrinks.
-    """
+    """A map (B, c, h, w) of an image of `had` pixels in the size that keeps its stride at `wanted` pixels; `mode` is
+    `"bilinear"`, or `"area"` for the mean, where it shrinks."""
     sizes = zip(feature_map.shape[-2:], wanted, had, strict=True)
     size = [max(1, round(side * to / before)) for side, to, before in sizes]
     return F.interpolate(feature_map, size=size, mode=mode, align_corners=False if mode == "bilinear" else None)

@@ -34,14 +34,12 @@ class LabelMatch:
         return tuple(self.groups)
 
     def student_logits(self, logits: torch.Tensor) -> torch.Tensor:
-        """The teacher's logits (B, C_teacher, h, w) as logits of `known_classes` (B, K, h, w).
+        """The teacher's logits (B, C_teacher, h, w) as logits of `known_classes` (B, K, h, w); a ValueError if they are
+        of another number of classes.
 
         Where several of the teacher's classes make up one, the log of the sum of their exponentials is taken: under a
         softmax their probabilities add up (our choice). The teacher's other classes are left out, so that a softmax
         gives the teacher's belief on condition that the pixel is of a known class.
-
-        Raises:
-            ValueError: the logits are of another number of classes.
         """
         if logits.shape[1] != len(self.teacher):
             raise ValueError(
@@ -79,11 +77,11 @@ def match_labels(student: Sequence[str], teacher: Sequence[str], label_map: Labe
 
     Args:
         student, teacher: Names of their classes, by id.
-        label_map: Student's class -> one of the teacher's classes, several of them that make it up together, or `None`
-            if the teacher shall not be asked about it. Classes are names or ids.
+        label_map: Student's class (name or id) -> one of the teacher's, several of them that make it up together, or
+            `None` if the teacher shall not be asked about it.
 
     Raises:
-        ValueError: `label_map` names a class that does not exist, or a class of the teacher stands for two of the
+        ValueError: `label_map` names a class that does not exist, or one of the teacher's stands for two of the
             student's.
     """
     student, teacher = tuple(student), tuple(teacher)

@@ -46,8 +46,8 @@ def load_teacher(name_or_path: str) -> LoadedTeacher:
     saved. Safetensors alone are read, as float32, and no code of a repository is run.
 
     Raises:
-        OSError: no such model, no right to read it, no network, or damaged or no safetensors weights, or no processor
-            that says how the model's images are normalized.
+        OSError: no such model, no right to read it, no network, damaged or no safetensors weights, or no processor that
+            says how the model's images are normalized.
         ValueError: a model of another kind.
         ImportError: segmentation_models.pytorch is needed and not installed.
     """

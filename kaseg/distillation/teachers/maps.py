@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 from torch.nn import functional as F
@@ -24,6 +24,7 @@ from kaseg.data.own_samples import standard_sample
 from kaseg.data.transforms import View
 from kaseg.distillation.teachers.adapter import TeacherAdapter
 from kaseg.image_processing_kaseg import KASegImageProcessor
+from kaseg.loading_errors import is_readable
 from kaseg.pixels import Normalization, to_rgb
 from kaseg.writing import whole_file
 
@@ -80,16 +81,12 @@ class TeacherMaps:
     def has(self, image: Image.Image) -> bool:
         """Whether the maps of an image are there, from the first byte to the last."""
         key = image_key(image)
-        return all(_is_whole(self._file(source, key)) for source in self.sources)
+        return all(is_readable(self._file(source, key)) for source in self.sources)
 
     @torch.no_grad()
     def add(self, image: Image.Image, teacher: Any, device: torch.device | str = "cpu") -> None:
-        """Compute and keep the maps of an image, if they are not there.
-
-        Raises:
-            ValueError: the teacher's map has a value that is not finite, or that float16 cannot hold.
-            OSError: the file cannot be written.
-        """
+        """Compute and keep the maps of an image, if they are not there; a ValueError if a value of them is not finite,
+        or float16 cannot hold it, an OSError if the file cannot be written."""
         if self.has(image):
             return
         image = to_rgb(image)
@@ -107,15 +104,10 @@ class TeacherMaps:
                 temporary.write_bytes(save({source: kept}))  # a full disk is an OSError, which save_file's is not
 
     def crop(self, image: Image.Image, view: View) -> dict[str, torch.Tensor]:
-        """The teacher's maps of a crop of the image.
-
-        Args:
-            image: The whole image, as the dataset gives it.
-            view: Where the crop lies, as [`~kaseg.data.TrainTransform.with_view`] gives it.
-
-        Returns:
-            `teacher_features` (c, h, w) and `teacher_logits` (C, h, w), as far as they are kept, in float32 and of the
-            size of the teacher's map of an image of `crop_size`. Beyond the image the map's edge goes on.
+        """The teacher's maps of a crop of the whole image that the dataset gives, where the `view` of
+        [`~kaseg.data.TrainTransform.with_view`] says that it lies: `teacher_features` (c, h, w) and `teacher_logits`
+        (C, h, w), as far as they are kept, in float32 and of the size of the teacher's map of an image of `crop_size`.
+        Beyond the image the map's edge goes on.
 
         Raises:
             FileNotFoundError: the maps of this image are not there.
@@ -149,11 +141,8 @@ class TeacherMaps:
 
 
 def whole_image(samples: Any, index: int) -> Image.Image:
-    """The image of a training sample, in any of the forms of [`~kaseg.data.own_samples.standard_sample`].
-
-    Raises:
-        ValueError: it cannot be read, or is prepared already; the message names it.
-    """
+    """The image of a training sample, in any of the forms of [`~kaseg.data.own_samples.standard_sample`]; a ValueError
+    that names it if it cannot be read, or is prepared already."""
     try:
         sample = standard_sample(samples[index], with_label=False)
     except Exception as error:  # Pillow raises whatever broken bytes run into, and names no file
@@ -171,15 +160,6 @@ def image_key(image: Image.Image) -> str:
     pixels = np.asarray(to_rgb(image))
     size = f"{image.width}x{image.height}".encode()
     return hashlib.blake2b(pixels.tobytes(), digest_size=16, person=size).hexdigest()
-
-
-def _is_whole(file: Path) -> bool:
-    """Whether a file is there and as long as it says: it may have been copied in part, or its disk been full."""
-    try:
-        with safe_open(file, framework="pt"):
-            return True
-    except (SafetensorError, OSError):
-        return False
 
 
 def _architecture(network: nn.Module) -> str:

@@ -18,16 +18,10 @@ def at_output_stride(model: nn.Module, output_stride: int) -> nn.Module:
     trained at (Chen et al. 2017, "Rethinking Atrous Convolution", section 3.3): convolutions are dilated in place of
     being strided.
 
-    Rates of an ASPP that the config lists are scaled with the grid, so that each reaches as many pixels as before. The
-    network given stays as it is; it is given back where it has that stride already.
-
-    Args:
-        model (`nn.Module`): A [`KASegModel`] whose encoder can be dilated, or a model of transformers whose config has
-            an `output_stride`, such as the MobileNetV2 DeepLab.
-        output_stride (`int`): 4, 8, 16 or 32.
-
-    Raises:
-        ValueError: the network has no output stride, or not this one.
+    It is a [`KASegModel`] whose encoder can be dilated, or a model of transformers whose config has an `output_stride`,
+    such as the MobileNetV2 DeepLab; else, or if it cannot have this stride, a ValueError is raised. Rates of an ASPP
+    that the config lists are scaled with the grid, so that each reaches as many pixels as before. The network given
+    stays as it is; it is given back where it has that stride already.
     """
     asked = f"teacher_output_stride={output_stride}"
     if output_stride not in OUTPUT_STRIDES:

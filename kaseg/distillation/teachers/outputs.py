@@ -32,20 +32,14 @@ def logits_of(output: Any) -> torch.Tensor | None:
 
 
 def class_scores_from_queries(class_queries_logits: torch.Tensor, masks_queries_logits: torch.Tensor) -> torch.Tensor:
-    r"""Log-scores per class and pixel of Mask2Former, MaskFormer, OneFormer and EoMT.
+    r"""Log-scores (B, C, h, w), float32, per class and pixel of Mask2Former, MaskFormer, OneFormer and EoMT, from their
+    class logits (B, Q, C + 1), "no object" last, and mask logits (B, Q, h, w).
 
     With `p_q(c)` the softmax of query q over the classes and "no object", and `m_q(x)` the sigmoid of its mask, those
-    models score class c at pixel x by `S_c(x) = sum_q p_q(c) m_q(x)`, "no object" left out (semantic inference of
-    Cheng et al. 2021, MaskFormer, section 3.4). What is returned is `log S_c(x)`: its argmax is that of `S`, and
-    its softmax over classes is `S_c(x) / sum_k S_k(x)`, so that a loss that expects logits sees the scores as
-    probabilities (taking the log is our choice; a softmax of `S` itself, which lies in 0..Q, would be almost flat).
-
-    Args:
-        class_queries_logits: (B, Q, C + 1), "no object" last.
-        masks_queries_logits: (B, Q, h, w).
-
-    Returns:
-        (B, C, h, w) in float32.
+    models score class c at pixel x by `S_c(x) = sum_q p_q(c) m_q(x)`, "no object" left out (semantic inference of Cheng
+    et al. 2021, MaskFormer, section 3.4). What is returned is `log S_c(x)`: its argmax is that of `S`, and its softmax
+    over classes is `S_c(x) / sum_k S_k(x)`, so that a loss that expects logits sees the scores as probabilities (taking
+    the log is our choice; a softmax of `S` itself, which lies in 0..Q, would be almost flat).
     """
     classes = class_queries_logits.float().softmax(dim=-1)[..., :-1]
     masks = masks_queries_logits.float().sigmoid()

@@ -131,14 +131,8 @@ def find_tap(
 
     The classifier is a convolution or linear layer with `num_labels` outputs, by default the channels of the logits.
     Where there are several (auxiliary heads), it is the one whose output in a dry run is the logits, as they are or
-    resized; if none is, because the logits are a sum, the one that is called last.
-
-    Args:
-        run: Runs the network on an example, and gives its output.
-        logits_of: Reads the logits (B, C, h, w) from the output.
-
-    Raises:
-        ValueError: there is no classifier.
+    resized; if none is, because the logits are a sum, the one that is called last. `run` runs the network on an
+    example, and `logits_of` reads the logits (B, C, h, w) from what it gives. A ValueError if there is no classifier.
     """
     named = _MASK_FEATURES.get(getattr(getattr(model, "config", None), "model_type", ""))
     if named is not None:
@@ -180,11 +174,7 @@ def becomes(output: Any, logits: torch.Tensor) -> bool:
 
 
 def named_tap(model: nn.Module, name: str, run: Callable[[], Any]) -> Tap:
-    """The tap at the output of the submodule `name`.
-
-    Raises:
-        ValueError: there is none; the message lists those that give maps.
-    """
+    """The tap at the output of the submodule `name`, or a ValueError that lists those that give maps."""
     names = [n for n, _ in model.named_modules() if n]
     if name in names:
         return Tap(name)

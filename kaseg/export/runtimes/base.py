@@ -30,12 +30,8 @@ class ExportedModel(nn.Module):
 
     It is used where a model is: called with `pixel_values` it gives `logits`, with `config` beside them, so that
     [`KASegImageProcessor`], [`~kaseg.inference.Predictor`] and [`~kaseg.evaluation.evaluator.evaluate_model`] take it.
-    Exports with the mask in the graph are called through [`~ExportedModel.masks`].
-
-    Args:
-        folder: Folder of the export.
-        config: The model's config.
-        record: What `export.json` holds.
+    Exports with the mask in the graph are called through [`~ExportedModel.masks`]. `record` is what `export.json` in
+    the `folder` of the export holds.
     """
 
     format: ClassVar[str]
@@ -95,7 +91,9 @@ class ExportedModel(nn.Module):
             if "/" not in name:
                 raise FileNotFoundError(f"{name}: no such folder, and no id of a repository (namespace/name) either.")
             folder = _download(name, revision, token, cache_dir)
-        record = _record_of(folder, name)
+        if not (folder / RECORD_NAME).is_file():
+            raise FileNotFoundError(_no_export(name))
+        record = read_record(folder / RECORD_NAME)
         if record["format"] != cls.format:
             raise ValueError(
                 f"{name} is an export for {record['format']}, not for {cls.format}. Export the model again with "
@@ -256,13 +254,6 @@ def _download(name: str, revision: str | None, token: str | bool | None, cache_d
             with contextlib.suppress(EntryNotFoundError):  # the processor's own from_pretrained says so
                 fetch(file)
     return record_file.parent
-
-
-def _record_of(folder: Path, name: str) -> dict[str, Any]:
-    file = folder / RECORD_NAME
-    if not file.is_file():
-        raise FileNotFoundError(_no_export(name))
-    return read_record(file)
 
 
 def _no_export(name: str) -> str:

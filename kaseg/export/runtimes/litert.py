@@ -20,12 +20,6 @@ class KASegLiteRTModel(ExportedModel):
     Args:
         folder, config, record: As [`~kaseg.export.runtimes.base.ExportedModel`] has them.
         threads: Threads of inference; by default LiteRT's choice.
-
-    Example:
-
-    ```python
-    model = KASegLiteRTModel.from_pretrained("exported", threads=2)
-    ```
     """
 
     format = "litert"

@@ -55,13 +55,8 @@ class KASegOnnxModel(ExportedModel):
 
 
 def open_session(file: Path, threads: int | None = None, providers: Sequence[str] = ("CPUExecutionProvider",)) -> Any:
-    """An `onnxruntime.InferenceSession` of a file.
-
-    Raises:
-        MissingPackageError (an `ImportError`): ONNX Runtime is not installed.
-        ValueError: `threads` is below 1, a provider that this installation lacks, or a file that is no ONNX model or a
-            damaged one.
-    """
+    """An `onnxruntime.InferenceSession` of a file; a ValueError if `threads` is below 1, this installation lacks a
+    provider, or the file is no ONNX model or a damaged one."""
     check_threads(threads)
     ort = require("onnxruntime", "to run ONNX models")
     missing = [provider for provider in providers if provider not in ort.get_available_providers()]

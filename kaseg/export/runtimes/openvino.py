@@ -26,23 +26,12 @@ class KASegOpenVINOModel(ExportedModel):
         folder, config, record: As [`~kaseg.export.runtimes.base.ExportedModel`] has them.
         threads: Threads of inference; by default OpenVINO's choice, one per core.
         device: OpenVINO's name of the device, such as `"CPU"` or `"GPU"`.
-
-    Example:
-
-    ```python
-    model = KASegOpenVINOModel.from_pretrained("exported", threads=2)
-    ```
     """
 
     format = "openvino"
 
     def __init__(
-        self,
-        folder: Path,
-        config: KASegConfig,
-        record: dict[str, Any],
-        threads: int | None = None,
-        device: str = "CPU",
+        self, folder: Path, config: KASegConfig, record: dict[str, Any], threads: int | None = None, device: str = "CPU"
     ) -> None:
         super().__init__(folder, config, record)
         self.compiled = compile_model(folder / OPENVINO_NAME, record["dtype"], threads, device)
@@ -57,9 +46,6 @@ def openvino_core() -> Any:
     There is one per process, never freed: each one's CPU plugin replaces the stack on which signals are handled and
     puts the one before back at its end. Freed in the order in which they were made, two of them leave a stack that is
     gone, and the next signal (a data loader's worker that ends, say) kills the process.
-
-    Raises:
-        MissingPackageError (an `ImportError`): OpenVINO is not installed.
     """
     return _core_of(require("openvino", "to run OpenVINO models"))
 
@@ -70,13 +56,8 @@ def _core_of(package: ModuleType) -> Any:
 
 
 def compile_model(file: Path, dtype: str, threads: int | None = None, device: str = "CPU") -> Any:
-    """An `openvino.CompiledModel` of a file.
-
-    Raises:
-        MissingPackageError (an `ImportError`): OpenVINO is not installed.
-        ValueError: `threads` is below 1, a device that is not there, or a file that is no OpenVINO model or a damaged
-            one.
-    """
+    """An `openvino.CompiledModel` of a file; a ValueError if `threads` is below 1, the device is not there, or the file
+    is no OpenVINO model or a damaged one."""
     check_threads(threads)
     core = openvino_core()
     if device.partition(".")[0] not in {name.partition(".")[0] for name in core.available_devices}:

@@ -56,8 +56,3 @@ def test_intra_runs_over_all_that_is_seen_at_once(pair):
     ]
     assert parts[0] == pytest.approx(whole[0], rel=1e-5)
     assert abs(parts[1] - whole[1]) > 1e-3
-
-
-def test_negative_weights_are_refused():
-    with pytest.raises(ValueError, match="gamma"):
-        DistLoss(gamma=-1.0)

@@ -91,8 +91,7 @@ def test_half_types_and_autocast_are_computed_in_float32(pair, name, shape, dtyp
 @every
 @shapes
 @pytest.mark.parametrize(
-    "layout",
-    [lambda x: x.to(memory_format=torch.channels_last), lambda x: x.mT.contiguous().mT, lambda x: x.flip(0)],
+    "layout", [lambda x: x.to(memory_format=torch.channels_last), lambda x: x.mT.contiguous().mT, lambda x: x.flip(0)]
 )
 def test_memory_layout_does_not_matter(pair, name, shape, layout):
     student, teacher = (layout(x) for x in pair(*shape))
@@ -134,6 +133,38 @@ def test_a_mask_of_everything_is_no_mask_and_one_of_nothing_gives_zero(pair, nam
         assert _gradient(name, student, teacher, whole)[0].item() == pytest.approx(expected.item(), rel=1e-6)
         loss, gradient = _gradient(name, student, teacher, torch.zeros_like(whole))
         assert loss.item() == 0 and not gradient.any()
+
+
+@masked
+def test_an_image_of_void_contributes_nothing_to_a_mean_over_images(pair, name):
+    student, teacher = pair(2, 5, 4, 4)
+    mask = torch.ones(2, 4, 4, dtype=torch.bool)
+    mask[1] = False
+    only, expected = LOSSES[name]()(student[:1], teacher[:1]), LOSSES[name]()(student, teacher, mask)
+    assert expected.item() == pytest.approx(only.item() / (2 if LOSSES[name].per_image else 1), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("adaptation", {"p": 0.5}, "p and q must be at least 1, got p=0.5"),
+        ("adaptation", {"q": 0.5}, "got p=1.0 and q=0.5"),
+        *(("adaptation", s, "eps must be positive") for s in ({"eps": 0.0}, {"eps": -1e-4}, {"q": 20.0})),
+        ("channel_wise", {"temperature": -1.0}, "temperature"),
+        ("dist", {"gamma": -1.0}, "gamma"),
+        ("knowledge_distillation", {"temperature": 0.0}, "temperature"),
+        ("pairwise", {"nodes": 1}, "nodes"),
+        ("pairwise", {"eps": 0.0}, "eps"),
+        *(("pearson", {"eps": eps}, "eps must be positive") for eps in (0.0, -1.0, 1e-30)),
+        ("whitened", {"channels": 0}, "channels and measured_batches must be at least 1, got 0"),
+        ("whitened", {"channels": 3, "measured_batches": 0}, "must be at least 1, got 3 and 0"),
+        ("whitened", {"channels": 3, "shrinkage": 0.0}, "shrinkage must be positive.* got 0.0"),
+        ("whitened", {"channels": 3, "eps": 0.0}, "eps must be positive"),
+    ],
+)
+def test_settings_out_of_range_are_refused(name, settings, message):
+    with pytest.raises(ValueError, match=message):
+        LOSSES[name](**settings)
 
 
 @every

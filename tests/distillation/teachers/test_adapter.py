@@ -59,14 +59,17 @@ class TestImageScale:
         teacher = TeacherAdapter(model, input_size=InputSize(multiple=32), image_scale=1.5)
         assert teacher(image).features.shape[-2:] == TeacherAdapter(model)(image).features.shape[-2:]
 
-    @pytest.mark.parametrize("fields", [{"image_scale": 0.0}, {"image_scale": -1.0}])
-    def test_a_scale_that_is_none_is_refused(self, fields: dict) -> None:
-        with pytest.raises(ValueError, match="image_scale.*must be positive"):
-            TeacherAdapter(_kaseg(), **fields)
-
-    def test_a_teacher_of_one_size_has_no_scale(self) -> None:
-        with pytest.raises(ValueError, match="takes one size alone.*resized to 64x64"):
-            TeacherAdapter(_kaseg(), input_size=InputSize(fixed=(64, 64)), image_scale=1.5)
+    @pytest.mark.parametrize(
+        "scale, size, message",
+        [
+            (0.0, None, "image_scale.*must be positive"),
+            (-1.0, None, "image_scale.*must be positive"),
+            (1.5, InputSize(fixed=(64, 64)), "takes one size alone.*resized to 64x64"),
+        ],
+    )
+    def test_what_cannot_be_a_scale_is_refused(self, scale: float, size: InputSize | None, message: str) -> None:
+        with pytest.raises(ValueError, match=message):
+            TeacherAdapter(_kaseg(), input_size=size, image_scale=scale)
 
 
 class TestTaps:
@@ -220,16 +223,9 @@ def test_channels_are_turned_for_a_network_that_is_found_to_read_bgr() -> None:
     wrapped = nn.Sequential(model, _Logits())
     model.encoder.body.pretrained_cfg = settings
     found = TeacherAdapter(wrapped, tap="0.head.conv")
-    found.expect_images((0.4,) * 3, (0.2,) * 3)
-    told = TeacherAdapter(
-        model,
-        tap="head.conv",
-        image_mean=mean,
-        image_std=std,
-        flip_channels=True,
-        student_mean=(0.4,) * 3,
-        student_std=(0.2,) * 3,
-    )
+    student = {"student_mean": (0.4,) * 3, "student_std": (0.2,) * 3}
+    found.expect_images(*student.values())
+    told = TeacherAdapter(model, "head.conv", image_mean=mean, image_std=std, flip_channels=True, **student)
     assert torch.equal(found(IMAGE).features, told(IMAGE).features)
     unturned = TeacherAdapter(model, tap="head.conv")
     assert not torch.equal(unturned(IMAGE).features, told(IMAGE).features)

@@ -51,13 +51,19 @@ def _maps(folder: Path, teacher: TeacherAdapter, crop=(64, 64), sources=("featur
     return TeacherMaps(folder, teacher, STRIDE, crop, KASegImageProcessor(), sources)
 
 
+def _kept(folder: Path, width: int, height: int, **options: Any) -> tuple[Image.Image, TeacherAdapter, TeacherMaps]:
+    """An image, a teacher, and its maps, which are in the folder."""
+    image, teacher = _slope(width, height), _teacher()
+    maps = _maps(folder, teacher, **options)
+    maps.add(image, teacher)
+    return image, teacher, maps
+
+
 @pytest.mark.parametrize("scale", [0.5, 1.0, 1.7])
 @pytest.mark.parametrize("flip", [0.0, 1.0])
 def test_a_crops_maps_lie_where_the_crop_lies(tmp_path, scale: float, flip: float) -> None:
     """On a slope, what is cut out of the whole image's map is the map that the crop itself gives."""
-    image, teacher = _slope(320, 256), _teacher()
-    maps = _maps(tmp_path, teacher)
-    maps.add(image, teacher)
+    image, teacher, maps = _kept(tmp_path, 320, 256)
     transform = TrainTransform((64, 64), (scale, scale), horizontal_flip=flip)
     for seed in range(4):
         torch.manual_seed(seed)
@@ -81,9 +87,7 @@ def test_a_crop_that_shrinks_the_image_sees_all_of_it(tmp_path) -> None:
 
 
 def test_beyond_the_image_its_edge_goes_on(tmp_path) -> None:
-    image, teacher = _slope(128, 64), _teacher()
-    maps = _maps(tmp_path, teacher, sources=("features",))
-    maps.add(image, teacher)
+    image, _, maps = _kept(tmp_path, 128, 64, sources=("features",))
     inside = maps.crop(image, (0.0, 0.0, 1.0, 1.0))["teacher_features"]
     beyond = maps.crop(image, (-64.0, 0.0, 1.0, 1.0))["teacher_features"]
     torch.testing.assert_close(beyond, inside[..., :1].expand_as(inside))
@@ -127,17 +131,13 @@ def test_maps_are_kept_by_what_they_are_of(tmp_path) -> None:
 
 
 def test_only_what_is_read_is_kept(tmp_path) -> None:
-    image, teacher = _slope(64, 64), _teacher()
-    maps = _maps(tmp_path, teacher, sources=("logits",))
-    maps.add(image, teacher)
+    image, teacher, maps = _kept(tmp_path, 64, 64, sources=("logits",))
     assert maps.crop(image, (0.0, 0.0, 1.0, 1.0)).keys() == {"teacher_logits"}
     assert not _maps(tmp_path, teacher).has(image)
 
 
 def test_damaged_files_are_named(tmp_path) -> None:
-    image, teacher = _slope(64, 64), _teacher()
-    maps = _maps(tmp_path, teacher, sources=("logits",))
-    maps.add(image, teacher)
+    image, _, maps = _kept(tmp_path, 64, 64, sources=("logits",))
     (file,) = tmp_path.rglob("*.safetensors")
     file.write_bytes(file.read_bytes()[:20])
     with pytest.raises(ValueError, match=f"{file.name} is damaged"):
@@ -146,9 +146,7 @@ def test_damaged_files_are_named(tmp_path) -> None:
 
 @pytest.mark.parametrize("length", [0, 20, -1])
 def test_files_that_were_cut_off_are_computed_anew(tmp_path, length: int) -> None:
-    image, teacher = _slope(64, 64), _teacher()
-    maps = _maps(tmp_path, teacher)
-    maps.add(image, teacher)
+    image, teacher, maps = _kept(tmp_path, 64, 64)
     whole = maps.crop(image, (0.0, 0.0, 1.0, 1.0))
     file = next(tmp_path.rglob("logits/**/*.safetensors"))
     file.write_bytes(file.read_bytes()[:length])
@@ -194,9 +192,7 @@ def test_values_beyond_float16_are_refused(tmp_path) -> None:
 
 
 def test_a_dataset_gives_the_maps_of_its_crops(tmp_path) -> None:
-    image, teacher = _slope(128, 96), _teacher()
-    maps = _maps(tmp_path, teacher)
-    maps.add(image, teacher)
+    image, _, maps = _kept(tmp_path, 128, 96)
     samples = [{"image": image, "label": Image.new("L", image.size, 1), "id": "a"}]
     transform = TrainTransform((64, 64))
     plain = SegmentationDataset(samples, transform, seed=3)[0]

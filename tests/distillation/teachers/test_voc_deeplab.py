@@ -21,18 +21,16 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def weights(shared_dir: Path) -> Path:
-    folder = shared_dir / "weights/deeplabv3_mobilenet_v2_1.0_513-voc"
-    if not folder.is_dir():
-        pytest.skip("the VOC weights are absent")
-    return folder
+    return _present(shared_dir / "weights/deeplabv3_mobilenet_v2_1.0_513-voc")
 
 
 @pytest.fixture(scope="module")
 def voc(shared_dir: Path) -> Path:
-    folder = shared_dir / "data/voc2012_mini"
-    if not folder.is_dir():
-        pytest.skip("the VOC images are absent")
-    return folder
+    return _present(shared_dir / "data/voc2012_mini")
+
+
+def _present(folder: Path) -> Path:
+    return folder if folder.is_dir() else pytest.skip(f"{folder} is absent")
 
 
 def test_its_masks_through_the_adapter_agree_with_the_labels(weights: Path, voc: Path) -> None:
