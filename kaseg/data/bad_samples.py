@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -54,36 +54,6 @@ class BadSamples:
         if not remaining:
             raise ValueError(f"{count}, so none remains.\n{listed}")
         warnings.warn(f"{count}:\n{listed}", stacklevel=2)
-
-
-class SkipBadSamples:
-    """Applies a function of one sample to batches of a stream, and leaves out the samples on which it fails.
-
-    The first sample that is left out is warned about; all are added to `bad.skipped`, in this process (a DataLoader's
-    workers each have a list of their own).
-    """
-
-    def __init__(self, function: Callable[[dict[str, Any]], dict[str, Any]], bad: BadSamples) -> None:
-        self.function = function
-        self.bad = bad
-        self.warned = False
-
-    def __call__(self, batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-        samples = []
-        for values in zip(*batch.values(), strict=True):
-            sample = dict(zip(batch, values, strict=True))
-            try:
-                samples.append(self.function(sample))
-            except (ValueError, OSError) as error:
-                if not self.warned:
-                    self.warned = True
-                    warnings.warn(
-                        f"{self.bad.where}: a sample was skipped. {error} Further ones are skipped without a warning; "
-                        "load_segmentation_dataset(..., skipped=a_list) lists them all.",
-                        stacklevel=2,
-                    )
-                self.bad.reject([SkippedSample(str(sample["id"]), str(error))])
-        return {column: [sample[column] for sample in samples] for column in ("image", "label", "id")}
 
 
 def _find_reason(sample: dict[str, Any], function: Callable[[dict[str, Any]], Any]) -> dict[str, str]:

@@ -6,6 +6,7 @@ import glob
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,8 +19,8 @@ from kaseg.data.samples import (
     ENCODED_FEATURES,
     AnyDataset,
     DecodeSample,
-    RenderSample,
     decode_on_access,
+    render_sample,
     standard_columns,
 )
 from kaseg.data.sources import FOLDER_LAYOUT, SPECS, DatasetSpec, find_label_space, hub_source
@@ -373,7 +374,7 @@ def _load_scenes(
         data = datasets.Dataset.from_dict({"index": list(range(count))})
         # Splits never share a seed, whatever seeds are asked for.
         part_seed = seed * len(available) + available.index(part)
-        render = RenderSample(part_seed, height, width, part, space)
+        render = partial(render_sample, seed=part_seed, height=height, width=width, split=part, label_space=space)
         return decode_on_access(data.to_iterable_dataset() if request.streaming else data, render)
 
     return _by_split(request.split, available, "The dataset 'scenes'", load)
