@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,14 +29,6 @@ def sample_seed(*parts: int | str) -> int:
     return int.from_bytes(digest, "little")
 
 
-@contextmanager
-def _forked_cpu_rng(seed: int) -> Iterator[None]:
-    # torch.manual_seed would reseed the CUDA generators too, and every forward pass would drop the same units.
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
-
-
 def write_name(name: Any) -> torch.Tensor:
     """A sample's name as a tensor of one length, which travels in batches like any other (cut off where too long)."""
     text = str(name).encode()[:_NAME_BYTES]
@@ -57,19 +48,21 @@ class _Augmented:
 
     def __init__(
         self,
+        dataset: Any,
         transform: Transform,
-        seed: int,
-        num_labels: int | None,
-        with_names: bool,
+        seed: int = 0,
         unlabelled: bool = False,
+        num_labels: int | None = None,
         maps: MapsOfCrop | None = None,
+        with_names: bool = False,
     ) -> None:
+        self.dataset = dataset
         self.transform = transform
         self.seed = seed
-        self.num_labels = num_labels
-        self.with_names = with_names
         self.unlabelled = unlabelled
+        self.num_labels = num_labels
         self.maps = maps
+        self.with_names = with_names
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     @property
@@ -80,8 +73,8 @@ class _Augmented:
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch, in running DataLoader workers too, and that of the data where they have one."""
         self._epoch.fill_(epoch)
-        if hasattr(self.dataset, "set_epoch"):  # type: ignore[attr-defined]
-            self.dataset.set_epoch(epoch)  # type: ignore[attr-defined]
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
 
     def _augment(self, example: Any, key: int | str) -> dict[str, torch.Tensor]:
         """The inputs made of a sample; `key` names it for the seed, and in `sample_names` where it has no `id`."""
@@ -106,7 +99,9 @@ class _Augmented:
                     "or set teacher_view to 'crop'"
                 )
             return {name: example[name] for name in ("pixel_values", "labels")}
-        with _forked_cpu_rng(seed):
+        with torch.random.fork_rng(devices=[]):
+            # torch.manual_seed would reseed the CUDA generators too, and every forward pass would drop the same units.
+            torch.default_generator.manual_seed(seed)
             if self.maps is None:
                 return self.transform(example["image"], example["label"])
             inputs, view = self.transform.with_view(example["image"], example["label"])  # type: ignore[attr-defined]
@@ -133,19 +128,6 @@ class SegmentationDataset(_Augmented, torch.utils.data.Dataset):
         maps: Adds inputs for the crop, such as a teacher's maps of it; `transform` is then a [`TrainTransform`].
         with_names: Also give `sample_names`, the sample's id as [`write_name`] has it.
     """
-
-    def __init__(
-        self,
-        dataset: Any,
-        transform: Transform,
-        seed: int = 0,
-        unlabelled: bool = False,
-        num_labels: int | None = None,
-        maps: MapsOfCrop | None = None,
-        with_names: bool = False,
-    ) -> None:
-        super().__init__(transform, seed, num_labels, with_names, unlabelled, maps)
-        self.dataset = dataset
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -238,8 +220,7 @@ class StreamingSegmentationDataset(_Augmented, torch.utils.data.IterableDataset)
         num_labels: int | None = None,
         with_names: bool = False,
     ) -> None:
-        super().__init__(transform, seed, num_labels, with_names)
-        self.dataset = dataset
+        super().__init__(dataset, transform, seed, num_labels=num_labels, with_names=with_names)
 
     def share(self, index: int, count: int) -> StreamingSegmentationDataset:
         """The samples of process `index` out of `count`: every sample is in one of the shares, none in two."""
