@@ -1,4 +1,9 @@
-"""How the files of datasets lie on disk: a few general layouts, which the catalog fills in."""
+"""How the files of datasets lie on disk: a few general layouts, which the catalog fills in.
+
+Every layout of files has `splits(root)`, which are there (by our names: train, validation, test and a few more),
+`expects(split)`, what is looked for in words, and `encoding`, the label encoding of its masks, empty for the dataset's
+usual one. The samples of a split are `files(root, split, bad)`, or `file(root, split)` of Parquet.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, TypeAlias
 
 from kaseg.data.bad_samples import BadSamples, SkippedSample
 from kaseg.data.image_files import IMAGE_SUFFIXES
@@ -17,6 +22,7 @@ from kaseg.data.text_files import read_text
 
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # lossless only
 _LISTED = 10
+_SPLIT_FOLDERS = {"train": ("train", "training", "."), "validation": ("validation", "val"), "test": ("test",)}
 
 
 class SampleFiles(NamedTuple):
@@ -27,28 +33,6 @@ class SampleFiles(NamedTuple):
     label: Path | None
 
 
-class FileLayout(Protocol):
-    """How images and masks lie in a folder. Split names are ours: train, validation, test and a few more."""
-
-    @property
-    def encoding(self) -> str:
-        """Name of the label encoding of its masks; empty for the dataset's usual one."""
-
-    def splits(self, root: Path) -> list[str]:
-        """The splits that are there."""
-
-    def files(self, root: Path, split: str, bad: BadSamples) -> list[SampleFiles]:
-        """The samples of a split in order; those without their files go to `bad`.
-
-        Raises:
-            FileNotFoundError: The split is not there.
-            ValueError: Samples are doubled.
-        """
-
-    def expects(self, split: str | None = None) -> str:
-        """What is looked for, in words."""
-
-
 @dataclass(frozen=True)
 class ParquetFiles:
     """One Parquet file per split with encoded images in it.
@@ -56,7 +40,6 @@ class ParquetFiles:
     Args:
         pattern: File name with `{split}` in it.
         split_names: Our names of the splits it may have.
-        encoding: Name of the label encoding; empty for the dataset's usual one.
     """
 
     pattern: str = "{split}.parquet"
@@ -91,7 +74,6 @@ class NamedFiles:
         annotated_only: Leave out listed samples that have no mask.
         class_list: The publisher's text file with a line "raw value: class name" for each class.
         other_suffixes: Files that end with one of these are none of the masks or images that `{id}` stands for.
-        encoding: Name of the label encoding of the masks; empty for the dataset's usual one.
     """
 
     image: tuple[str, ...]
@@ -121,6 +103,7 @@ class NamedFiles:
         return None
 
     def files(self, root: Path, split: str, bad: BadSamples) -> list[SampleFiles]:
+        """The samples in order; those whose files are missing, and doubled ones, go to `bad`."""
         names = self.place(root, split)
         if names is None:
             raise FileNotFoundError(f"{root}: no {self.expects(split)}.")
@@ -177,7 +160,7 @@ class NamedFiles:
 
     def _is_there(self, root: Path, pattern: str, names: Mapping[str, str]) -> bool:
         if "{id}" in pattern:
-            return next(self._matches(root, pattern, names), None) is not None
+            return any(self._matches(root, pattern, names))
         return (root / _fill(pattern, names)).is_file()
 
     def _matches(self, root: Path, pattern: str, names: Mapping[str, str]) -> Iterator[str]:
@@ -230,18 +213,11 @@ class PairedFolders:
         split_names: Our name of a split -> the folder names it may have. Where both folders lie directly below the
             root, that is the split "train".
         roots: Folders below the given one in which the layout may start.
-        encoding: Name of the label encoding of the masks; empty for the dataset's usual one.
     """
 
     image_folder: str = "{split}/images"
     label_folder: str = "{split}/masks"
-    split_names: Mapping[str, tuple[str, ...]] = field(
-        default_factory=lambda: {
-            "train": ("train", "training", "."),
-            "validation": ("validation", "val"),
-            "test": ("test",),
-        }
-    )
+    split_names: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: dict(_SPLIT_FOLDERS))
     roots: tuple[str, ...] = (".",)
     encoding: str = ""
 
@@ -267,12 +243,10 @@ class PairedFolders:
 
     def expects(self, split: str | None = None) -> str:
         names = [name for ours, theirs in self.split_names.items() if split in (None, ours) for name in theirs]
-        pairs = [
-            f"{PurePosixPath(self.image_folder.format(split=name))}/ and "
-            f"{PurePosixPath(self.label_folder.format(split=name))}/"
-            for name in names
-        ]
-        return " or ".join(pairs)
+        both = (self.image_folder, self.label_folder)
+        return " or ".join(
+            " and ".join(f"{PurePosixPath(folder.format(split=name))}/" for folder in both) for name in names
+        )
 
     def _find(self, root: Path, split: str) -> tuple[Path, Path] | None:
         for start, name in itertools.product(self.roots, self.split_names.get(split, ())):
@@ -295,13 +269,12 @@ def _by_stem(folder: Path, suffixes: tuple[str, ...], bad: BadSamples) -> dict[s
     return files
 
 
+FileLayout: TypeAlias = ParquetFiles | NamedFiles | PairedFolders
+
+
 @dataclass(frozen=True)
 class RenderedScenes:
-    """Scenes drawn on access by `kaseg.data.scenes`; nothing lies on disk.
-
-    Args:
-        num_scenes: Our name of a split -> its number of scenes by default.
-    """
+    """Scenes drawn on access by `kaseg.data.scenes`, by default `num_scenes` of a split; nothing lies on disk."""
 
     num_scenes: Mapping[str, int] = field(default_factory=lambda: {"train": 400, "validation": 100, "test": 100})
 

@@ -270,9 +270,7 @@ def _by_split(
     return datasets.IterableDatasetDict(parts) if streaming else datasets.DatasetDict(parts)
 
 
-def _load_files(
-    request: _Request, layout: ParquetFiles | FileLayout, root: Path, split: str, space: LabelSpace
-) -> AnyDataset:
+def _load_files(request: _Request, layout: FileLayout, root: Path, split: str, space: LabelSpace) -> AnyDataset:
     bad = request.bad(split)
     if isinstance(layout, ParquetFiles):
         # Patterns are put behind the working directory, which may look like one, too.

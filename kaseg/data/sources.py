@@ -73,7 +73,7 @@ class DatasetSpec:
 
     name: str
     label_space: LabelSpace
-    layouts: tuple[ParquetFiles | FileLayout | RenderedScenes, ...]
+    layouts: tuple[FileLayout | RenderedScenes, ...]
     license: str
     homepage: str
     citation: str
