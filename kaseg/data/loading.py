@@ -47,7 +47,8 @@ class _Request:
 
     def bad(self, split: str) -> BadSamples:
         """Where the bad samples of a split go."""
-        return BadSamples(f"{self.name}, split {split}", self.on_error == "skip", self.skipped)
+        skipped = [] if self.skipped is None else self.skipped
+        return BadSamples(f"{self.name}, split {split}", self.on_error == "skip", skipped)
 
 
 def load_segmentation_dataset(
