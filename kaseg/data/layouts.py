@@ -186,8 +186,9 @@ class NamedFiles:
         for pattern in self.ids or self.image[:1]:
             listed = self._read_list(root, pattern, names)
             doubled = [name for name, count in Counter(listed).items() for _ in range(count - 1)]
-            reason = f"{root / _fill(pattern, names)} lists sample {{}} more than once. Remove the line."
-            bad.reject([SkippedSample(name, reason.format(name)) for name in doubled])
+            file = root / _fill(pattern, names)
+            reason = "{} lists sample {} more than once. Remove the line."
+            bad.reject([SkippedSample(name, reason.format(file, name)) for name in doubled])
             united.update(dict.fromkeys(listed))
         return [name for name in united if name not in left_out]
 
