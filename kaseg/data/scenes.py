@@ -38,15 +38,13 @@ def render_scene(seed: int, index: int, height: int = 192, width: int = 256) -> 
     """Draw one scene. A pure function of its arguments (and of the versions of numpy and Pillow).
 
     Args:
-        seed (`int`): Number of the series of scenes, at least 0.
-        index (`int`): Number of the scene in its series, at least 0.
-        height (`int`, *optional*, defaults to 192): Height in pixels, at least 16.
-        width (`int`, *optional*, defaults to 256): Width in pixels, at least 16.
+        seed, index: Numbers of the series of scenes and of the scene in it, at least 0.
+        height, width: In pixels, at least 16.
 
     Returns:
-        `tuple`: the image, uint8 (height, width, 3), RGB; and the labels, uint8 (height, width), 0..8 in the order
-        of `kaseg.data.SCENES` (sky, road, pavement, building, tree, car, person, pole, sign) or 255 (void: the
-        camera car's bonnet and street furniture without a class).
+        The image, uint8 (height, width, 3), RGB; and the labels, uint8 (height, width), 0..8 in the order of
+        `kaseg.data.SCENES` (sky, road, pavement, building, tree, car, person, pole, sign) or 255 (void: the camera
+        car's bonnet and street furniture without a class).
 
     Raises:
         ValueError: if the size is below 16 x 16, or `seed` or `index` is negative.

@@ -189,13 +189,8 @@ def hub_source(name: str) -> tuple[DatasetSpec, HubSource] | None:
 def find_label_space(written: str | Path) -> LabelSpace:
     """Finds the label space that a user means by "NAME", "NAME:ENCODING", "FILE" or "FILE:color".
 
-    Args:
-        written: NAME is a known dataset and ENCODING one of its label encodings or "color"; FILE holds class names
-            (see [`read_label_space`]).
-
-    Raises:
-        FileNotFoundError: It is neither the name of a dataset nor a file.
-        ValueError: The dataset has no such encoding, or the file is not as it should be.
+    NAME is a known dataset and ENCODING one of its label encodings or "color"; FILE holds class names (see
+    [`read_label_space`]). A FileNotFoundError says that it is neither, a ValueError what is wrong with the rest.
     """
     written = str(written)
     name, _, encoding = written.partition(":")
