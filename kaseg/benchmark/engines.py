@@ -68,14 +68,10 @@ def write_files(engine: str, model: Logits, size: Size, folder: Path) -> None:
 
 
 def open_engine(engine: str, model: Logits, size: Size, folder: Path, threads: int) -> Run:
-    """Makes a function that runs the model once on one image.
+    """Makes a function that runs a float32 model, which is left as it is, once on one image of `size` (height, width).
 
-    Args:
-        engine: One of `ENGINES`.
-        model: The model, float32; left as it is.
-        size: (height, width).
-        folder: Where [`write_files`] writes what some engines read.
-        threads: For ONNX Runtime and OpenVINO; PyTorch has its own setting.
+    What some engines read lies in `folder`. `threads` are those of ONNX Runtime and OpenVINO; PyTorch has its own
+    setting.
 
     Raises:
         EngineUnavailable: A package is missing, or the model has no such form.

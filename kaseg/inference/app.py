@@ -36,17 +36,11 @@ _STYLE = ".gradio-container {max-width: 1100px !important}"
 
 @dataclass(frozen=True)
 class Segmentation:
-    """One image and what a model made of it.
+    """One image and what a model made of it."""
 
-    Attributes:
-        image: The image, upright RGB.
-        mask: Class ids (H, W).
-        milliseconds: Time of the model with preparation and resizing.
-    """
-
-    image: Image.Image
-    mask: np.ndarray
-    milliseconds: float
+    image: Image.Image  # upright RGB
+    mask: np.ndarray  # class ids (H, W)
+    milliseconds: float  # time of the model with preparation and resizing
 
 
 def segment(predictor: Predictor, image: Image.Image) -> Segmentation:
@@ -143,14 +137,8 @@ class _Page:
 
 
 def build(predictors: Mapping[str, Predictor]) -> Blocks:
-    """The page.
-
-    Args:
-        predictors: Name -> [`Predictor`] (of a [`~kaseg.inference.deployed`] model for speed); the first is chosen at
-            the start.
-
-    Returns:
-        Gradio `Blocks`; [`launch`] serves them.
+    """The page for predictors by name (of [`~kaseg.inference.deployed`] models for speed), which [`launch`] serves; the
+    first one is chosen at the start.
 
     Raises:
         ImportError: Gradio is not installed.
@@ -219,10 +207,8 @@ def launch(
 ) -> str:
     """Serve the page, on this machine alone unless told otherwise; uploads are limited to 50 MB and 64 megapixels, and
     no file but what the page itself has written is served. Files are removed after an hour, and at the end. The limit
-    of pixels is Pillow's, so it holds for the whole process.
-
-    Returns:
-        The page's address (with `block`, once it is stopped by Ctrl-C).
+    of pixels is Pillow's, so it holds for the whole process. Returns the page's address (with `block`, once it is
+    stopped by Ctrl-C).
     """
     Image.MAX_IMAGE_PIXELS = MAX_MEGAPIXELS * 500_000  # Pillow warns above this and refuses above its double
     _, address, public = blocks.launch(
