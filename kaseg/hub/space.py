@@ -99,4 +99,3 @@ def _gradio_version() -> str:
         return importlib.metadata.version("gradio")
     except importlib.metadata.PackageNotFoundError as error:
         raise ImportError("A Space runs the Gradio that is installed here: pip install 'kaseg[demo]'.") from error
-

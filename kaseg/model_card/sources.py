@@ -21,17 +21,10 @@ CARD_NAME = "README.md"
 
 @dataclass(frozen=True)
 class DataSource:
-    """A dataset as a card names it. What is not known is empty, and the card says so.
+    """A dataset as a card names it. What is not known is empty, and the card says so."""
 
-    Args:
-        name: Name or Hub id.
-        license: In words or as an SPDX id.
-        homepage: Where to get it.
-        citation: Who made it.
-    """
-
-    name: str = ""
-    license: str = ""
+    name: str = ""  # or Hub id
+    license: str = ""  # in words or as an SPDX id
     homepage: str = ""
     citation: str = ""
 
