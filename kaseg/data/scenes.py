@@ -54,7 +54,7 @@ def render_scene(seed: int, index: int, height: int = 192, width: int = 256) -> 
     if seed < 0 or index < 0:
         raise ValueError(f"seed and index must not be negative, got seed={seed}, index={index}.")
     rng = np.random.default_rng([seed, index])
-    street = Street.random(rng, height, width)
+    street = Street(rng, height, width)
     objects = _lay_out(rng, street)
     image, labels = _sky_and_skyline(rng, street)
     _paint_ground(rng, street, image, labels, _shadow_map(rng, street, objects))
