@@ -1,7 +1,5 @@
 """Ways to run a model: eager PyTorch and its variants, ONNX Runtime, OpenVINO."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Architectures to measure. Their weights are random: speed does not depend on them, and nothing is downloaded."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Datasets, label spaces, joint transforms and batches."""
 
-from __future__ import annotations
-
 from kaseg.data.bad_samples import SkippedSample
 from kaseg.data.class_weights import ClassCounts, count_classes, median_frequency_weights
 from kaseg.data.collator import SegmentationCollator

@@ -1,7 +1,5 @@
 """Which classes occur in the masks of a dataset, so that training and scoring can warn about those that do not."""
 
-from __future__ import annotations
-
 import itertools
 import logging
 from collections.abc import Sequence

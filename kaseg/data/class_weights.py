@@ -1,7 +1,5 @@
 """How often classes occur, and class weights that make up for it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Puts samples together into a batch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 

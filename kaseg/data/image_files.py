@@ -1,7 +1,5 @@
 """Image files: how they are found, and decoding of images and label masks with errors that name the sample."""
 
-from __future__ import annotations
-
 import io
 import os
 from collections.abc import Iterator, Mapping

@@ -5,8 +5,6 @@ Every layout of files has `splits(root)`, which are there (by our names: train, 
 usual one. The samples of a split are `files(root, split, bad)`, or `file(root, split)` of Parquet.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 from collections import Counter

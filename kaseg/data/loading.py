@@ -1,7 +1,5 @@
 """Loading of segmentation datasets by name, from a folder or from the Hub, always in the same form."""
 
-from __future__ import annotations
-
 import glob
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,8 +26,8 @@ from kaseg.data.sources import FOLDER_LAYOUT, SPECS, DatasetSpec, find_label_spa
 SPLIT_SYNONYMS = {"val": "validation"}
 CLASS_FILES = ("classes.txt", "classes.json")
 
-AnyDatasetDict: TypeAlias = "datasets.DatasetDict | datasets.IterableDatasetDict"
-AnyLabelSpace: TypeAlias = "LabelSpace | str | Path | None"
+AnyDatasetDict: TypeAlias = datasets.DatasetDict | datasets.IterableDatasetDict
+AnyLabelSpace: TypeAlias = LabelSpace | str | Path | None
 
 
 @dataclass(frozen=True)

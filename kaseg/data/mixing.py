@@ -1,7 +1,5 @@
 """Mixing of the images of a batch: CutMix and ClassMix."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """Samples of users' own datasets, in the forms that they come in, as an image and its mask."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

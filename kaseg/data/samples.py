@@ -1,7 +1,5 @@
 """Samples of `datasets`: their columns, and decoding and drawing when they are accessed."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from kaseg.data.label_spaces import LabelSpace, map_labels
 from kaseg.data.scenes import render_scene
 from kaseg.data.transforms import check_sample
 
-AnyDataset: TypeAlias = "datasets.Dataset | datasets.IterableDataset"
+AnyDataset: TypeAlias = datasets.Dataset | datasets.IterableDataset
 SampleFunction: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 
 # The usual names of the columns of images and masks.

@@ -2,8 +2,6 @@
 
 Each function makes its random choices at once and returns a [`Thing`] that can be painted later, in any order."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

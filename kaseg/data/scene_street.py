@@ -1,7 +1,5 @@
 """What the parts of a synthetic street scene share: class ids, camera, weather and the canvas."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

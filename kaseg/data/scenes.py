@@ -5,8 +5,6 @@ the image and the label map with the same masks, so that every label is exact to
 and colors that classes share keep color alone from giving the classes away.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

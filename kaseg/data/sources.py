@@ -13,8 +13,6 @@ The name of a file is the name of the dataset. Its keys:
   `classes`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files

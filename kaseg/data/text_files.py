@@ -1,7 +1,5 @@
 """Text files that users write: lists of samples and of classes."""
 
-from __future__ import annotations
-
 import codecs
 from pathlib import Path
 

@@ -4,8 +4,6 @@ On PIL images and not on torchvision's `tv_tensors`, which take longer: Pillow c
 (`tests/benchmarks/data_loading.py` has a torchvision pipeline beside it).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Boundary IoU: agreement of two label maps near the borders of their regions."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """A warning beside scores that need no skill."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

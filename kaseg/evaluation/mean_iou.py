@@ -1,7 +1,5 @@
 """The dataset-level mean IoU as an `evaluate.Metric` that keeps counts, not images."""
 
-from __future__ import annotations
-
 import logging
 import os
 from typing import Any

@@ -1,7 +1,5 @@
 """The scores of single images, as a table whose first rows are the worst ones."""
 
-from __future__ import annotations
-
 import csv
 import math
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Plots of scores: the confusion matrix, and accuracy against cost."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Inference protocols: how a network is run over an image before its mask is scored or written."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Samples of a dataset, prepared for a network one by one, here or in worker processes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial

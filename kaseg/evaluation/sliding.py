@@ -1,7 +1,5 @@
 """Windows that slide over an image, and the mean of what a network says about each."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Predictions for a test split, in the form that a benchmark's server takes."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath

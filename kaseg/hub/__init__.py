@@ -1,7 +1,5 @@
 """What goes into a repository on the Hub, and how."""
 
-from __future__ import annotations
-
 from kaseg.hub.checkpoint_folder import write_checkpoint_folder
 from kaseg.hub.datasets import dataset_files, dataset_label_space
 from kaseg.hub.push import checkpoint_to_publish, files_as_transformers, files_to_push, push

@@ -1,7 +1,5 @@
 """Datasets on the Hub: Parquet files that hold the images, a file of classes and a card."""
 
-from __future__ import annotations
-
 import io
 import json
 import math

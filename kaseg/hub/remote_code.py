@@ -1,7 +1,5 @@
 """The model files beside the weights, so that a checkpoint runs where kaseg is not installed."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The demo as a Space: what a repository on the Hub needs to run the page of `kaseg demo` for everyone."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import platform
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Files of a prediction run: which images to read, what to call the results, and how to write them safely."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path

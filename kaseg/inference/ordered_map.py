@@ -1,7 +1,5 @@
 """Work on many items at once, with the results in order and few items in flight."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor

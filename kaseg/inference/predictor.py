@@ -1,7 +1,5 @@
 """Masks for images: in memory, or from files to files."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence

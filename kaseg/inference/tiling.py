@@ -1,7 +1,5 @@
 """Prediction of images too large for one pass, by overlapping tiles."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

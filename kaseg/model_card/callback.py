@@ -1,7 +1,5 @@
 """The callback that collects what a card says as training runs, and writes it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

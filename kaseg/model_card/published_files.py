@@ -1,7 +1,5 @@
 """Which files of a checkpoint folder go to the Hub: what a user of the model needs, nothing else."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

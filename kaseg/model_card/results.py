@@ -1,7 +1,5 @@
 """The scores, cost and circumstances of a run: the common part of a card and of `results.json`."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Settings of a run: those that differ from their defaults, and those of them that a card shows."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Mapping
