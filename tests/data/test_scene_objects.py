@@ -1,7 +1,5 @@
 """Whatever an object paints into the image, it paints into the labels: the same pixels, with its own class."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw

@@ -1,7 +1,5 @@
 """What is sent of a checkpoint, and the commands that send it."""
 
-from __future__ import annotations
-
 import ast
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Trainers that push."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
