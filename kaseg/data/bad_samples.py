@@ -1,14 +1,11 @@
 """What happens to samples that cannot be used: an error by default, or left out, counted and listed."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    import datasets
+import datasets
 
 ON_ERROR = ("raise", "skip")
 _LISTED = 5

@@ -1,20 +1,16 @@
 """PyTorch datasets that augment each sample as a pure function of (seed, epoch, sample)."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
+import datasets
 import torch
 from datasets.distributed import split_dataset_by_node
 from PIL import Image
 
 from kaseg.data.own_samples import is_prepared, standard_sample
 from kaseg.pixels import VOID
-
-if TYPE_CHECKING:
-    import datasets
 
 _NAME_BYTES = 64
 
@@ -222,10 +218,10 @@ class StreamingSegmentationDataset(_Augmented, torch.utils.data.IterableDataset)
     ) -> None:
         super().__init__(dataset, transform, seed, num_labels=num_labels, with_names=with_names)
 
-    def share(self, index: int, count: int) -> StreamingSegmentationDataset:
+    def share(self, index: int, count: int) -> Self:
         """The samples of process `index` out of `count`: every sample is in one of the shares, none in two."""
         own = split_dataset_by_node(self.dataset, index, count)
-        return StreamingSegmentationDataset(own, self.transform, self.seed, self.num_labels, self.with_names)
+        return type(self)(own, self.transform, self.seed, self.num_labels, self.with_names)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         for example in self.dataset:

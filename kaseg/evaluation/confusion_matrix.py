@@ -1,8 +1,6 @@
 """Streaming confusion matrix and the dataset-level scores read off it."""
 
-from __future__ import annotations
-
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -80,7 +78,7 @@ class ConfusionMatrix:
         counts = self._count_bytes(prediction, reference)
         self._matrix += self._count_wide(prediction, reference, where) if counts is None else counts
 
-    def merge(self, other: ConfusionMatrix) -> None:
+    def merge(self, other: Self) -> None:
         """Adds the counts of `other`; a ValueError if it has other labels or another `ignore_index`."""
         mine, theirs = (self.num_labels, self.ignore_index), (other.num_labels, other.ignore_index)
         if mine != theirs:

@@ -1,11 +1,9 @@
 """Work shared by the processes of a distributed run (torchrun, accelerate launch); a plain run is one process."""
 
-from __future__ import annotations
-
 import atexit
 import os
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import distributed
@@ -21,7 +19,7 @@ class Processes:
     count: int = 1
 
     @classmethod
-    def join(cls, use_cpu: bool = False) -> Processes:
+    def join(cls, use_cpu: bool = False) -> Self:
         """Joins the processes that a launcher has started, if one has: the process group is made on the first call, for
         models on the CPU, although there are GPUs, with `use_cpu`."""
         if not distributed.is_available():

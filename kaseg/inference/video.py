@@ -1,7 +1,5 @@
 """Prediction on video files and webcams, through PyAV."""
 
-from __future__ import annotations
-
 import os
 import re
 import sys
@@ -13,7 +11,7 @@ from itertools import count, islice
 from pathlib import Path
 from time import sleep
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image
@@ -231,7 +229,7 @@ class _Writer:
         stream.codec_context.time_base = _CLOCK
         return stream
 
-    def __enter__(self) -> _Writer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, error: Any, *_: Any) -> None:
