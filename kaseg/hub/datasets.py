@@ -132,16 +132,12 @@ def _card(
     repo_id: str, source: DataSource, classes: Mapping[str, Mapping[str, str]], counts: Mapping[str, int]
 ) -> DatasetCard:
     title = source.name or repo_id.rpartition("/")[2]
+    data_files = [{"split": split, "path": f"data/{split}-*"} for split in counts]
     data = DatasetCardData(
         pretty_name=title,
         task_categories=["image-segmentation"],
         task_ids=["semantic-segmentation"],
-        configs=[
-            {
-                "config_name": "default",
-                "data_files": [{"split": split, "path": f"data/{split}-*"} for split in counts],
-            }
-        ],
+        configs=[{"config_name": "default", "data_files": data_files}],
         **source.hub_license,
     )
     rows = [(index, escaped(entry["name"]), code(entry["color"])) for index, entry in classes.items()]
