@@ -35,11 +35,7 @@ class EngineUnavailable(RuntimeError):
 
 
 def write_files(engine: str, model: Logits, size: Size, folder: Path) -> None:
-    """Writes the file that an engine reads for one image of `size` (height, width), unless it is there.
-
-    Raises:
-        EngineUnavailable: A package is missing, or the model has no such form.
-    """
+    """Writes the file that an engine reads for one image of `size` (height, width), unless it is there."""
     if engine not in _FILE or (folder / _FILE[engine]).exists():
         return
     from kaseg.export.graph import export_program

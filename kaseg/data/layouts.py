@@ -33,12 +33,7 @@ class SampleFiles(NamedTuple):
 
 @dataclass(frozen=True)
 class ParquetFiles:
-    """One Parquet file per split with encoded images in it.
-
-    Args:
-        pattern: File name with `{split}` in it.
-        split_names: Our names of the splits it may have.
-    """
+    """One Parquet file per split with encoded images in it, for those of `split_names` that are there."""
 
     pattern: str = "{split}.parquet"
     split_names: tuple[str, ...] = ("train", "validation", "test")
