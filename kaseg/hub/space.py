@@ -41,16 +41,12 @@ _NOT_SENT = {"__pycache__", "hub_configs"}
 
 
 def files_for_space(model: str | Path) -> dict[str, Path | bytes]:
-    """What is sent to a Space: `app.py`, its requirements and card, the package, and the model if it is a folder.
-
-    The package itself is sent, so that the Space runs the very code that was tried here.
+    """What is sent to a Space (path in the repository -> file or content): `app.py`, its requirements and card, the
+    model if it is a folder, and the package itself, so that the Space runs the very code that was tried here.
 
     Args:
         model (`str` or `Path`): Folder of a checkpoint or a shipped checkpoint, which is sent along; or the id of a
             model on the Hub, which the Space then loads from there.
-
-    Returns:
-        Path in the repository -> file or content.
 
     Raises:
         ImportError: Gradio is not installed, whose version the Space is to run.

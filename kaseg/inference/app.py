@@ -1,7 +1,5 @@
 """A page for trying models in a browser, on Gradio: photos, the webcam, videos, two models side by side."""
 
-from __future__ import annotations
-
 import atexit
 import html
 import shutil
@@ -136,7 +134,7 @@ class _Page:
         return str(written), f"{frames} frames, {frames / (time.perf_counter() - start):.1f} per second"
 
 
-def build(predictors: Mapping[str, Predictor]) -> Blocks:
+def build(predictors: Mapping[str, Predictor]) -> "Blocks":
     """The page for predictors by name (of [`~kaseg.inference.deployed`] models for speed), which [`launch`] serves; the
     first one is chosen at the start.
 
@@ -203,7 +201,7 @@ def build(predictors: Mapping[str, Predictor]) -> Blocks:
 
 
 def launch(
-    blocks: Blocks, host: str = "127.0.0.1", port: int | None = None, share: bool = False, block: bool = True
+    blocks: "Blocks", host: str = "127.0.0.1", port: int | None = None, share: bool = False, block: bool = True
 ) -> str:
     """Serve the page, on this machine alone unless told otherwise; uploads are limited to 50 MB and 64 megapixels, and
     no file but what the page itself has written is served. Files are removed after an hour, and at the end. The limit
