@@ -24,13 +24,8 @@ class SegmentationCollator:
         self.pad_to_multiple_of = pad_to_multiple_of
 
     def __call__(self, samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """Makes a batch.
-
-        Args:
-            samples: Each with `pixel_values` (3, H, W) and `labels` (H, W), and maybe further tensors of one size.
-
-        Returns:
-            `pixel_values` (B, 3, H, W), `labels` (B, H, W) and the further tensors, stacked.
+        """Makes a batch of samples with `pixel_values` (3, H, W), `labels` (H, W) and maybe further tensors of one
+        size: `pixel_values` (B, 3, H, W), `labels` (B, H, W) and the further tensors, stacked.
 
         Raises:
             ValueError: Padding is needed where images and labels differ in size: it would shift them against each

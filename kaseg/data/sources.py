@@ -150,8 +150,7 @@ SCENES = SPECS["scenes"].label_space
 
 def hub_source(name: str) -> tuple[DatasetSpec, HubSource] | None:
     """What we know of a dataset of the Hub, if we know it."""
-    known = ((spec, source) for spec in SPECS.values() for source in spec.hub if source.id == name)
-    return next(known, None)
+    return next(((spec, source) for spec in SPECS.values() for source in spec.hub if source.id == name), None)
 
 
 def find_label_space(written: str | Path) -> LabelSpace:
