@@ -1,7 +1,5 @@
 """Speed, memory and cost of models, ours and others, engine by engine."""
 
-from __future__ import annotations
-
 from kaseg.benchmark.engines import ENGINES
 from kaseg.benchmark.models import build_model
 from kaseg.benchmark.run import benchmark, to_markdown

@@ -1,7 +1,5 @@
 """Ways to run a model: eager PyTorch and its variants, ONNX Runtime, OpenVINO."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from pathlib import Path
@@ -37,11 +35,7 @@ class EngineUnavailable(RuntimeError):
 
 
 def write_files(engine: str, model: Logits, size: Size, folder: Path) -> None:
-    """Writes the file that an engine reads for one image of `size` (height, width), unless it is there.
-
-    Raises:
-        EngineUnavailable: A package is missing, or the model has no such form.
-    """
+    """Writes the file that an engine reads for one image of `size` (height, width), unless it is there."""
     if engine not in _FILE or (folder / _FILE[engine]).exists():
         return
     from kaseg.export.graph import export_program
@@ -67,14 +61,10 @@ def write_files(engine: str, model: Logits, size: Size, folder: Path) -> None:
 
 
 def open_engine(engine: str, model: Logits, size: Size, folder: Path, threads: int) -> Run:
-    """Makes a function that runs the model once on one image.
+    """Makes a function that runs a float32 model, which is left as it is, once on one image of `size` (height, width).
 
-    Args:
-        engine: One of `ENGINES`.
-        model: The model, float32; left as it is.
-        size: (height, width).
-        folder: Where [`write_files`] writes what some engines read.
-        threads: For ONNX Runtime and OpenVINO; PyTorch has its own setting.
+    What some engines read lies in `folder`. `threads` are those of ONNX Runtime and OpenVINO; PyTorch has its own
+    setting.
 
     Raises:
         EngineUnavailable: A package is missing, or the model has no such form.

@@ -1,7 +1,5 @@
 """Architectures to measure. Their weights are random: speed does not depend on them, and nothing is downloaded."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 
@@ -107,18 +105,13 @@ def _smp(name: str, num_labels: int) -> nn.Module:
 
 
 def _config(kind: type[PretrainedConfig], text: str, spec: str, num_labels: int) -> PretrainedConfig:
-    fields, known = _fields(text, spec), kind()
-    for name in fields:  # a config would keep any name, and the model be another one than was meant
-        if not hasattr(known, name):
-            raise ValueError(f"{spec}: {kind.__name__} has no field {name!r}")
-    return kind(**{"num_labels": num_labels, **fields})
-
-
-def _fields(text: str, spec: str) -> dict[str, Any]:
-    fields = {}
+    fields: dict[str, Any] = {"num_labels": num_labels}
+    known = kind()
     for item in filter(None, text.split(",")):
         name, equals, value = item.partition("=")
         if not equals:
             raise ValueError(f"{spec}: expected FIELD=VALUE, got {item!r}")
+        if not hasattr(known, name):  # a config would keep any name, and the model be another one than was meant
+            raise ValueError(f"{spec}: {kind.__name__} has no field {name!r}")
         fields[name] = yaml.safe_load(value)
-    return fields
+    return kind(**fields)

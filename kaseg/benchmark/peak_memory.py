@@ -1,7 +1,5 @@
 """The peak memory of one engine in a process of its own."""
 
-from __future__ import annotations
-
 import multiprocessing
 import resource
 import sys

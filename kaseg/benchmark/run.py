@@ -1,7 +1,5 @@
 """Models x engines x sizes: what is measured, and its table."""
 
-from __future__ import annotations
-
 import statistics
 import tempfile
 import time

@@ -1,13 +1,11 @@
 """What happens to samples that cannot be used: an error by default, or left out, counted and listed."""
 
-from __future__ import annotations
-
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    import datasets
+import datasets
 
 ON_ERROR = ("raise", "skip")
 _LISTED = 5
@@ -20,20 +18,14 @@ class SkippedSample(NamedTuple):
     reason: str
 
 
+@dataclass
 class BadSamples:
-    """Decides about the bad samples of one split.
+    """Decides about the bad samples of one split, `where` in messages: errors, or left out and added to `skipped`."""
 
-    Args:
-        where: Name of the split, for messages.
-        skip: Leave bad samples out. Default: they are errors.
-        skipped: List to which the samples that are left out are added.
-    """
-
-    def __init__(self, where: str, skip: bool = False, skipped: list[SkippedSample] | None = None) -> None:
-        self.where = where
-        self.skip = skip
-        self.skipped = [] if skipped is None else skipped
-        self.found: list[SkippedSample] = []
+    where: str
+    skip: bool = False
+    skipped: list[SkippedSample] = field(default_factory=list)
+    found: list[SkippedSample] = field(default_factory=list, init=False)
 
     def reject(self, samples: Sequence[SkippedSample], error: type[Exception] = ValueError) -> None:
         """Notes bad samples, or raises `error` about the first of them where bad samples are not skipped."""
@@ -56,36 +48,6 @@ class BadSamples:
         warnings.warn(f"{count}:\n{listed}", stacklevel=2)
 
 
-class SkipBadSamples:
-    """Applies a function of one sample to batches of a stream, and leaves out the samples on which it fails.
-
-    The first sample that is left out is warned about; all are added to `bad.skipped`, in this process (a DataLoader's
-    workers each have a list of their own).
-    """
-
-    def __init__(self, function: Callable[[dict[str, Any]], dict[str, Any]], bad: BadSamples) -> None:
-        self.function = function
-        self.bad = bad
-        self.warned = False
-
-    def __call__(self, batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-        samples = []
-        for values in zip(*batch.values(), strict=True):
-            sample = dict(zip(batch, values, strict=True))
-            try:
-                samples.append(self.function(sample))
-            except (ValueError, OSError) as error:
-                if not self.warned:
-                    self.warned = True
-                    warnings.warn(
-                        f"{self.bad.where}: a sample was skipped. {error} Further ones are skipped without a warning; "
-                        "load_segmentation_dataset(..., skipped=a_list) lists them all.",
-                        stacklevel=2,
-                    )
-                self.bad.reject([SkippedSample(str(sample["id"]), str(error))])
-        return {column: [sample[column] for sample in samples] for column in ("image", "label", "id")}
-
-
 def _find_reason(sample: dict[str, Any], function: Callable[[dict[str, Any]], Any]) -> dict[str, str]:
     """Why a sample cannot be used, or "" if it can."""
     try:
@@ -96,22 +58,9 @@ def _find_reason(sample: dict[str, Any], function: Callable[[dict[str, Any]], An
 
 
 def drop_bad_samples(
-    data: datasets.Dataset,
-    function: Callable[[dict[str, Any]], dict[str, Any]],
-    bad: BadSamples,
-    num_proc: int | None = None,
+    data: datasets.Dataset, function: Callable[[dict[str, Any]], Any], bad: BadSamples, num_proc: int | None = None
 ) -> datasets.Dataset:
-    """Tries every sample once, with a progress bar, and leaves out those on which `function` fails.
-
-    Args:
-        data: Encoded samples with an `id`.
-        function: Decodes one of them; a `ValueError` or an `OSError` means that it is bad.
-        bad: Takes note of the bad ones.
-        num_proc: Number of processes. Default: this one alone.
-
-    Returns:
-        The good samples, still encoded.
-    """
+    """Tries every sample once, with a progress bar, and leaves those on which `function` fails to `bad`."""
     reasons = data.map(
         _find_reason,
         fn_kwargs={"function": function},
@@ -127,11 +76,7 @@ def drop_bad_samples(
 
 
 def drop_doubled_ids(data: datasets.Dataset, bad: BadSamples) -> datasets.Dataset:
-    """Leaves out samples whose id an earlier sample has.
-
-    Raises:
-        ValueError: There are any and bad samples are not skipped.
-    """
+    """Leaves samples whose id an earlier sample has to `bad`."""
     ids = data["id"]
     first = {name: index for index, name in reversed(list(enumerate(ids)))}
     if len(first) == len(ids):

@@ -1,7 +1,5 @@
 """Which classes occur in the masks of a dataset, so that training and scoring can warn about those that do not."""
 
-from __future__ import annotations
-
 import itertools
 import logging
 from collections.abc import Sequence
@@ -26,32 +24,20 @@ _ENOUGH_OF_A_STREAM = 100
 
 @dataclass(frozen=True)
 class SeenClasses:
-    """What [`look_at_masks`] saw.
+    """What [`look_at_masks`] saw."""
 
-    Attributes:
-        classes: Train ids that occur.
-        void: Whether void occurs.
-        masks: How many masks were looked at.
-        all_masks: Whether the dataset has no others.
-    """
-
-    classes: frozenset[int]
-    void: bool
-    masks: int
-    all_masks: bool
+    classes: frozenset[int]  # train ids that occur
+    void: bool  # whether it occurs
+    masks: int  # how many were looked at
+    all_masks: bool  # whether the dataset has no others
 
 
 def look_at_masks(dataset: Any, num_labels: int, enough: int | None = None) -> SeenClasses:
     """Finds which classes occur, in no more masks than it takes.
 
-    Masks are looked at in a fixed random order until all classes were seen: at most 1,000 masks if two classes were
-    seen in them, and all masks otherwise. Of a stream it is the first 100 masks at most. Images are not decoded.
-
-    Args:
-        dataset: What [`~kaseg.data.load_segmentation_dataset`] gives, one of kaseg's wrappers around it, or any dataset
-            whose samples have `label` or `labels`.
-        num_labels: Classes C.
-        enough: Stop after this many classes. All of them by default.
+    Masks are looked at in a fixed random order until `enough` classes (by default all) were seen: at most 1,000 masks
+    if two classes were seen in them, and all masks otherwise. Of a stream it is the first 100 masks at most. Images are
+    not decoded. `dataset` may be one of kaseg's wrappers, or any whose samples have `label` or `labels`.
     """
     enough = num_labels if enough is None else enough
     # Of a wrapper, the samples before any augmentation.
@@ -78,15 +64,7 @@ def look_at_masks(dataset: Any, num_labels: int, enough: int | None = None) -> S
 
 
 def check_training_masks(dataset: Any, names: Sequence[str]) -> None:
-    """Refuse masks of which nothing can be learned, and warn about classes that occur in none.
-
-    Args:
-        dataset: The training data, as in [`look_at_masks`].
-        names: Class names by train id.
-
-    Raises:
-        ValueError: the masks hold fewer than two classes.
-    """
+    """Raises a ValueError for training masks of fewer than two classes, and warns about classes that occur in none."""
     if dataset is None:
         return
     seen = look_at_masks(dataset, len(names))
@@ -95,14 +73,13 @@ def check_training_masks(dataset: Any, names: Sequence[str]) -> None:
         return
     where = f"all {seen.masks} training masks" if seen.all_masks else f"the {seen.masks} training masks looked at"
     if len(seen.classes) > 1:
-        logger.warning(f"These classes occur in none of {where}, so they cannot be learned: {absent}.{_hint(seen)}")
-        return
-    only = f"the class {names[min(seen.classes)]!r} alone" if seen.classes else "no class at all"
-    message = f"There is nothing to learn: {where} hold {only}. What never occurs: {absent}.{_hint(seen)}"
-    if not seen.all_masks:  # of a stream, whose next sample may hold another class
-        logger.warning(message)
-        return
-    raise ValueError(message)
+        message = f"These classes occur in none of {where}, so they cannot be learned: {absent}.{_hint(seen)}"
+    else:
+        only = f"the class {names[min(seen.classes)]!r} alone" if seen.classes else "no class at all"
+        message = f"There is nothing to learn: {where} hold {only}. What never occurs: {absent}.{_hint(seen)}"
+        if seen.all_masks:  # the next sample of a stream may hold another class
+            raise ValueError(message)
+    logger.warning(message)
 
 
 def _hint(seen: SeenClasses) -> str:
@@ -118,11 +95,7 @@ def _hint(seen: SeenClasses) -> str:
 
 
 def require_labelled_pixels(dataset: Any, num_labels: int, where: str) -> None:
-    """Refuse data to be scored in which every pixel is void.
-
-    Raises:
-        ValueError: there are masks, and not a single labelled pixel in them.
-    """
+    """Raises a ValueError if data to be scored have masks, and not a single labelled pixel in them."""
     seen = look_at_masks(dataset, num_labels, enough=1)
     if seen.all_masks and seen.masks and not seen.classes:
         raise ValueError(

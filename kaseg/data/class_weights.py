@@ -1,7 +1,5 @@
 """How often classes occur, and class weights that make up for it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,15 +9,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """What [`count_classes`] counted.
+    """What [`count_classes`] counted."""
 
-    Attributes:
-        pixels: Labelled pixels of every class, (C,) int64.
-        context: Labelled pixels of all images that hold the class, (C,) int64.
-    """
-
-    pixels: np.ndarray
-    context: np.ndarray
+    pixels: np.ndarray  # labelled pixels of every class, (C,) int64
+    context: np.ndarray  # labelled pixels of all images that hold the class, (C,) int64
 
 
 def count_classes(dataset: Iterable[Mapping[str, Any]], num_labels: int, ignore_index: int = 255) -> ClassCounts:

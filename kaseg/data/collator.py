@@ -1,7 +1,5 @@
 """Puts samples together into a batch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
@@ -26,13 +24,8 @@ class SegmentationCollator:
         self.pad_to_multiple_of = pad_to_multiple_of
 
     def __call__(self, samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """Makes a batch.
-
-        Args:
-            samples: Each with `pixel_values` (3, H, W) and `labels` (H, W), and maybe further tensors of one size.
-
-        Returns:
-            `pixel_values` (B, 3, H, W), `labels` (B, H, W) and the further tensors, stacked.
+        """Makes a batch of samples with `pixel_values` (3, H, W), `labels` (H, W) and maybe further tensors of one
+        size: `pixel_values` (B, 3, H, W), `labels` (B, H, W) and the further tensors, stacked.
 
         Raises:
             ValueError: Padding is needed where images and labels differ in size: it would shift them against each
@@ -54,18 +47,13 @@ class SegmentationCollator:
 
 
 class EvalCollator:
-    """Stacks samples of any sizes for evaluation, and keeps their sizes, by which [`unpadded_batches`] undoes it."""
+    """Stacks samples of any sizes for evaluation, and keeps their sizes, by which [`unpadded_batches`] undoes it.
+
+    Of `pixel_values` (3, h, w) and `labels` (H, W), each padded to the largest height and width of its own, it makes a
+    batch, with `sizes`, int64 (B, 4): height and width of every image and of its labels.
+    """
 
     def __call__(self, samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """Makes a batch.
-
-        Args:
-            samples: Each with `pixel_values` (3, h, w) and `labels` (H, W).
-
-        Returns:
-            `pixel_values` and `labels`, each padded to the largest height and width of its own, and `sizes`, int64 (B,
-            4): height and width of every image and of its labels.
-        """
         sizes = [[*sample["pixel_values"].shape[-2:], *sample["labels"].shape] for sample in samples]
         return {
             "pixel_values": _stack_padded(samples, "pixel_values", 0),
@@ -77,15 +65,8 @@ class EvalCollator:
 def unpadded_batches(
     batch: Mapping[str, torch.Tensor], count: int
 ) -> Iterator[tuple[torch.Tensor, list[torch.Tensor]]]:
-    """Splits a batch into runs of images of one size, without their padding.
-
-    Args:
-        batch: What [`EvalCollator`] made; a batch without `sizes` is one run.
-        count: How many of its samples to take.
-
-    Returns:
-        An iterator over `pixel_values` (b, C, h, w) and the labels (H, W) of each image.
-    """
+    """Splits the first `count` samples of a batch of [`EvalCollator`] into runs of images of one size, without their
+    padding: `pixel_values` (b, C, h, w) and the labels (H, W) of each image. A batch without `sizes` is one run."""
     pixel_values, labels = batch["pixel_values"][:count], batch["labels"][:count]
     if "sizes" not in batch:
         if len(labels):

@@ -1,21 +1,16 @@
 """PyTorch datasets that augment each sample as a pure function of (seed, epoch, sample)."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
+import datasets
 import torch
 from datasets.distributed import split_dataset_by_node
 from PIL import Image
 
 from kaseg.data.own_samples import is_prepared, standard_sample
 from kaseg.pixels import VOID
-
-if TYPE_CHECKING:
-    import datasets
 
 _NAME_BYTES = 64
 
@@ -28,14 +23,6 @@ def sample_seed(*parts: int | str) -> int:
     """A seed of 64 bits that is a function of the parts, the same on every machine."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
-
-
-@contextmanager
-def _forked_cpu_rng(seed: int) -> Iterator[None]:
-    # torch.manual_seed would reseed the CUDA generators too, and every forward pass would drop the same units.
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
 
 
 def write_name(name: Any) -> torch.Tensor:
@@ -57,19 +44,21 @@ class _Augmented:
 
     def __init__(
         self,
+        dataset: Any,
         transform: Transform,
-        seed: int,
-        num_labels: int | None,
-        with_names: bool,
+        seed: int = 0,
         unlabelled: bool = False,
+        num_labels: int | None = None,
         maps: MapsOfCrop | None = None,
+        with_names: bool = False,
     ) -> None:
+        self.dataset = dataset
         self.transform = transform
         self.seed = seed
-        self.num_labels = num_labels
-        self.with_names = with_names
         self.unlabelled = unlabelled
+        self.num_labels = num_labels
         self.maps = maps
+        self.with_names = with_names
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     @property
@@ -80,8 +69,8 @@ class _Augmented:
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch, in running DataLoader workers too, and that of the data where they have one."""
         self._epoch.fill_(epoch)
-        if hasattr(self.dataset, "set_epoch"):  # type: ignore[attr-defined]
-            self.dataset.set_epoch(epoch)  # type: ignore[attr-defined]
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
 
     def _augment(self, example: Any, key: int | str) -> dict[str, torch.Tensor]:
         """The inputs made of a sample; `key` names it for the seed, and in `sample_names` where it has no `id`."""
@@ -106,7 +95,9 @@ class _Augmented:
                     "or set teacher_view to 'crop'"
                 )
             return {name: example[name] for name in ("pixel_values", "labels")}
-        with _forked_cpu_rng(seed):
+        with torch.random.fork_rng(devices=[]):
+            # torch.manual_seed would reseed the CUDA generators too, and every forward pass would drop the same units.
+            torch.default_generator.manual_seed(seed)
             if self.maps is None:
                 return self.transform(example["image"], example["label"])
             inputs, view = self.transform.with_view(example["image"], example["label"])  # type: ignore[attr-defined]
@@ -133,19 +124,6 @@ class SegmentationDataset(_Augmented, torch.utils.data.Dataset):
         maps: Adds inputs for the crop, such as a teacher's maps of it; `transform` is then a [`TrainTransform`].
         with_names: Also give `sample_names`, the sample's id as [`write_name`] has it.
     """
-
-    def __init__(
-        self,
-        dataset: Any,
-        transform: Transform,
-        seed: int = 0,
-        unlabelled: bool = False,
-        num_labels: int | None = None,
-        maps: MapsOfCrop | None = None,
-        with_names: bool = False,
-    ) -> None:
-        super().__init__(transform, seed, num_labels, with_names, unlabelled, maps)
-        self.dataset = dataset
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -238,13 +216,12 @@ class StreamingSegmentationDataset(_Augmented, torch.utils.data.IterableDataset)
         num_labels: int | None = None,
         with_names: bool = False,
     ) -> None:
-        super().__init__(transform, seed, num_labels, with_names)
-        self.dataset = dataset
+        super().__init__(dataset, transform, seed, num_labels=num_labels, with_names=with_names)
 
-    def share(self, index: int, count: int) -> StreamingSegmentationDataset:
+    def share(self, index: int, count: int) -> Self:
         """The samples of process `index` out of `count`: every sample is in one of the shares, none in two."""
         own = split_dataset_by_node(self.dataset, index, count)
-        return StreamingSegmentationDataset(own, self.transform, self.seed, self.num_labels, self.with_names)
+        return type(self)(own, self.transform, self.seed, self.num_labels, self.with_names)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         for example in self.dataset:

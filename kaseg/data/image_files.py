@@ -1,12 +1,12 @@
 """Image files: how they are found, and decoding of images and label masks with errors that name the sample."""
 
-from __future__ import annotations
-
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import datasets
 import fsspec
@@ -19,8 +19,6 @@ IMAGE_SUFFIXES = (".bmp", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".ti
 # Where PASCAL Context (Mottaghi et al. 2014) and the Semantic Boundaries Dataset (Hariharan et al. 2011) keep the mask
 # in a MATLAB file: a variable, and the field in it if it is a struct.
 _MAT_VARIABLES = (("LabelMap", None), ("GTcls", "Segmentation"))
-
-T = TypeVar("T")
 
 # What a column of `datasets.Image(decode=False)` holds: {"bytes": ... or None, "path": ... or None}.
 EncodedImage = Mapping[str, Any]
@@ -60,15 +58,11 @@ def load_images(folder: str | Path) -> datasets.Dataset:
     files = sorted(path.relative_to(folder).as_posix() for path in find_images(folder))
     if not files:
         raise FileNotFoundError(f"{folder}: no images in this folder; looked for {', '.join(IMAGE_SUFFIXES)}.")
-    return datasets.Dataset.from_dict({"id": files}).with_transform(_ReadImages(folder))
+    return datasets.Dataset.from_dict({"id": files}).with_transform(partial(_read_images, folder))
 
 
-class _ReadImages:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __call__(self, batch: Mapping[str, list[str]]) -> dict[str, list[Any]]:
-        return {"image": [read_image(self.folder / name) for name in batch["id"]], "id": list(batch["id"])}
+def _read_images(folder: Path, batch: Mapping[str, list[str]]) -> dict[str, list[Any]]:
+    return {"image": [read_image(folder / name) for name in batch["id"]], "id": list(batch["id"])}
 
 
 def read_image(source: str | Path | EncodedImage, sample: str | None = None) -> Image.Image:
@@ -108,7 +102,8 @@ def read_mask(source: str | Path | EncodedImage, sample: str | None = None, colo
     where = _where(source, sample, "label mask")
     path = source.get("path") if isinstance(source, Mapping) else source
     if str(path).lower().endswith(".mat"):
-        return _guarded(lambda: _read_mat_mask(_read_bytes(source)), where)
+        with _named_errors(where):
+            return _read_mat_mask(_read_bytes(source))
     mask = _decode(source, where)
     if colors:
         if mask.mode not in ("RGB", "RGBA"):
@@ -133,22 +128,21 @@ def _where(source: str | Path | EncodedImage, sample: str | None, what: str) -> 
     path = source.get("path") if isinstance(source, Mapping) else str(source)
     if sample is None:
         return f"The {what} {path or '(bytes)'}"
-    return f"Sample {sample}: the {what} {path}" if path else f"Sample {sample}: the {what}"
+    return f"Sample {sample}: the {what}{f' {path}' if path else ''}"
 
 
 def _decode(source: str | Path | EncodedImage, where: str) -> Image.Image:
-    def decode() -> Image.Image:
+    with _named_errors(where):
         image = Image.open(io.BytesIO(_read_bytes(source)))
         image.load()
-        return image
-
-    return upright(_guarded(decode, where))
+    return upright(image)
 
 
-def _guarded(read: Callable[[], T], where: str) -> T:
-    """What `read` returns, with its errors turned into ones that say where."""
+@contextmanager
+def _named_errors(where: str) -> Iterator[None]:
+    """Turns what reading inside raises into errors that say where."""
     try:
-        return read()
+        yield
     except FileNotFoundError:
         raise FileNotFoundError(f"{where} does not exist.") from None
     except Image.DecompressionBombError as error:

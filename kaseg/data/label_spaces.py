@@ -1,13 +1,11 @@
 """Label spaces: which classes a dataset has, how they are drawn, and how masks become train ids."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -119,7 +117,7 @@ class LabelSpace:
                     "cannot be decoded. Use masks of class indices, or give every class a color of its own."
                 )
 
-    def with_colors(self) -> LabelSpace:
+    def with_colors(self) -> Self:
         """The same classes for masks that hold the colors of `palette` in place of class indices.
 
         Raises:

@@ -1,6 +1,9 @@
-"""How the files of datasets lie on disk: a few general layouts, which the catalog fills in."""
+"""How the files of datasets lie on disk: a few general layouts, which the catalog fills in.
 
-from __future__ import annotations
+Every layout of files has `splits(root)`, which are there (by our names: train, validation, test and a few more),
+`expects(split)`, what is looked for in words, and `encoding`, the label encoding of its masks, empty for the dataset's
+usual one. The samples of a split are `files(root, split, bad)`, or `file(root, split)` of Parquet.
+"""
 
 import itertools
 import os
@@ -8,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, TypeAlias
 
 from kaseg.data.bad_samples import BadSamples, SkippedSample
 from kaseg.data.image_files import IMAGE_SUFFIXES
@@ -17,6 +20,7 @@ from kaseg.data.text_files import read_text
 
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff")  # lossless only
 _LISTED = 10
+_SPLIT_FOLDERS = {"train": ("train", "training", "."), "validation": ("validation", "val"), "test": ("test",)}
 
 
 class SampleFiles(NamedTuple):
@@ -27,37 +31,9 @@ class SampleFiles(NamedTuple):
     label: Path | None
 
 
-class FileLayout(Protocol):
-    """How images and masks lie in a folder. Split names are ours: train, validation, test and a few more."""
-
-    @property
-    def encoding(self) -> str:
-        """Name of the label encoding of its masks; empty for the dataset's usual one."""
-
-    def splits(self, root: Path) -> list[str]:
-        """The splits that are there."""
-
-    def files(self, root: Path, split: str, bad: BadSamples) -> list[SampleFiles]:
-        """The samples of a split in order; those without their files go to `bad`.
-
-        Raises:
-            FileNotFoundError: The split is not there.
-            ValueError: Samples are doubled.
-        """
-
-    def expects(self, split: str | None = None) -> str:
-        """What is looked for, in words."""
-
-
 @dataclass(frozen=True)
 class ParquetFiles:
-    """One Parquet file per split with encoded images in it.
-
-    Args:
-        pattern: File name with `{split}` in it.
-        split_names: Our names of the splits it may have.
-        encoding: Name of the label encoding; empty for the dataset's usual one.
-    """
+    """One Parquet file per split with encoded images in it, for those of `split_names` that are there."""
 
     pattern: str = "{split}.parquet"
     split_names: tuple[str, ...] = ("train", "validation", "test")
@@ -91,7 +67,6 @@ class NamedFiles:
         annotated_only: Leave out listed samples that have no mask.
         class_list: The publisher's text file with a line "raw value: class name" for each class.
         other_suffixes: Files that end with one of these are none of the masks or images that `{id}` stands for.
-        encoding: Name of the label encoding of the masks; empty for the dataset's usual one.
     """
 
     image: tuple[str, ...]
@@ -121,6 +96,7 @@ class NamedFiles:
         return None
 
     def files(self, root: Path, split: str, bad: BadSamples) -> list[SampleFiles]:
+        """The samples in order; those whose files are missing, and doubled ones, go to `bad`."""
         names = self.place(root, split)
         if names is None:
             raise FileNotFoundError(f"{root}: no {self.expects(split)}.")
@@ -177,7 +153,7 @@ class NamedFiles:
 
     def _is_there(self, root: Path, pattern: str, names: Mapping[str, str]) -> bool:
         if "{id}" in pattern:
-            return next(self._matches(root, pattern, names), None) is not None
+            return any(self._matches(root, pattern, names))
         return (root / _fill(pattern, names)).is_file()
 
     def _matches(self, root: Path, pattern: str, names: Mapping[str, str]) -> Iterator[str]:
@@ -203,8 +179,9 @@ class NamedFiles:
         for pattern in self.ids or self.image[:1]:
             listed = self._read_list(root, pattern, names)
             doubled = [name for name, count in Counter(listed).items() for _ in range(count - 1)]
-            reason = f"{root / _fill(pattern, names)} lists sample {{}} more than once. Remove the line."
-            bad.reject([SkippedSample(name, reason.format(name)) for name in doubled])
+            file = root / _fill(pattern, names)
+            reason = "{} lists sample {} more than once. Remove the line."
+            bad.reject([SkippedSample(name, reason.format(file, name)) for name in doubled])
             united.update(dict.fromkeys(listed))
         return [name for name in united if name not in left_out]
 
@@ -230,18 +207,11 @@ class PairedFolders:
         split_names: Our name of a split -> the folder names it may have. Where both folders lie directly below the
             root, that is the split "train".
         roots: Folders below the given one in which the layout may start.
-        encoding: Name of the label encoding of the masks; empty for the dataset's usual one.
     """
 
     image_folder: str = "{split}/images"
     label_folder: str = "{split}/masks"
-    split_names: Mapping[str, tuple[str, ...]] = field(
-        default_factory=lambda: {
-            "train": ("train", "training", "."),
-            "validation": ("validation", "val"),
-            "test": ("test",),
-        }
-    )
+    split_names: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: dict(_SPLIT_FOLDERS))
     roots: tuple[str, ...] = (".",)
     encoding: str = ""
 
@@ -267,12 +237,10 @@ class PairedFolders:
 
     def expects(self, split: str | None = None) -> str:
         names = [name for ours, theirs in self.split_names.items() if split in (None, ours) for name in theirs]
-        pairs = [
-            f"{PurePosixPath(self.image_folder.format(split=name))}/ and "
-            f"{PurePosixPath(self.label_folder.format(split=name))}/"
-            for name in names
-        ]
-        return " or ".join(pairs)
+        both = (self.image_folder, self.label_folder)
+        return " or ".join(
+            " and ".join(f"{PurePosixPath(folder.format(split=name))}/" for folder in both) for name in names
+        )
 
     def _find(self, root: Path, split: str) -> tuple[Path, Path] | None:
         for start, name in itertools.product(self.roots, self.split_names.get(split, ())):
@@ -295,13 +263,12 @@ def _by_stem(folder: Path, suffixes: tuple[str, ...], bad: BadSamples) -> dict[s
     return files
 
 
+FileLayout: TypeAlias = ParquetFiles | NamedFiles | PairedFolders
+
+
 @dataclass(frozen=True)
 class RenderedScenes:
-    """Scenes drawn on access by `kaseg.data.scenes`; nothing lies on disk.
-
-    Args:
-        num_scenes: Our name of a split -> its number of scenes by default.
-    """
+    """Scenes drawn on access by `kaseg.data.scenes`, by default `num_scenes` of a split; nothing lies on disk."""
 
     num_scenes: Mapping[str, int] = field(default_factory=lambda: {"train": 400, "validation": 100, "test": 100})
 

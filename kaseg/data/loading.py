@@ -1,11 +1,10 @@
 """Loading of segmentation datasets by name, from a folder or from the Hub, always in the same form."""
 
-from __future__ import annotations
-
 import glob
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,8 +17,8 @@ from kaseg.data.samples import (
     ENCODED_FEATURES,
     AnyDataset,
     DecodeSample,
-    RenderSample,
     decode_on_access,
+    render_sample,
     standard_columns,
 )
 from kaseg.data.sources import FOLDER_LAYOUT, SPECS, DatasetSpec, find_label_space, hub_source
@@ -27,8 +26,8 @@ from kaseg.data.sources import FOLDER_LAYOUT, SPECS, DatasetSpec, find_label_spa
 SPLIT_SYNONYMS = {"val": "validation"}
 CLASS_FILES = ("classes.txt", "classes.json")
 
-AnyDatasetDict: TypeAlias = "datasets.DatasetDict | datasets.IterableDatasetDict"
-AnyLabelSpace: TypeAlias = "LabelSpace | str | Path | None"
+AnyDatasetDict: TypeAlias = datasets.DatasetDict | datasets.IterableDatasetDict
+AnyLabelSpace: TypeAlias = LabelSpace | str | Path | None
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,8 @@ class _Request:
 
     def bad(self, split: str) -> BadSamples:
         """Where the bad samples of a split go."""
-        return BadSamples(f"{self.name}, split {split}", self.on_error == "skip", self.skipped)
+        skipped = [] if self.skipped is None else self.skipped
+        return BadSamples(f"{self.name}, split {split}", self.on_error == "skip", skipped)
 
 
 def load_segmentation_dataset(
@@ -269,9 +269,7 @@ def _by_split(
     return datasets.IterableDatasetDict(parts) if streaming else datasets.DatasetDict(parts)
 
 
-def _load_files(
-    request: _Request, layout: ParquetFiles | FileLayout, root: Path, split: str, space: LabelSpace
-) -> AnyDataset:
+def _load_files(request: _Request, layout: FileLayout, root: Path, split: str, space: LabelSpace) -> AnyDataset:
     bad = request.bad(split)
     if isinstance(layout, ParquetFiles):
         # Patterns are put behind the working directory, which may look like one, too.
@@ -373,7 +371,7 @@ def _load_scenes(
         data = datasets.Dataset.from_dict({"index": list(range(count))})
         # Splits never share a seed, whatever seeds are asked for.
         part_seed = seed * len(available) + available.index(part)
-        render = RenderSample(part_seed, height, width, part, space)
+        render = partial(render_sample, seed=part_seed, height=height, width=width, split=part, label_space=space)
         return decode_on_access(data.to_iterable_dataset() if request.streaming else data, render)
 
     return _by_split(request.split, available, "The dataset 'scenes'", load)

@@ -1,7 +1,5 @@
 """Mixing of the images of a batch: CutMix and ClassMix."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch
@@ -132,12 +130,8 @@ def draw_boxes(count: int, size: tuple[int, int], generator: torch.Generator) ->
 
 
 def half_of_the_classes(labels: Tensor, scores: Tensor) -> Tensor:
-    """Masks (N, H, W) of the pixels of half of each image's classes, rounded down: of those with the highest scores.
-
-    Args:
-        labels: Class ids and void (N, H, W).
-        scores: One for every id from 0 to 255 (N, 256), in 0..1.
-    """
+    """Masks (N, H, W) of the pixels of half of each image's classes, rounded down: of those with the highest scores
+    (N, 256), which are in 0..1. Labels (N, H, W) may be void."""
     flat = labels.flatten(1).long()
     present = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, flat, True)
     present[:, VOID] = False

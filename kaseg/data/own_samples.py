@@ -1,7 +1,5 @@
 """Samples of users' own datasets, in the forms that they come in, as an image and its mask."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,12 +23,9 @@ def standard_sample(sample: Any, with_label: bool = True, may_lack_label: bool =
 
     Args:
         sample: A mapping, or a pair (image, mask) as torchvision's datasets give it. Images and masks may be PIL
-            images, arrays or tensors, such as `with_format("torch")` makes.
+            images, arrays or tensors, such as `with_format("torch")` makes. Else a ValueError names the field.
         with_label: Whether masks are wanted; the mask may be `None` all the same.
         may_lack_label: Whether a sample may be an image, perhaps with its `id`, and nothing else.
-
-    Raises:
-        ValueError: It is none of these; the message names the field.
     """
     if isinstance(sample, tuple | list) and len(sample) == 2:
         sample = {"image": sample[0], "label": sample[1]}

@@ -1,7 +1,5 @@
 """Random distortion of an image's colors."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from PIL import Image

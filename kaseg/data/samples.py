@@ -1,20 +1,20 @@
 """Samples of `datasets`: their columns, and decoding and drawing when they are accessed."""
 
-from __future__ import annotations
-
+import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import datasets
 from PIL import Image
 
-from kaseg.data.bad_samples import BadSamples, SkipBadSamples
+from kaseg.data.bad_samples import BadSamples, SkippedSample
 from kaseg.data.image_files import EncodedImage, read_image, read_mask
 from kaseg.data.label_spaces import LabelSpace, map_labels
 from kaseg.data.scenes import render_scene
 from kaseg.data.transforms import check_sample
 
-AnyDataset: TypeAlias = "datasets.Dataset | datasets.IterableDataset"
+AnyDataset: TypeAlias = datasets.Dataset | datasets.IterableDataset
 SampleFunction: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 
 # The usual names of the columns of images and masks.
@@ -25,22 +25,21 @@ ENCODED_FEATURES = datasets.Features(
 )
 
 
+@dataclass
 class DecodeSample:
     """Turns encoded columns into an upright RGB image and a mask of train ids; `None` where there may be none
     (`unlabelled`)."""
 
-    def __init__(self, label_space: LabelSpace, unlabelled: bool = False) -> None:
-        self.label_space = label_space
-        self.unlabelled = unlabelled
+    label_space: LabelSpace
+    unlabelled: bool = False
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
-        name, encoded_image, encoded_label = str(sample["id"]), sample["image"], sample["label"]
-        image = read_image(_check(encoded_image, "image", name), name)
+        name = str(sample["id"])
+        image = read_image(_check(sample["image"], "image", name), name)
         label = self.mask(sample)
-        if label is None:
-            return {"image": image, "label": None, "id": name}
-        paths = [str(encoded["path"]) for encoded in (encoded_image, encoded_label) if encoded.get("path")]
-        check_sample(image, label, f"{name} ({', '.join(paths)})" if paths else name)
+        if label is not None:
+            paths = [str(encoded["path"]) for encoded in (sample["image"], sample["label"]) if encoded.get("path")]
+            check_sample(image, label, f"{name} ({', '.join(paths)})" if paths else name)
         return {"image": image, "label": label, "id": name}
 
     def mask(self, sample: Mapping[str, Any]) -> Image.Image | None:
@@ -53,28 +52,45 @@ class DecodeSample:
         return Image.fromarray(map_labels(mask, self.label_space, name, encoded.get("path")))
 
 
-class RenderSample:
-    """Draws a synthetic scene."""
-
-    def __init__(self, seed: int, height: int, width: int, split: str, label_space: LabelSpace) -> None:
-        self.seed, self.height, self.width, self.split = seed, height, width, split
-        self.label_space = label_space
-
-    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
-        pixels, labels = render_scene(self.seed, sample["index"], self.height, self.width)
-        name = index_id(self.split, sample["index"])
-        label = Image.fromarray(map_labels(labels, self.label_space, name))
-        return {"image": Image.fromarray(pixels), "label": label, "id": name}
+def render_sample(
+    sample: dict[str, Any], seed: int, height: int, width: int, split: str, label_space: LabelSpace
+) -> dict[str, Any]:
+    """Draws the synthetic scene of an `index`."""
+    pixels, labels = render_scene(seed, sample["index"], height, width)
+    name = index_id(split, sample["index"])
+    label = Image.fromarray(map_labels(labels, label_space, name))
+    return {"image": Image.fromarray(pixels), "label": label, "id": name}
 
 
+@dataclass
 class _Batched:
-    """Applies a function of one sample to a batch of columns."""
+    """Applies a function of one sample to a batch of columns; leaves samples on which it fails to `bad`, if given.
 
-    def __init__(self, function: SampleFunction) -> None:
-        self.function = function
+    The first one is warned about; all are added to `bad.skipped`, in this process (a DataLoader's workers each have a
+    list of their own).
+    """
+
+    function: SampleFunction
+    bad: BadSamples | None = None
+    warned: bool = False
 
     def __call__(self, batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-        samples = [self.function(dict(zip(batch, values, strict=True))) for values in zip(*batch.values(), strict=True)]
+        samples = []
+        for values in zip(*batch.values(), strict=True):
+            sample = dict(zip(batch, values, strict=True))
+            try:
+                samples.append(self.function(sample))
+            except (ValueError, OSError) as error:
+                if self.bad is None:
+                    raise
+                if not self.warned:
+                    self.warned = True
+                    warnings.warn(
+                        f"{self.bad.where}: a sample was skipped. {error} Further ones are skipped without a warning; "
+                        "load_segmentation_dataset(..., skipped=a_list) lists them all.",
+                        stacklevel=2,
+                    )
+                self.bad.reject([SkippedSample(str(sample["id"]), str(error))])
         return {column: [sample[column] for sample in samples] for column in ("image", "label", "id")}
 
 
@@ -110,29 +126,20 @@ def mask_of(sample: Any) -> Any:
 
 
 def decode_on_access(data: AnyDataset, function: SampleFunction, bad: BadSamples | None = None) -> AnyDataset:
-    """Applies a function that makes `image`, `label` and `id` of a sample whenever one is accessed. If `bad` is given,
-    samples of a stream on which the function fails go there and are left out."""
+    """Applies a function that makes `image`, `label` and `id` of a sample whenever one is accessed. Samples of a stream
+    on which it fails go to `bad`, if given."""
     if not isinstance(data, datasets.IterableDataset):
         return data.with_transform(_Batched(function))
     if bad is None:
         return data.map(function, remove_columns=data.column_names)
-    return data.map(SkipBadSamples(function, bad), batched=True, batch_size=1, remove_columns=data.column_names)
+    return data.map(_Batched(function, bad), batched=True, batch_size=1, remove_columns=data.column_names)
 
 
 def standard_columns(
     data: AnyDataset, image_column: str | None, label_column: str | None, where: str, split: str
 ) -> AnyDataset:
-    """Gives data with encoded images and masks, and an id for each.
-
-    Args:
-        data: Any columns.
-        image_column, label_column: Those of the images and masks. Default: guessed from the usual names.
-        where: Name of the split, for messages.
-        split: Its short name; ids are made of it where there are none. "test" may have no masks.
-
-    Raises:
-        ValueError: There are no such columns, or they hold something else; the message names those that there are.
-    """
+    """Gives data with encoded `image` and `label`, from columns that are named or have a usual name, and an `id`, made
+    of `split` where there is none. "test" may lack masks. A ValueError calls the data `where` and names its columns."""
     if data.column_names is None:
         raise ValueError(f"{where}: this stream does not tell its columns; load it with streaming=False.")
     names, encoded = list(data.column_names), datasets.Image(decode=False)

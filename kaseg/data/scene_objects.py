@@ -2,11 +2,8 @@
 
 Each function makes its random choices at once and returns a [`Thing`] that can be painted later, in any order."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -37,15 +34,8 @@ _PAINT_SHARES = (0.17, 0.17, 0.16, 0.15, 0.1, 0.1, 0.05, 0.05, 0.05)
 def building(
     rng: np.random.Generator, street: Street, line: float, side: int, near: float, far: float, height: float
 ) -> Thing:
-    walls = [(168, 112, 88), (196, 182, 158), (150, 148, 146), (214, 206, 192), (128, 96, 80), (120, 132, 146)]
-    wall = vary(rng, walls[rng.integers(len(walls))], 22)
-    floor, bay = rng.uniform(2.7, 3.6), rng.uniform(1.8, 4.0)
-    height = max(round(height / floor), 2) * floor
-    facade = _Facade(
-        line=line, side=side, near=near, far=far, height=height, floor=floor, bay=bay,
-        window=(rng.uniform(0.3, 0.75), rng.uniform(0.4, 0.7)), shop=rng.random() < 0.4,
-        panes=rng.integers(0, 3, (16, 16)), palette=_facade_palette(rng, street, wall),
-    )  # fmt: skip
+    facade = _Facade(rng, street, line, side, near, far, height)
+    wall, height = facade.palette[0], facade.height
     roof = rng.uniform(1.5, 4) if rng.random() < 0.45 else 0.0
     tiles = vary(rng, [(140, 74, 58), (84, 82, 86), (110, 92, 80)][rng.integers(3)], 15)
 
@@ -79,21 +69,21 @@ def _facade_palette(rng: np.random.Generator, street: Street, wall: Color) -> li
     ]
 
 
-@dataclass
 class _Facade:
     """The two visible faces of a house: along the road, and toward the camera."""
 
-    line: float
-    side: int
-    near: float
-    far: float
-    height: float
-    floor: float
-    bay: float
-    window: tuple[float, float]
-    shop: bool
-    panes: np.ndarray
-    palette: list[Color]
+    def __init__(
+        self, rng: np.random.Generator, street: Street, line: float, side: int, near: float, far: float, height: float
+    ) -> None:
+        self.line, self.side, self.near, self.far = line, side, near, far
+        walls = [(168, 112, 88), (196, 182, 158), (150, 148, 146), (214, 206, 192), (128, 96, 80), (120, 132, 146)]
+        wall = vary(rng, walls[rng.integers(len(walls))], 22)
+        self.floor, self.bay = rng.uniform(2.7, 3.6), rng.uniform(1.8, 4.0)
+        self.height = max(round(height / self.floor), 2) * self.floor
+        self.window = (rng.uniform(0.3, 0.75), rng.uniform(0.4, 0.7))
+        self.shop = rng.random() < 0.4
+        self.panes = rng.integers(0, 3, (16, 16))
+        self.palette = _facade_palette(rng, street, wall)
 
     def paint(self, canvas: Canvas, along_road: bool) -> None:
         street = canvas.street
@@ -205,45 +195,33 @@ def _paint_crown(
 
 
 def car(rng: np.random.Generator, street: Street, x: float, z: float, turned: bool, across: bool = False) -> Thing:
-    van = rng.random() < 0.2
-    paint = vary(rng, _PAINTS[rng.choice(9, p=_PAINT_SHARES)], 14)
-    tall = rng.uniform(1.9, 2.5) if van else rng.uniform(1.4, 1.6)
-    half_length = 2.5 if van else rng.uniform(1.9, 2.35)
-    half_width = 0.97 if van else 0.88
-    angle = (math.pi / 2 if across else 0.0) + rng.normal(0, 0.03)
-    glow = 1.9 if street.weather == "dusk" else 1.1
-    body = _Car(
-        x=x, z=z + half_length, cos=math.cos(angle), sin=math.sin(angle), turned=turned,
-        half_length=half_length, half_width=half_width, tall=tall,
-        belt=0.6 * tall, narrow=0.95 if van else 0.8,
-        sill=(-0.98, 0.72) if van else (-0.88, 0.42), roof=(-0.95, 0.5) if van else (-0.6, 0.12),
-        paint=paint, glass=vary(rng, (58, 68, 78), 18),
-        lamp=(230 * glow, 226 * glow, 200 * glow) if turned else (190 * glow, 34, 28),
-    )  # fmt: skip
-    half_x, half_z = (half_length, half_width) if across else (half_width, half_length)
-    footprint = (x - half_x, x + half_x, z + half_length - half_z, z + half_length + half_z)
-    return Thing(z, body.paint_on, footprint, height=tall)
+    body = _Car(rng, street, x, z, turned, across)
+    half_x, half_z = (body.half_length, body.half_width) if across else (body.half_width, body.half_length)
+    footprint = (x - half_x, x + half_x, body.z - half_z, body.z + half_z)
+    return Thing(z, body.paint_on, footprint, height=body.tall)
 
 
-@dataclass
 class _Car:
     """Lower body, cabin and wheels. Points are (a, y, b): meters across from its middle, above the ground, forward."""
 
-    x: float
-    z: float
-    cos: float
-    sin: float
-    turned: bool  # front toward the camera
-    half_length: float
-    half_width: float
-    tall: float
-    belt: float  # height of the lower edge of the windows
-    narrow: float  # width of the roof as a share of the car's
-    sill: tuple[float, float]  # back and front of the cabin at the belt, as shares of half the length
-    roof: tuple[float, float]  # the same at the roof
-    paint: Color
-    glass: Color
-    lamp: Color
+    def __init__(
+        self, rng: np.random.Generator, street: Street, x: float, z: float, turned: bool, across: bool
+    ) -> None:
+        van = rng.random() < 0.2
+        self.paint = vary(rng, _PAINTS[rng.choice(9, p=_PAINT_SHARES)], 14)
+        self.tall = rng.uniform(1.9, 2.5) if van else rng.uniform(1.4, 1.6)
+        self.half_length = 2.5 if van else rng.uniform(1.9, 2.35)
+        self.half_width = 0.97 if van else 0.88
+        angle = (math.pi / 2 if across else 0.0) + rng.normal(0, 0.03)
+        self.x, self.z, self.cos, self.sin = x, z + self.half_length, math.cos(angle), math.sin(angle)
+        self.turned = turned  # front toward the camera
+        self.belt = 0.6 * self.tall  # height of the lower edge of the windows
+        self.narrow = 0.95 if van else 0.8  # width of the roof as a share of the car's
+        # Back and front of the cabin at the belt and at the roof, as shares of half the length.
+        self.sill, self.roof = ((-0.98, 0.72), (-0.95, 0.5)) if van else ((-0.88, 0.42), (-0.6, 0.12))
+        self.glass = vary(rng, (58, 68, 78), 18)
+        glow = 1.9 if street.weather == "dusk" else 1.1
+        self.lamp = (230 * glow, 226 * glow, 200 * glow) if turned else (190 * glow, 34, 28)
 
     def at(self, a: float, y: float, b: float) -> Point:
         """From the car's frame to the street's."""

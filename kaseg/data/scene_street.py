@@ -1,7 +1,5 @@
 """What the parts of a synthetic street scene share: class ids, camera, weather and the canvas."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,60 +18,43 @@ Point = tuple[float, float, float]  # meters: right of the camera's lane, above 
 _NEAR = 0.6  # meters; nothing is projected closer than this
 
 
-@dataclass
 class Street:
-    """Camera, cross-section of the street and weather of one scene. Lengths in meters, image quantities in pixels."""
+    """Camera, cross-section of the street and weather of one scene, drawn at random.
 
-    width: int
-    height: int
-    focal: float
-    horizon: float
-    center: float
-    eye: float  # height of the camera
-    bend: float  # the road's center is at x = bend * z ** 2
-    road: tuple[float, float]  # left and right kerb
-    walls: tuple[float, float]  # left and right building line
-    lanes: tuple[float, ...]  # the lines between lanes
-    junction: float  # distance of the crossing street, infinite if there is none
-    weather: str
-    sun: int  # side the light comes from; 0 under an overcast sky
-    ambient: Color
-    haze: Color
-    haze_depth: float
+    Lengths are in meters, image quantities in pixels.
+    """
 
-    @classmethod
-    def random(cls, rng: np.random.Generator, height: int, width: int) -> Street:
+    def __init__(self, rng: np.random.Generator, height: int, width: int) -> None:
+        self.width, self.height = width, height
         lane = rng.uniform(2.9, 3.6)
         lanes_left = int(rng.integers(1, 3))
         parking = 2.2 * (rng.random(2) < 0.6)
         left = -lane * (lanes_left + 0.5) - parking[0]
         right = lane * 0.5 + parking[1]
         pavement = rng.uniform(2.2, 5.5, 2)
-        weather = str(rng.choice(["sun", "overcast", "dusk"], p=[0.45, 0.37, 0.18]))
-        ambient, haze = {
+        self.weather = str(rng.choice(["sun", "overcast", "dusk"], p=[0.45, 0.37, 0.18]))
+        self.ambient: Color
+        self.ambient, haze = {
             "sun": ((1.04, 1.0, 0.94), (205, 215, 228)),
             "overcast": ((0.86, 0.88, 0.92), (200, 204, 208)),
             "dusk": ((0.5, 0.46, 0.52), (196, 150, 130)),
-        }[weather]
+        }[self.weather]
         shift = rng.uniform(-0.4, 0.4)  # of the camera in its lane
-        return cls(
-            width=width,
-            height=height,
-            focal=max(width, height) * rng.uniform(0.68, 1.0),
-            horizon=height * rng.uniform(0.36, 0.54),
-            center=width * rng.uniform(0.38, 0.62),
-            eye=rng.uniform(1.35, 2.6),
-            bend=rng.normal(0.0, 0.0012) if rng.random() < 0.6 else 0.0,
-            road=(left + shift, right + shift),
-            walls=(left + shift - pavement[0], right + shift + pavement[1]),
-            lanes=tuple(-lane * (i + 0.5) + shift for i in range(lanes_left)),
-            junction=rng.uniform(11, 40) if rng.random() < 0.45 else math.inf,
-            weather=weather,
-            sun=int(rng.choice([-1, 1])) if weather != "overcast" else 0,
-            ambient=ambient,
-            haze=vary(rng, haze, 12),
-            haze_depth=math.exp(rng.uniform(math.log(60), math.log(500))),
-        )
+        self.focal = max(width, height) * rng.uniform(0.68, 1.0)
+        self.horizon = height * rng.uniform(0.36, 0.54)
+        self.center = width * rng.uniform(0.38, 0.62)
+        self.eye = rng.uniform(1.35, 2.6)  # height of the camera
+        # The road's center is at x = bend * z ** 2.
+        self.bend = rng.normal(0.0, 0.0012) if rng.random() < 0.6 else 0.0
+        self.road = (left + shift, right + shift)  # left and right kerb
+        self.walls = (left + shift - pavement[0], right + shift + pavement[1])  # left and right building line
+        self.lanes = tuple(-lane * (i + 0.5) + shift for i in range(lanes_left))  # the lines between lanes
+        # Distance of the crossing street, infinite if there is none.
+        self.junction = rng.uniform(11, 40) if rng.random() < 0.45 else math.inf
+        # Side the light comes from; 0 under an overcast sky.
+        self.sun = int(rng.choice([-1, 1])) if self.weather != "overcast" else 0
+        self.haze = vary(rng, haze, 12)
+        self.haze_depth = math.exp(rng.uniform(math.log(60), math.log(500)))
 
     def project(self, point: Point) -> tuple[float, float]:
         """Column and row of a point; points behind the camera are moved just before it."""

@@ -5,8 +5,6 @@ the image and the label map with the same masks, so that every label is exact to
 and colors that classes share keep color alone from giving the classes away.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 
@@ -38,15 +36,13 @@ def render_scene(seed: int, index: int, height: int = 192, width: int = 256) -> 
     """Draw one scene. A pure function of its arguments (and of the versions of numpy and Pillow).
 
     Args:
-        seed (`int`): Number of the series of scenes, at least 0.
-        index (`int`): Number of the scene in its series, at least 0.
-        height (`int`, *optional*, defaults to 192): Height in pixels, at least 16.
-        width (`int`, *optional*, defaults to 256): Width in pixels, at least 16.
+        seed, index: Numbers of the series of scenes and of the scene in it, at least 0.
+        height, width: In pixels, at least 16.
 
     Returns:
-        `tuple`: the image, uint8 (height, width, 3), RGB; and the labels, uint8 (height, width), 0..8 in the order
-        of `kaseg.data.SCENES` (sky, road, pavement, building, tree, car, person, pole, sign) or 255 (void: the
-        camera car's bonnet and street furniture without a class).
+        The image, uint8 (height, width, 3), RGB; and the labels, uint8 (height, width), 0..8 in the order of
+        `kaseg.data.SCENES` (sky, road, pavement, building, tree, car, person, pole, sign) or 255 (void: the camera
+        car's bonnet and street furniture without a class).
 
     Raises:
         ValueError: if the size is below 16 x 16, or `seed` or `index` is negative.
@@ -56,7 +52,7 @@ def render_scene(seed: int, index: int, height: int = 192, width: int = 256) -> 
     if seed < 0 or index < 0:
         raise ValueError(f"seed and index must not be negative, got seed={seed}, index={index}.")
     rng = np.random.default_rng([seed, index])
-    street = Street.random(rng, height, width)
+    street = Street(rng, height, width)
     objects = _lay_out(rng, street)
     image, labels = _sky_and_skyline(rng, street)
     _paint_ground(rng, street, image, labels, _shadow_map(rng, street, objects))

@@ -13,8 +13,6 @@ The name of a file is the name of the dataset. Its keys:
   `classes`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -32,56 +30,34 @@ COLOR = "color"
 
 @dataclass(frozen=True)
 class HubSource:
-    """A copy of a dataset on the Hub.
+    """A copy of a dataset on the Hub."""
 
-    Args:
-        id: Its repository.
-        image, label: Its columns.
-        config: Its configuration, where there are several.
-        revision: Branch, tag or commit to read.
-        data_dir: Folder in it to read, where configurations are folders and nothing tells their names.
-        encoding: Name of its label encoding; empty for the dataset's usual one.
-    """
-
-    id: str
-    image: str
-    label: str
-    config: str | None = None
-    revision: str | None = None
-    data_dir: str | None = None
-    encoding: str = ""
+    id: str  # of its repository
+    image: str  # its column of images
+    label: str  # its column of masks
+    config: str | None = None  # where there are several
+    revision: str | None = None  # branch, tag or commit to read
+    data_dir: str | None = None  # folder to read, where configurations are folders and nothing tells their names
+    encoding: str = ""  # name of its label encoding; empty for the dataset's usual one
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """All we know about a dataset.
+    """All we know about a dataset."""
 
-    Args:
-        name: What users type.
-        label_space: Its classes, with its usual label encoding.
-        layouts: How its files lie on disk; of those that have a split, the first is taken.
-        license: License of the data, in words or as an SPDX id.
-        homepage: Where it can be had.
-        citation: Who made it.
-        title: Its name in full.
-        download: What to get, in words.
-        split_sizes: Our name of a split -> number of samples in it, as published.
-        encodings: Name of a label encoding -> the classes with the raw values of that encoding. The usual one comes
-            first; "train_ids" (0, 1, ... and 255 for void) is always there.
-        hub: Copies on the Hub.
-    """
-
-    name: str
-    label_space: LabelSpace
-    layouts: tuple[ParquetFiles | FileLayout | RenderedScenes, ...]
-    license: str
-    homepage: str
-    citation: str
-    title: str = ""
-    download: str = ""
-    split_sizes: Mapping[str, int] = field(default_factory=dict)
+    name: str  # what users type
+    label_space: LabelSpace  # its classes, with its usual label encoding
+    layouts: tuple[FileLayout | RenderedScenes, ...]  # of those that have a split, the first is taken
+    license: str  # of the data, in words or as an SPDX id
+    homepage: str  # where it can be had
+    citation: str  # who made it
+    title: str = ""  # its name in full
+    download: str = ""  # what to get, in words
+    split_sizes: Mapping[str, int] = field(default_factory=dict)  # as published, by our names of the splits
+    # The classes with the raw values of each label encoding by its name. The usual one comes first; "train_ids" (0, 1,
+    # ... and 255 for void) is always there.
     encodings: Mapping[str, LabelSpace] = field(default_factory=dict)
-    hub: tuple[HubSource, ...] = ()
+    hub: tuple[HubSource, ...] = ()  # copies on the Hub
 
     def encoded(self, encoding: str) -> LabelSpace:
         """The classes in one of the label encodings: "" (the usual one), one of `encodings`, or "color"."""
@@ -102,12 +78,7 @@ class DatasetSpec:
 
 
 FOLDER_LAYOUT = PairedFolders()
-_LAYOUTS: dict[str, type] = {
-    "files": NamedFiles,
-    "folders": PairedFolders,
-    "parquet": ParquetFiles,
-    "scenes": RenderedScenes,
-}
+_LAYOUTS = {"files": NamedFiles, "folders": PairedFolders, "parquet": ParquetFiles, "scenes": RenderedScenes}
 
 
 def _tuples(value: Any) -> Any:
@@ -146,10 +117,7 @@ def _read_encodings(name: str, entry: Mapping[str, Any]) -> dict[str, LabelSpace
     return {**spaces, TRAIN_IDS: plain}
 
 
-def _read_spec(name: str, entries: Mapping[str, Mapping[str, Any]]) -> DatasetSpec:
-    entry = entries[name]
-    if "base" in entry:
-        entry = {**entries[entry["base"]], **entry}
+def _read_spec(name: str, entry: Mapping[str, Any]) -> DatasetSpec:
     encodings = _read_encodings(name, entry)
     return DatasetSpec(
         name=name,
@@ -170,7 +138,7 @@ def _read_catalog() -> dict[str, DatasetSpec]:
         for file in sorted(folder.iterdir(), key=lambda file: file.name)
         if file.name.endswith(".yaml")
     }
-    return {name: _read_spec(name, entries) for name in entries}
+    return {name: _read_spec(name, {**entries.get(entry.get("base"), {}), **entry}) for name, entry in entries.items()}
 
 
 SPECS: dict[str, DatasetSpec] = _read_catalog()
@@ -182,20 +150,14 @@ SCENES = SPECS["scenes"].label_space
 
 def hub_source(name: str) -> tuple[DatasetSpec, HubSource] | None:
     """What we know of a dataset of the Hub, if we know it."""
-    known = ((spec, source) for spec in SPECS.values() for source in spec.hub if source.id == name)
-    return next(known, None)
+    return next(((spec, source) for spec in SPECS.values() for source in spec.hub if source.id == name), None)
 
 
 def find_label_space(written: str | Path) -> LabelSpace:
     """Finds the label space that a user means by "NAME", "NAME:ENCODING", "FILE" or "FILE:color".
 
-    Args:
-        written: NAME is a known dataset and ENCODING one of its label encodings or "color"; FILE holds class names
-            (see [`read_label_space`]).
-
-    Raises:
-        FileNotFoundError: It is neither the name of a dataset nor a file.
-        ValueError: The dataset has no such encoding, or the file is not as it should be.
+    NAME is a known dataset and ENCODING one of its label encodings or "color"; FILE holds class names (see
+    [`read_label_space`]). A FileNotFoundError says that it is neither, a ValueError what is wrong with the rest.
     """
     written = str(written)
     name, _, encoding = written.partition(":")

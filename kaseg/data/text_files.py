@@ -1,17 +1,12 @@
 """Text files that users write: lists of samples and of classes."""
 
-from __future__ import annotations
-
 import codecs
 from pathlib import Path
 
 
 def read_text(path: Path) -> str:
-    """The text of a file in UTF-8 or, with its byte-order mark, UTF-16, which editors on Windows write.
-
-    Raises:
-        ValueError: it is in another encoding; the message names the file and the place.
-    """
+    """The text of a file in UTF-8 or, with its byte-order mark, UTF-16, which editors on Windows write; a ValueError
+    names a file in another encoding, and the place."""
     content = path.read_bytes()
     is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:

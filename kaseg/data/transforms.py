@@ -4,8 +4,7 @@ On PIL images and not on torchvision's `tv_tensors`, which take longer: Pillow c
 (`tests/benchmarks/data_loading.py` has a torchvision pipeline beside it).
 """
 
-from __future__ import annotations
-
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -60,12 +59,6 @@ def check_edges(name: str, short_edge: int | None, max_long_edge: int | None) ->
         raise ValueError(
             f"max_long_edge is {max_long_edge} and {name} {short_edge}; give both, the larger one to the first."
         )
-
-
-def _edge_scale(image: Image.Image, short_edge: int, max_long_edge: int | None) -> float:
-    """The factor that brings the short edge to `short_edge`, or less where the long edge would pass its limit."""
-    scale = short_edge / min(image.size)
-    return scale if max_long_edge is None else min(scale, max_long_edge / max(image.size))
 
 
 class TrainTransform:
@@ -198,7 +191,8 @@ class TrainTransform:
         """Draws scale and crop. Returns what is cut out of the mask, and where it lies in the source."""
         scale = self._draw_scale()
         if self.short_edge is not None:
-            scale *= _edge_scale(label, self.short_edge, self.max_long_edge)
+            limit = math.inf if self.max_long_edge is None else self.max_long_edge / max(label.size)
+            scale *= min(self.short_edge / min(label.size), limit)
         for redraws_left in range(MAX_REDRAWS, -1, -1):
             left, right, width = self._draw_interval(label.width, scale, self.crop_size[1])
             top, bottom, height = self._draw_interval(label.height, scale, self.crop_size[0])

@@ -1,7 +1,5 @@
 """Scores of segmentation maps: confusion matrix, mean IoU, inference protocols and boundary quality."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from kaseg.evaluation.boundary import BoundaryCounts

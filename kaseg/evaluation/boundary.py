@@ -1,7 +1,5 @@
 """Boundary IoU: agreement of two label maps near the borders of their regions."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any
@@ -88,12 +86,8 @@ class BoundaryCounts:
 
 
 def boundary_scores(counts: Tensor) -> dict[str, Any]:
-    """Gives `per_category_boundary_iou`, C floats, NaN for a class with neither reference nor prediction, and
-    `mean_boundary_iou`, their mean over the classes that are not NaN.
-
-    Args:
-        counts: (3, C) as [`BoundaryCounts`] has them.
-    """
+    """Gives, of `counts` (3, C) of [`BoundaryCounts`], `per_category_boundary_iou`, C floats, NaN for a class with
+    neither reference nor prediction, and `mean_boundary_iou`, their mean over the classes that are not NaN."""
     intersection, reference, prediction = counts.cpu().double()
     iou = intersection / (reference + prediction - intersection)
     return {"mean_boundary_iou": mean_of_present(iou.numpy()), "per_category_boundary_iou": iou.tolist()}
@@ -108,12 +102,8 @@ def near_other_class(labels: Tensor, void: Tensor, distance: int) -> Tensor:
     """Which pixels, bool (H, W), have another class, or the outside of the image, within a Chebyshev distance.
 
     A window holds one class alone where its minimum is its maximum. So all classes are done at once, in
-    O(log distance) passes over the image.
-
-    Args:
-        labels: uint8 or int32, (H, W), non-negative; the type's largest value only where void.
-        void: bool (H, W): pixels that are no class. They are nobody's neighbor and never in the result.
-        distance: In pixels, at least 1.
+    O(log distance) passes over the image. Labels are uint8 or int32, (H, W), non-negative; the type's largest value
+    only where void. Void pixels, bool (H, W), are nobody's neighbor and never in the result.
     """
     largest = torch.iinfo(labels.dtype).max
     low, high = labels.masked_fill(void, largest), labels.masked_fill(void, 0)

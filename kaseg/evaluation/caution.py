@@ -1,17 +1,12 @@
 """A warning beside scores that need no skill."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
 
 def caution(scores: Mapping[str, Any]) -> str:
-    """Gives a warning where the labels or the predictions are of one class alone, and "" elsewhere.
-
-    Args:
-        scores: With `num_reference_classes` and `num_predicted_classes`, as [`~kaseg.evaluation.iou_scores`] has them.
-    """
+    """Gives a warning where scores of [`~kaseg.evaluation.iou_scores`] are of labels or predictions of one class alone,
+    and "" elsewhere."""
     labelled, predicted = scores.get("num_reference_classes"), scores.get("num_predicted_classes")
     if labelled == 0:
         return "No pixel has a label, so there is no score."

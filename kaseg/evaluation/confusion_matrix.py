@@ -1,8 +1,6 @@
 """Streaming confusion matrix and the dataset-level scores read off it."""
 
-from __future__ import annotations
-
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -80,7 +78,7 @@ class ConfusionMatrix:
         counts = self._count_bytes(prediction, reference)
         self._matrix += self._count_wide(prediction, reference, where) if counts is None else counts
 
-    def merge(self, other: ConfusionMatrix) -> None:
+    def merge(self, other: Self) -> None:
         """Adds the counts of `other`; a ValueError if it has other labels or another `ignore_index`."""
         mine, theirs = (self.num_labels, self.ignore_index), (other.num_labels, other.ignore_index)
         if mine != theirs:
@@ -167,12 +165,12 @@ def iou_scores(matrix: Tensor | np.ndarray) -> dict[str, Any]:
     }
 
 
-def restrict_counts(joint: Tensor, num_labels: int, ignore_index: int, where: str = "") -> Tensor:
+def restrict_counts(joint: Tensor, num_labels: int, ignore_index: int) -> Tensor:
     """Cuts counts (N, N) of raw value pairs, rows = reference, down to the classes (C, C), dropping void.
 
     Raises:
         ValueError: A counted prediction is outside 0..C-1, a counted reference outside {0..C-1, `ignore_index`}, or
-            `ignore_index` is one of the classes; `where` is inserted into the message.
+            `ignore_index` is one of the classes.
     """
     _check_classes(num_labels, ignore_index)
     size = joint.shape[0]
@@ -183,9 +181,9 @@ def restrict_counts(joint: Tensor, num_labels: int, ignore_index: int, where: st
     if allowed != joint.sum():
         predicted = joint.sum(dim=0).nonzero().flatten()
         referred = joint.sum(dim=1).nonzero().flatten()
-        _raise_for(predicted[predicted >= num_labels], "predictions", num_labels, ignore_index, where)
+        _raise_for(predicted[predicted >= num_labels], "predictions", num_labels, ignore_index)
         wrong = (referred >= num_labels) & (referred != ignore_index)
-        _raise_for(referred[wrong], "references", num_labels, ignore_index, where)
+        _raise_for(referred[wrong], "references", num_labels, ignore_index)
     missing = max(num_labels - size, 0)
     return torch.nn.functional.pad(counts, (0, missing, 0, missing)) if missing else counts
 
@@ -230,7 +228,7 @@ def _largest(values: Tensor) -> int:
     return int(high) if low >= 0 else torch.iinfo(torch.int64).max
 
 
-def _raise_for(wrong: Tensor, name: str, num_labels: int, ignore_index: int, where: str) -> None:
+def _raise_for(wrong: Tensor, name: str, num_labels: int, ignore_index: int, where: str = "") -> None:
     if wrong.numel() == 0:
         return
     found = torch.unique(wrong).tolist()

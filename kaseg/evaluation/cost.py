@@ -1,7 +1,5 @@
 """What a model costs: parameters, operations and time; and the machine that this was measured on."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping

@@ -1,7 +1,5 @@
 """Scoring of a model on a dataset, image by image."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any

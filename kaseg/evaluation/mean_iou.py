@@ -1,7 +1,5 @@
 """The dataset-level mean IoU as an `evaluate.Metric` that keeps counts, not images."""
 
-from __future__ import annotations
-
 import logging
 import os
 from typing import Any
@@ -87,7 +85,7 @@ class MeanIoU(evaluate.Metric):
         """
         prediction = kwargs.pop("predictions", prediction)
         reference = kwargs.pop("references", reference)
-        _check_inputs("add", "prediction", prediction, "reference", reference, kwargs)
+        _check_inputs("add", {"prediction": prediction, "reference": reference}, kwargs)
         self.add_batch(predictions=[prediction], references=[reference])
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
@@ -101,7 +99,7 @@ class MeanIoU(evaluate.Metric):
             ValueError: One of the two is missing, their lengths or sizes differ or a label is out of range. Nothing of
                 the batch is then counted.
         """
-        _check_inputs("add_batch", "predictions", predictions, "references", references, kwargs)
+        _check_inputs("add_batch", {"predictions": predictions, "references": references}, kwargs)
         counts = self._new_counts()
         self._seen += _count_batch(counts, predictions, references, first=self._seen)
         self._counts.merge(counts)
@@ -130,11 +128,7 @@ class MeanIoU(evaluate.Metric):
             ValueError: Nothing was counted, the number of classes is unknown or contradicts the constructor's, or a
                 label is out of range. What was counted before is then kept.
         """
-        options: dict[str, Any] = {
-            "num_labels": num_labels,
-            "ignore_index": ignore_index,
-            "reduce_labels": reduce_labels,
-        }
+        options: Any = {"num_labels": num_labels, "ignore_index": ignore_index, "reduce_labels": reduce_labels}
         given = predictions is not None or references is not None
         if given and not self._seen:
             return self._compute(predictions=predictions, references=references, **options)
@@ -164,18 +158,10 @@ class MeanIoU(evaluate.Metric):
         # evaluate creates this directory for its cache files. There are none here, so that read-only homes work, too.
         return os.path.join(self._data_dir_root, self.name, self.config_name)
 
-    def _compute(
-        self,
-        *,
-        predictions: Any = None,
-        references: Any = None,
-        num_labels: int | None = None,
-        ignore_index: int | None = None,
-        reduce_labels: bool = False,
-    ) -> dict[str, Any]:
+    def _compute(self, *, predictions: Any = None, references: Any = None, **options: Any) -> dict[str, Any]:
         """The scores of one batch alone, independent of what was counted; transformers' examples call it directly."""
-        _check_inputs("compute", "predictions", predictions, "references", references, {})
-        counts = ConfusionMatrix(*self._resolve(num_labels, ignore_index, reduce_labels))
+        _check_inputs("compute", {"predictions": predictions, "references": references}, {})
+        counts = ConfusionMatrix(*self._resolve(**options))
         _count_batch(counts, predictions, references)
         return _with_caution(iou_scores(counts.matrix))
 
@@ -185,7 +171,9 @@ class MeanIoU(evaluate.Metric):
             return ConfusionMatrix(num_labels=256, ignore_index=-1)
         return ConfusionMatrix(self.num_labels, self.ignore_index)
 
-    def _resolve(self, num_labels: int | None, ignore_index: int | None, reduce_labels: bool) -> tuple[int, int]:
+    def _resolve(
+        self, num_labels: int | None = None, ignore_index: int | None = None, reduce_labels: bool = False
+    ) -> tuple[int, int]:
         """The number of classes and the void value to score with, from the call's options and the constructor's."""
         if reduce_labels:
             raise ValueError(
@@ -211,15 +199,12 @@ def _with_caution(scores: dict[str, Any]) -> dict[str, Any]:
     return scores
 
 
-def _check_inputs(
-    method: str, first_name: str, first: Any, second_name: str, second: Any, others: dict[str, Any]
-) -> None:
-    missing = [name for name, value in ((first_name, first), (second_name, second)) if value is None]
+def _check_inputs(method: str, inputs: dict[str, Any], others: dict[str, Any]) -> None:
+    missing = [name for name, value in inputs.items() if value is None]
     if missing or others:
-        raise ValueError(
-            f"{method} takes {first_name}= and {second_name}=; missing: {missing or 'none'}, unknown: "
-            f"{sorted(others) or 'none'}."
-        )
+        needed = " and ".join(f"{name}=" for name in inputs)
+        unknown = sorted(others) or "none"
+        raise ValueError(f"{method} takes {needed}; missing: {missing or 'none'}, unknown: {unknown}.")
 
 
 def _count_batch(counts: ConfusionMatrix, predictions: Any, references: Any, first: int = 0) -> int:

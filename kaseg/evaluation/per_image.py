@@ -1,7 +1,5 @@
 """The scores of single images, as a table whose first rows are the worst ones."""
 
-from __future__ import annotations
-
 import csv
 import math
 from collections.abc import Sequence
@@ -16,12 +14,8 @@ COLUMNS = ("id", "mean_iou", "overall_accuracy", "num_pixels")
 
 
 def image_row(name: str, matrix: Tensor) -> dict[str, Any]:
-    """The row of one image by its `id` and its own confusion matrix, (C, C).
-
-    Returns:
-        `id`, `mean_iou` over the classes that are in the image's labels or in its prediction, `overall_accuracy`, and
-        `num_pixels`, how many pixels have a label. The scores of an image without labelled pixels are NaN.
-    """
+    """The row of one image by its own confusion matrix (C, C): `id`, `mean_iou` over the classes that are in its labels
+    or its prediction, `overall_accuracy`, and `num_pixels` that have a label. Without any, the scores are NaN."""
     scores = iou_scores(matrix)
     values = (name, scores["mean_iou"], scores["overall_accuracy"], int(matrix.sum()))
     return dict(zip(COLUMNS, values, strict=True))

@@ -1,7 +1,5 @@
 """Plots of scores: the confusion matrix, and accuracy against cost."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -66,12 +64,8 @@ class CostPoint(NamedTuple):
 
 
 def plot_accuracy_against_cost(series: Mapping[str, Sequence[CostPoint]], cost: str) -> tuple[Figure, Axes]:
-    """Draws mIoU in percent against what it costs, on a logarithmic axis, without a legend.
-
-    Args:
-        series: Points by the name of their line.
-        cost: The label of the horizontal axis.
-    """
+    """Draws mIoU in percent against what it costs, which `cost` names, on a logarithmic axis, without a legend: a line
+    for each series by its name."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for label, points in series.items():

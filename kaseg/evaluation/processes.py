@@ -1,11 +1,9 @@
 """Work shared by the processes of a distributed run (torchrun, accelerate launch); a plain run is one process."""
 
-from __future__ import annotations
-
 import atexit
 import os
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import distributed
@@ -15,23 +13,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that work together.
+    """This process among those that work together."""
 
-    Attributes:
-        rank: Number of this process, 0..count - 1.
-        count: How many there are.
-    """
-
-    rank: int = 0
+    rank: int = 0  # its number, 0..count - 1
     count: int = 1
 
     @classmethod
-    def join(cls, use_cpu: bool = False) -> Processes:
-        """Joins the processes that a launcher has started, if one has: the process group is made on the first call.
-
-        Args:
-            use_cpu: The models run on the CPU although there are GPUs.
-        """
+    def join(cls, use_cpu: bool = False) -> Self:
+        """Joins the processes that a launcher has started, if one has: the process group is made on the first call, for
+        models on the CPU, although there are GPUs, with `use_cpu`."""
         if not distributed.is_available():
             return cls()
         if not distributed.is_initialized() and int(os.environ.get("WORLD_SIZE", "1")) > 1:

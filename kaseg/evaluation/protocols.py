@@ -1,7 +1,5 @@
 """Inference protocols: how a network is run over an image before its mask is scored or written."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -110,19 +108,15 @@ WHOLE_IMAGE = InferenceProtocol()
 def predict_masks(
     model: Any, pixel_values: Tensor, sizes: list[Size], protocol: InferenceProtocol, max_elements: int = MAX_ELEMENTS
 ) -> Iterator[Tensor]:
-    """Masks of a batch of images, one after the other: no more than one image's resized logits exist at once.
+    """Yields masks of a batch of images, int64 class ids (height, width) on the model's device, one after the other: no
+    more than one image's resized logits exist at once.
 
     Args:
         model: Gives an object with `logits` (N, num_labels, h, w) for `pixel_values`; should be in eval mode.
         pixel_values: (B, C, H, W), moved to the model's device and dtype. In the whole-image mode with a single pass,
             all go through the network together; otherwise each alone, its windows in batches of B.
         sizes: (height, width) of each mask.
-        protocol: How to run the network.
-        max_elements: How many resized logits of a single pass may exist at once, see
-            [`~kaseg.masks.argmax_resized`].
-
-    Returns:
-        An iterator over int64 class ids (height, width) on the model's device.
+        max_elements: How many resized logits may exist at once, see [`~kaseg.masks.argmax_resized`].
     """
     parameter = next(model.parameters())
     pixel_values = pixel_values.to(parameter.device, parameter.dtype)

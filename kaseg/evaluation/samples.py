@@ -1,10 +1,9 @@
 """Samples of a dataset, prepared for a network one by one, here or in worker processes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
+from itertools import islice, starmap
 from typing import Any
 
 import numpy as np
@@ -21,21 +20,13 @@ from kaseg.pixels import upright
 
 @dataclass
 class PreparedSample:
-    """One sample.
+    """One sample."""
 
-    Attributes:
-        index: Its place in the dataset.
-        name: Its `id`, or else its place.
-        pixel_values: The image as the network takes it, (1, C, h, w).
-        labels: Integer train ids (H, W), or `None` if the sample has none.
-        size: (height, width) of the mask: that of the labels, or of the upright image where there are none.
-    """
-
-    index: int
-    name: str
-    pixel_values: Tensor
-    labels: Tensor | None
-    size: tuple[int, int]
+    index: int  # its place in the dataset
+    name: str  # its `id`, or else its place
+    pixel_values: Tensor  # the image as the network takes it, (1, C, h, w)
+    labels: Tensor | None  # integer train ids (H, W), if it has any
+    size: tuple[int, int]  # (height, width) of the labels, or of the upright image where there are none
 
 
 def prepared_batches(
@@ -46,24 +37,20 @@ def prepared_batches(
     processes: Processes | None = None,
     with_labels: bool = True,
 ) -> Iterator[list[PreparedSample]]:
-    """Runs of neighboring samples whose prepared images have one size. Images are never padded.
+    """Runs of at most `batch_size` neighboring samples whose prepared images have one size. Images are never padded.
 
     Args:
         dataset: Samples with `image` and `label` (`None` or left out where there is none), and perhaps `id`.
         image_processor: Makes `pixel_values` of an image.
-        batch_size: Samples per batch at most.
         num_workers: Processes that read and prepare samples ahead of their use, for datasets with a length. Default: 0,
             which prepares each sample when its turn comes.
         processes: Only the samples of this process are taken, if there are others.
         with_labels: `False` leaves labels alone where there are some.
-
-    Raises:
-        ValueError: `batch_size` is below 1, `num_workers` below 0, or above 0 for a stream.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
     batch: list[PreparedSample] = []
-    prepare = _Prepare(image_processor, with_labels)
+    prepare = partial(_prepare, image_processor, with_labels)
     for sample in _prepared_samples(dataset, prepare, num_workers, processes or Processes()):
         if batch and (len(batch) == batch_size or batch[0].pixel_values.shape != sample.pixel_values.shape):
             yield batch
@@ -109,52 +96,33 @@ def check_channels(config: Any, pixel_values: Tensor, where: str) -> None:
         )
 
 
-@dataclass
-class _Prepare:
-    """Makes a prepared sample of a sample and its place."""
-
-    image_processor: Any
-    with_labels: bool
-
-    def __call__(self, index: int, sample: dict[str, Any]) -> PreparedSample:
-        name = str(sample["id"] if isinstance(sample, Mapping) and "id" in sample else index)
-        try:
-            sample = standard_sample(sample, self.with_labels, may_lack_label=True)
-        except ValueError as error:
-            raise ValueError(f"Sample {name} failed: {error}") from error
-        if is_prepared(sample):
-            raise ValueError(
-                f"Sample {name} has normalized pixel_values, which no image processor takes: give the dataset with its "
-                "images (without set_transform or map), or call evaluate() of a SegmentationTrainer."
-            )
-        # Padding would be scored as part of the image, and what is cropped away would be missing.
-        image = upright(sample["image"])
-        pixel_values = pixel_values_of(self.image_processor, image)
-        labels, size = None, (image.height, image.width)
-        if self.with_labels and sample.get("label") is not None:
-            labels = as_integers(np.array(sample["label"]), f"the labels of sample {name!r}", torch.device("cpu"))
-            size = (labels.shape[0], labels.shape[1])
-        return PreparedSample(index, name, pixel_values, labels, size)
+def _prepare(image_processor: Any, with_labels: bool, index: int, sample: dict[str, Any]) -> PreparedSample:
+    name = str(sample["id"] if isinstance(sample, Mapping) and "id" in sample else index)
+    try:
+        sample = standard_sample(sample, with_labels, may_lack_label=True)
+    except ValueError as error:
+        raise ValueError(f"Sample {name} failed: {error}") from error
+    if is_prepared(sample):
+        raise ValueError(
+            f"Sample {name} has normalized pixel_values, which no image processor takes: give the dataset with its "
+            "images (without set_transform or map), or call evaluate() of a SegmentationTrainer."
+        )
+    # Padding would be scored as part of the image, and what is cropped away would be missing.
+    image = upright(sample["image"])
+    pixel_values = pixel_values_of(image_processor, image)
+    labels, size = None, (image.height, image.width)
+    if with_labels and sample.get("label") is not None:
+        labels = as_integers(np.array(sample["label"]), f"the labels of sample {name!r}", torch.device("cpu"))
+        size = (labels.shape[0], labels.shape[1])
+    return PreparedSample(index, name, pixel_values, labels, size)
 
 
-class _OwnSamples(torch.utils.data.Dataset):
-    """The samples of one process, prepared on access."""
-
-    def __init__(self, dataset: Any, prepare: _Prepare, indices: range) -> None:
-        self.dataset = dataset
-        self.prepare = prepare
-        self.indices = indices
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, place: int) -> PreparedSample:
-        index = self.indices[place]
-        return self.prepare(index, self.dataset[index])
+def _prepare_at(dataset: Any, prepare: Callable[[int, Any], PreparedSample], index: int) -> PreparedSample:
+    return prepare(index, dataset[index])
 
 
 def _prepared_samples(
-    dataset: Any, prepare: _Prepare, num_workers: int, processes: Processes
+    dataset: Any, prepare: Callable[[int, Any], PreparedSample], num_workers: int, processes: Processes
 ) -> Iterator[PreparedSample]:
     if num_workers < 0:
         raise ValueError(f"num_workers must be at least 0, got {num_workers}.")
@@ -164,13 +132,13 @@ def _prepared_samples(
             "one of them, such as data['validation']."
         )
     if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
-        samples = _OwnSamples(dataset, prepare, processes.share(len(dataset)))
+        indices: Any = processes.share(len(dataset))
+        prepare_at = partial(_prepare_at, dataset, prepare)
         if num_workers:
-            yield from torch.utils.data.DataLoader(samples, batch_size=None, num_workers=num_workers)
-        else:
-            yield from (samples[place] for place in range(len(samples)))
-        return
+            # In a worker, a sample is what `collate_fn` makes of its index.
+            loader = torch.utils.data.DataLoader
+            return iter(loader(indices, batch_size=None, num_workers=num_workers, collate_fn=prepare_at))
+        return map(prepare_at, indices)
     if num_workers:
         raise ValueError(f"num_workers={num_workers} needs a dataset with a length; a stream takes num_workers=0.")
-    own = islice(enumerate(dataset), processes.rank, None, processes.count)
-    yield from (prepare(index, sample) for index, sample in own)
+    return starmap(prepare, islice(enumerate(dataset), processes.rank, None, processes.count))

@@ -1,7 +1,5 @@
 """Windows that slide over an image, and the mean of what a network says about each."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any
@@ -16,13 +14,9 @@ def window_starts(length: int, window: int, overlap: int, step: int = 1) -> list
     """Where windows along a side start: ascending multiples of `step` in pixels, overlapping by `overlap` or more.
 
     With `step=1` these are the windows of mmsegmentation's `slide_inference` (stride `window - overlap`): the last one
-    is moved inward until it ends with the image. A side that is not longer than a window has one, at 0.
-
-    Args:
-        length: Length of the side.
-        window: Length of a window, a multiple of `step`. The last window may be shorter by less than `step`.
-        overlap: Least overlap, at most `window - step`.
-        step: Starts are multiples of it; the model's stride, or 1.
+    is moved inward until it ends with the image. Else `window` is a multiple of `step`, the model's stride, `overlap`
+    at most `window - step`, and the last window may be shorter by less than `step`. A side that is not longer than a
+    window has one, at 0.
     """
     if length <= window:
         return [0]

@@ -1,7 +1,5 @@
 """Predictions for a test split, in the form that a benchmark's server takes."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
@@ -43,12 +41,11 @@ def write_submission(
     share the images.
 
     Args:
-        model: As for [`~kaseg.evaluation.evaluate_model`], with the classes of `label_space`.
+        model: One with the classes of `label_space`.
         dataset: Samples with `image` (PIL) and `id`.
-        image_processor: The model's image processor.
         output_dir: Where the files go; made if missing. Files of the same names are overwritten.
         label_space: The dataset's classes; its label map leads back from train ids to raw values.
-        batch_size, progress, protocol, num_workers: As for [`~kaseg.evaluation.evaluate_model`].
+        image_processor, batch_size, progress, protocol, num_workers: As for [`~kaseg.evaluation.evaluate_model`].
 
     Returns:
         The number of files, over all processes.
@@ -71,11 +68,7 @@ def write_submission(
 
 
 def submission_name(benchmark: str, sample_id: str) -> PurePosixPath:
-    """The file of a sample's prediction, below the output folder.
-
-    Args:
-        benchmark: Name of the label space; see [`write_submission`] for those with a form of their own.
-        sample_id: The sample's `id`.
+    """The file of a sample's prediction, below the output folder, for the benchmark of a label space of this name.
 
     Raises:
         ValueError: the `id` does not make a name that the benchmark takes, or leads out of the folder.

@@ -1,7 +1,5 @@
 """From a finished run to the folder that a Hub repository holds."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path

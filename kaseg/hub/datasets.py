@@ -1,7 +1,5 @@
 """Datasets on the Hub: Parquet files that hold the images, a file of classes and a card."""
 
-from __future__ import annotations
-
 import io
 import json
 import math
@@ -37,7 +35,8 @@ def dataset_files(
     license: str | None = None,
     **options: Any,
 ) -> Iterator[dict[str, Path | bytes]]:
-    """Writes a dataset as it is sent to the Hub; the files are gone after the `with` block.
+    """Writes a dataset as [`~kaseg.uploading.upload`] sends it to the Hub: path in the repository -> file or content.
+    The files are gone after the `with` block.
 
     Images keep their encoded bytes where there are any (PNG else, without loss); masks become 8-bit PNG files of train
     ids, 255 for void. `load_segmentation_dataset(repo_id, label_space=dataset_label_space(repo_id))` thus gives the
@@ -47,9 +46,6 @@ def dataset_files(
         name, data_dir, split, label_space, options: As in [`~kaseg.data.load_segmentation_dataset`].
         repo_id (`str`): Where it will lie, for the card.
         license (`str`, *optional*): License of the data; by default what is known of `name`, if anything.
-
-    Yields:
-        `dict[str, Path | bytes]`: path in the repository -> file or content, for [`~kaseg.uploading.upload`].
 
     Raises:
         FileNotFoundError, ValueError: As `load_segmentation_dataset`.
@@ -134,16 +130,12 @@ def _card(
     repo_id: str, source: DataSource, classes: Mapping[str, Mapping[str, str]], counts: Mapping[str, int]
 ) -> DatasetCard:
     title = source.name or repo_id.rpartition("/")[2]
+    data_files = [{"split": split, "path": f"data/{split}-*"} for split in counts]
     data = DatasetCardData(
         pretty_name=title,
         task_categories=["image-segmentation"],
         task_ids=["semantic-segmentation"],
-        configs=[
-            {
-                "config_name": "default",
-                "data_files": [{"split": split, "path": f"data/{split}-*"} for split in counts],
-            }
-        ],
+        configs=[{"config_name": "default", "data_files": data_files}],
         **source.hub_license,
     )
     rows = [(index, escaped(entry["name"]), code(entry["color"])) for index, entry in classes.items()]

@@ -1,7 +1,5 @@
 """From the folder of a checkpoint to a repository on the Hub."""
 
-from __future__ import annotations
-
 import json
 import tempfile
 from pathlib import Path

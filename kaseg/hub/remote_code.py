@@ -1,7 +1,5 @@
 """The model files beside the weights, so that a checkpoint runs where kaseg is not installed."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,13 +31,10 @@ _AUTO_MAPS = {
 
 
 def with_code(files: Mapping[str, Path | bytes]) -> dict[str, Path | bytes]:
-    """The files of a checkpoint and our model files, named in its configs.
+    """The files of a checkpoint (path in the repository -> file or content) and our model files, named in its configs.
 
     `AutoModelForSemanticSegmentation.from_pretrained(repo, trust_remote_code=True)`, `AutoImageProcessor` and
     `pipeline` then work with transformers and timm alone. Where kaseg is installed, its own classes are used instead.
-
-    Args:
-        files (`Mapping[str, Path | bytes]`): Path in the repository -> file or content.
     """
     result: dict[str, Path | bytes] = dict(files)
     for name, auto_map in _AUTO_MAPS.items():

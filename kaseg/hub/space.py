@@ -1,16 +1,16 @@
 """The demo as a Space: what a repository on the Hub needs to run the page of `kaseg demo` for everyone."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import platform
 from pathlib import Path
 
 from huggingface_hub import ModelCard, SpaceCardData
 from packaging.requirements import Requirement
+from transformers import AutoConfig
 
 from kaseg.checkpoints import PACKAGE_DIR, is_shipped
 from kaseg.hub.push import files_to_push
+from kaseg.loading_errors import explained_loading
 from kaseg.model_card.sources import CARD_NAME
 
 _APP = '''"""The page of `kaseg demo`, as a Space runs it. Made by `kaseg push --space`."""
@@ -41,16 +41,12 @@ _NOT_SENT = {"__pycache__", "hub_configs"}
 
 
 def files_for_space(model: str | Path) -> dict[str, Path | bytes]:
-    """What is sent to a Space: `app.py`, its requirements and card, the package, and the model if it is a folder.
-
-    The package itself is sent, so that the Space runs the very code that was tried here.
+    """What is sent to a Space (path in the repository -> file or content): `app.py`, its requirements and card, the
+    model if it is a folder, and the package itself, so that the Space runs the very code that was tried here.
 
     Args:
         model (`str` or `Path`): Folder of a checkpoint or a shipped checkpoint, which is sent along; or the id of a
             model on the Hub, which the Space then loads from there.
-
-    Returns:
-        Path in the repository -> file or content.
 
     Raises:
         ImportError: Gradio is not installed, whose version the Space is to run.
@@ -65,10 +61,12 @@ def files_for_space(model: str | Path) -> dict[str, Path | bytes]:
         title = Path(sent["config.json"]).resolve().parent.name  # type: ignore[arg-type]  # a file, never content
         name = f"models/{title}"
         files |= {f"{name}/{path}": file for path, file in sent.items()}
-        card.license = _license(sent.get(CARD_NAME))
+        if CARD_NAME in sent:
+            card.license = ModelCard.load(sent[CARD_NAME]).data.get("license")  # type: ignore[arg-type]  # a file
     else:
         name = title = str(model)
-        _check_on_hub(name)
+        with explained_loading(name):  # before a Space is made that cannot start
+            AutoConfig.from_pretrained(name, trust_remote_code=False)
         card.models = [name]
     card.title = title.rpartition("/")[2]
     files["README.md"] = f"---\n{card.to_yaml()}\n---\n{_BODY.format(title=title)}".encode()
@@ -95,17 +93,3 @@ def _gradio_version() -> str:
         return importlib.metadata.version("gradio")
     except importlib.metadata.PackageNotFoundError as error:
         raise ImportError("A Space runs the Gradio that is installed here: pip install 'kaseg[demo]'.") from error
-
-
-def _license(card: Path | bytes | None) -> str | None:
-    return None if card is None else ModelCard.load(card).data.get("license")  # type: ignore[arg-type]  # a file
-
-
-def _check_on_hub(name: str) -> None:
-    """Raise a `CheckpointError` if there is no model of this name, before a Space is made that cannot start."""
-    from transformers import AutoConfig
-
-    from kaseg.loading_errors import explained_loading
-
-    with explained_loading(name):
-        AutoConfig.from_pretrained(name, trust_remote_code=False)

@@ -3,8 +3,6 @@
 Drawing lies in `kaseg.inference.overlay`, tiles in `kaseg.inference.tiling`, videos in `kaseg.inference.video`.
 """
 
-from __future__ import annotations
-
 from kaseg.inference.deployment import deployed
 from kaseg.inference.files import iter_images, read_image
 from kaseg.inference.predictor import Prediction, Predictor

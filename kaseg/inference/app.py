@@ -1,7 +1,5 @@
 """A page for trying models in a browser, on Gradio: photos, the webcam, videos, two models side by side."""
 
-from __future__ import annotations
-
 import atexit
 import html
 import shutil
@@ -36,17 +34,11 @@ _STYLE = ".gradio-container {max-width: 1100px !important}"
 
 @dataclass(frozen=True)
 class Segmentation:
-    """One image and what a model made of it.
+    """One image and what a model made of it."""
 
-    Attributes:
-        image: The image, upright RGB.
-        mask: Class ids (H, W).
-        milliseconds: Time of the model with preparation and resizing.
-    """
-
-    image: Image.Image
-    mask: np.ndarray
-    milliseconds: float
+    image: Image.Image  # upright RGB
+    mask: np.ndarray  # class ids (H, W)
+    milliseconds: float  # time of the model with preparation and resizing
 
 
 def segment(predictor: Predictor, image: Image.Image) -> Segmentation:
@@ -142,15 +134,9 @@ class _Page:
         return str(written), f"{frames} frames, {frames / (time.perf_counter() - start):.1f} per second"
 
 
-def build(predictors: Mapping[str, Predictor]) -> Blocks:
-    """The page.
-
-    Args:
-        predictors: Name -> [`Predictor`] (of a [`~kaseg.inference.deployed`] model for speed); the first is chosen at
-            the start.
-
-    Returns:
-        Gradio `Blocks`; [`launch`] serves them.
+def build(predictors: Mapping[str, Predictor]) -> "Blocks":
+    """The page for predictors by name (of [`~kaseg.inference.deployed`] models for speed), which [`launch`] serves; the
+    first one is chosen at the start.
 
     Raises:
         ImportError: Gradio is not installed.
@@ -215,14 +201,12 @@ def build(predictors: Mapping[str, Predictor]) -> Blocks:
 
 
 def launch(
-    blocks: Blocks, host: str = "127.0.0.1", port: int | None = None, share: bool = False, block: bool = True
+    blocks: "Blocks", host: str = "127.0.0.1", port: int | None = None, share: bool = False, block: bool = True
 ) -> str:
     """Serve the page, on this machine alone unless told otherwise; uploads are limited to 50 MB and 64 megapixels, and
     no file but what the page itself has written is served. Files are removed after an hour, and at the end. The limit
-    of pixels is Pillow's, so it holds for the whole process.
-
-    Returns:
-        The page's address (with `block`, once it is stopped by Ctrl-C).
+    of pixels is Pillow's, so it holds for the whole process. Returns the page's address (with `block`, once it is
+    stopped by Ctrl-C).
     """
     Image.MAX_IMAGE_PIXELS = MAX_MEGAPIXELS * 500_000  # Pillow warns above this and refuses above its double
     _, address, public = blocks.launch(

@@ -1,7 +1,5 @@
 """What makes a model fast once it is trained."""
 
-from __future__ import annotations
-
 from typing import TypeVar
 
 import torch

@@ -1,7 +1,5 @@
 """Files of a prediction run: which images to read, what to call the results, and how to write them safely."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -40,13 +38,8 @@ def plan_outputs(
     images are kept instead; where that is not enough (`x.jpg` beside `x.png`), also the whole file name. Names that
     differ only in case count as shared, because some file systems take them for one.
 
-    Args:
-        paths: As for [`iter_images`]; `output_dir` is left out of the search.
-        output_dir: Where the results will go.
-        suffixes: What is appended to the name, such as `_mask.png`.
-
     Returns:
-        For every image its path and the path of its results without the suffix.
+        For every image in `paths`, other than those in `output_dir`, its path and that of its results without suffix.
 
     Raises:
         FileNotFoundError: As for [`iter_images`].

@@ -1,7 +1,5 @@
 """Work on many items at once, with the results in order and few items in flight."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,14 +16,9 @@ def ordered_map(
 
     Threads suffice where the work lies in code that releases Python's lock, as decoding, networks and encoding do.
     `items` is advanced in the consumer's thread, and at most `2 * workers` items are taken beyond the results that were
-    yielded, so memory does not grow with their number. An exception of `function` is raised at its item's turn; items
-    that have not been started by then, or when the iterator is closed, are dropped.
-
-    Args:
-        function: Called in the worker threads.
-        items: The work; may be endless.
-        workers: Number of threads, 1 or more.
-        initializer: Called once in every worker thread before its first item.
+    yielded, so memory does not grow with their number, and they may be endless. An exception of `function` is raised at
+    its item's turn; items that have not been started by then, or when the iterator is closed, are dropped.
+    `initializer` is called once in every one of the `workers` threads before its first item.
     """
     waiting: deque[Future[R]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="kaseg", initializer=initializer) as pool:

@@ -1,7 +1,5 @@
 """Images of masks: colors, overlays and legends."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

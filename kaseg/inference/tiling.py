@@ -1,7 +1,5 @@
 """Prediction of images too large for one pass, by overlapping tiles."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any
@@ -19,11 +17,8 @@ MULTIPLE = 32  # the largest stride in use
 
 class PreparedOnDemand:
     """An image (upright RGB) that is prepared window by window, and takes the place of its `pixel_values` in
-    [`tiled_logits`]: the prepared image, 12 bytes per pixel, never exists as a whole.
-
-    Args:
-        prepare: Makes (1, C, h, w) of a part of the image without changing its size.
-    """
+    [`tiled_logits`]: the prepared image, 12 bytes per pixel, never exists as a whole. `prepare` makes (1, C, h, w) of a
+    part of the image without changing its size."""
 
     def __init__(self, image: Image.Image, prepare: Callable[[Image.Image], torch.Tensor]) -> None:
         self.image = image

@@ -1,7 +1,5 @@
 """Prediction on video files and webcams, through PyAV."""
 
-from __future__ import annotations
-
 import os
 import re
 import sys
@@ -13,7 +11,7 @@ from itertools import count, islice
 from pathlib import Path
 from time import sleep
 from types import ModuleType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image
@@ -121,7 +119,7 @@ def _predict_video(
         except (GeneratorExit, KeyboardInterrupt):
             if not is_webcam(source):
                 raise
-        if not all(writer.started for writer in writers):
+        if any(writer.stream is None for writer in writers):
             raise ValueError(f"{source} has no frames")
 
 
@@ -206,23 +204,19 @@ class _Writer:
     def __init__(self, file: Path, rate: Fraction) -> None:
         self._container = pyav().open(str(file), "w")
         self._rate = rate
-        self._stream: Any = None
+        self.stream: Any = None
         self._last = -1
-
-    @property
-    def started(self) -> bool:
-        return self._stream is not None
 
     def write(self, pixels: np.ndarray, time: Fraction) -> None:
         if pixels.ndim == 3:
             # H.264 halves the colors' resolution and wants even sides.
             pixels = np.pad(pixels, ((0, pixels.shape[0] % 2), (0, pixels.shape[1] % 2), (0, 0)), mode="edge")
-        if self._stream is None:
-            self._stream = self._start(pixels)
+        if self.stream is None:
+            self.stream = self._start(pixels)
         frame = pyav().VideoFrame.from_ndarray(pixels, format="gray" if pixels.ndim == 2 else "rgb24")
         self._last = max(self._last + 1, round(time / _CLOCK))
         frame.pts, frame.time_base = self._last, _CLOCK
-        self._container.mux(self._stream.encode(frame))
+        self._container.mux(self.stream.encode(frame))
 
     def _start(self, pixels: np.ndarray) -> Any:
         if pixels.ndim == 2:
@@ -235,10 +229,10 @@ class _Writer:
         stream.codec_context.time_base = _CLOCK
         return stream
 
-    def __enter__(self) -> _Writer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, error: Any, *_: Any) -> None:
-        if error is None and self._stream is not None:
-            self._container.mux(self._stream.encode(None))
+        if error is None and self.stream is not None:
+            self._container.mux(self.stream.encode(None))
         self._container.close()

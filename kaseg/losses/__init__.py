@@ -1,7 +1,5 @@
 """Training losses on logits; each normalizes over the pixels that carry a label."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from torch import nn

@@ -1,7 +1,5 @@
 """Pixel-wise cross-entropy that ignores void."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Soft Dice loss over classes."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn
 

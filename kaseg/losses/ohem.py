@@ -1,7 +1,5 @@
 """Online hard example mining for pixel-wise cross-entropy."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """The card (`README.md`) of a model: its facts, its template, and the callback that collects the facts."""
 
-from __future__ import annotations
-
 from kaseg.model_card.callback import ModelCardCallback
 from kaseg.model_card.card import render_card
 from kaseg.model_card.facts import CardFacts

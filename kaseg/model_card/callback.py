@@ -1,7 +1,5 @@
 """The callback that collects what a card says as training runs, and writes it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -92,13 +90,8 @@ class ModelCardCallback(TrainerCallback):
     on_push_begin = on_train_end
 
     def write(self, folder: str | Path, args: Any, state: Any, name: str | None = None) -> None:
-        """Writes the card, and the picture if there is to be one.
-
-        Args:
-            folder (`str` or `Path`): Where to.
-            args ([`~kaseg.trainer.SegmentationConfig`]): The training arguments.
-            state (`transformers.TrainerState`): How far the training is.
-            name (`str`, *optional*): The model's name; that of the repository, or else of the folder, by default.
+        """Writes the card of a model of this `name` (by default the repository's, or else the folder's), and the
+        picture if there is to be one, after a training with `args` that has come to `state`.
 
         Raises:
             ValueError: the card is to compare scores on different data.

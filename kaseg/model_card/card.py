@@ -1,7 +1,5 @@
 """Renders a card: metadata for the Hub, and the text of `card_template.md`."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which files of a checkpoint folder go to the Hub: what a user of the model needs, nothing else."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 
@@ -21,15 +19,10 @@ RECIPE_NAME = "recipe.yaml"
 
 
 def published_files(folder: str | Path) -> dict[str, Path | bytes]:
-    """The files of a checkpoint that are published: weights (safetensors), config, image processor, card, recipe and
-    results, and the pictures that the card shows.
+    """The files in the folder of a checkpoint that are published, sorted: path in the repository -> file.
 
-    Args:
-        folder (`str` or `Path`): Folder of the checkpoint, e.g. the `output_dir` of a run.
-
-    Returns:
-        Path in the repository -> file, sorted; only files that are there. A recipe that tells where things lie on this
-        machine comes as content without these lines.
+    They are weights (safetensors), config, image processor, card, recipe and results, and the pictures that the card
+    shows. A recipe that tells where things lie on this machine comes as content without these lines.
     """
     folder = Path(folder)
     names = [path.name for path in folder.iterdir() if path.is_file() and _NAMED.fullmatch(path.name)]

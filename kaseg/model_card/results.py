@@ -1,7 +1,5 @@
 """The scores, cost and circumstances of a run: the common part of a card and of `results.json`."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 from collections.abc import Mapping
@@ -20,14 +18,8 @@ _SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy", "loss", "num_referen
 
 
 def describe_run(model: KASegModel, args: Any, state: Any, metrics: Mapping[str, float]) -> dict[str, Any]:
-    """Collects scores, cost, seed, steps, hardware and versions of a training, as far as there are any yet.
-
-    Args:
-        model ([`KASegModel`]): The network that is trained.
-        args ([`~kaseg.trainer.SegmentationConfig`]): The training arguments.
-        state (`transformers.TrainerState`): How far the training is.
-        metrics (`Mapping[str, float]`): What `evaluate()` gave last; empty before the first evaluation.
-    """
+    """Collects scores, cost, seed, steps, hardware and versions of a training with a
+    [`~kaseg.trainer.SegmentationConfig`], as far as there are any yet; `metrics` is what `evaluate()` gave last."""
     description: dict[str, Any] = {}
     if "eval_mean_iou" in metrics:
         description["protocol"] = _protocol(args)
@@ -62,11 +54,7 @@ def _protocol(args: Any) -> str:
 
 
 def read_results(run_dir: str | Path) -> dict[str, Any]:
-    """Reads `results.json` of a finished run.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
+    """Reads `results.json` of a finished run; a FileNotFoundError says that there is none."""
     path = Path(run_dir) / RESULTS_NAME
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: {run_dir} is not a finished run.")

@@ -1,7 +1,5 @@
 """Settings of a run: those that differ from their defaults, and those of them that a card shows."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Mapping
@@ -93,9 +91,7 @@ def changed_settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> str
 def loss_weights(settings: Mapping[str, Any]) -> dict[str, float | str]:
     """The terms of the training loss and their weights: `{"cross_entropy": 1.0, "adaptation": 50.0, "dist": "auto"}`.
 
-    Args:
-        settings: Fields of a [`~kaseg.trainer.SegmentationConfig`] or [`~kaseg.trainer.KnowledgeAdaptationConfig`] by
-            name, defaults included. Terms of weight 0 are left out.
+    `settings` holds fields of a trainer's config, defaults included. Terms of weight 0 are left out.
     """
     weights = {str(settings["loss"]): 1.0} | {term: settings.get(name) for term, name in _TERMS.items()}
     baselines = settings.get("distillation_losses") or {}

@@ -1,11 +1,9 @@
 """The training data and the teacher of a model, with their licenses."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from huggingface_hub import metadata_load, try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
@@ -21,22 +19,15 @@ CARD_NAME = "README.md"
 
 @dataclass(frozen=True)
 class DataSource:
-    """A dataset as a card names it. What is not known is empty, and the card says so.
+    """A dataset as a card names it. What is not known is empty, and the card says so."""
 
-    Args:
-        name: Name or Hub id.
-        license: In words or as an SPDX id.
-        homepage: Where to get it.
-        citation: Who made it.
-    """
-
-    name: str = ""
-    license: str = ""
+    name: str = ""  # or Hub id
+    license: str = ""  # in words or as an SPDX id
     homepage: str = ""
     citation: str = ""
 
     @classmethod
-    def named(cls, name: str) -> DataSource:
+    def named(cls, name: str) -> Self:
         """One of [`kaseg.data.SPECS`], or else the name alone (of a folder its last part, not where it lies)."""
         if name in SPECS:
             spec = SPECS[name]
@@ -46,7 +37,7 @@ class DataSource:
         return cls(f"folder {folder}" if folder in SPECS else folder)
 
     @classmethod
-    def of(cls, dataset: Any) -> DataSource:
+    def of(cls, dataset: Any) -> Self:
         """Reads the `info` of a `datasets.Dataset`, also through [`~kaseg.data.SegmentationDataset`]."""
         info: Any = getattr(getattr(dataset, "dataset", dataset), "info", None)
         name = getattr(info, "dataset_name", None)
@@ -75,7 +66,7 @@ class TeacherSource:
     license: str = ""
 
     @classmethod
-    def of(cls, teacher: str | Path | nn.Module) -> TeacherSource:
+    def of(cls, teacher: str | Path | nn.Module) -> Self:
         """Of a Hub id, a folder, a shipped name or a network.
 
         The license is the one in the teacher's own card, in its folder or in the cache of the Hub, or else that of the

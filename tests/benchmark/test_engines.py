@@ -1,7 +1,5 @@
 """All engines compute the same network."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """Architectures by name."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

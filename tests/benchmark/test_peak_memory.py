@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from pathlib import Path
 
 from kaseg.benchmark.peak_memory import peak_memory

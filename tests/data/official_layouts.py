@@ -1,7 +1,5 @@
 """Small datasets in the official layouts, with everything that lies beside the masks and must not be taken for one."""
 
-from __future__ import annotations
-
 import itertools
 from pathlib import Path
 

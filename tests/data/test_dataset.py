@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pickle
 import random
 
@@ -93,16 +91,9 @@ def _batches(loader: DataLoader) -> list[dict]:
 
 def test_workers_change_nothing_and_see_the_epoch():
     dataset = SegmentationDataset(_samples(), CROP)
-    collator = SegmentationCollator()
-    alone = DataLoader(dataset, batch_size=3, collate_fn=collator)
-    workers = DataLoader(
-        dataset,
-        batch_size=3,
-        collate_fn=collator,
-        num_workers=2,
-        persistent_workers=True,
-        multiprocessing_context="fork",
-    )
+    alone = DataLoader(dataset, batch_size=3, collate_fn=SegmentationCollator())
+    forked: dict = {"num_workers": 2, "persistent_workers": True, "multiprocessing_context": "fork"}
+    workers = DataLoader(dataset, batch_size=3, collate_fn=SegmentationCollator(), **forked)
     for epoch in (0, 1, 2):
         dataset.set_epoch(epoch)
         expected = _batches(alone)

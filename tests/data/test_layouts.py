@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -65,6 +63,14 @@ def test_splits_without_masks(tmp_path):
     assert LISTED.splits(tmp_path) == ["test"], "train has to have masks"
     (sample,) = LISTED.files(tmp_path, "test", STRICT)
     assert sample.id == "b" and sample.label is None
+
+
+def test_listed_twice_in_a_folder_with_braces(tmp_path):
+    root = tmp_path / "data{1}"
+    _touch(root, "val.txt", "JPEGImages/b.jpg", "SegmentationClass/b.png")
+    (root / "val.txt").write_text("b\nb\n")
+    with pytest.raises(ValueError, match=r"data\{1\}/val\.txt lists sample b more than once"):
+        LISTED.files(root, "validation", STRICT)
 
 
 def test_files_found_by_their_names(tmp_path):

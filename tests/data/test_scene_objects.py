@@ -1,7 +1,5 @@
 """Whatever an object paints into the image, it paints into the labels: the same pixels, with its own class."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
@@ -51,7 +49,7 @@ def test_picture_and_labels_get_the_same_pixels(name, classes):
     painted = 0
     for seed in range(12):
         rng = np.random.default_rng(seed)
-        street = Street.random(rng, 97, 131)
+        street = Street(rng, 97, 131)
         canvas = Canvas(street, np.full((97, 131, 3), KEY, np.uint8), np.full((97, 131), NOTHING, np.uint8))
         make(name, rng, street).draw(canvas)
         labels = np.asarray(canvas.labels)
@@ -65,7 +63,7 @@ def test_picture_and_labels_get_the_same_pixels(name, classes):
 @pytest.mark.parametrize("name", ["car", "person", "sign", "tree"])
 def test_painting_makes_no_random_choices(name):
     rng = np.random.default_rng(5)
-    street = Street.random(rng, 97, 131)
+    street = Street(rng, 97, 131)
     thing = make(name, rng, street)
     state = rng.bit_generator.state
     results = []
@@ -82,7 +80,7 @@ def test_a_car_is_as_large_as_its_distance_says():
     widths = []
     for z in (8.0, 16.0):
         rng = np.random.default_rng(1)
-        street = Street.random(rng, 300, 400)
+        street = Street(rng, 300, 400)
         street.bend = 0.0
         thing = objects.car(rng, street, 0.0, z, turned=False)
         canvas = Canvas(street, np.full((300, 400, 3), KEY, np.uint8), np.full((300, 400), NOTHING, np.uint8))
@@ -95,14 +93,13 @@ def test_a_car_is_as_large_as_its_distance_says():
 @pytest.mark.parametrize(("along_road", "side"), [(True, 1), (True, -1), (False, 1), (False, -1)])
 def test_a_wall_covers_what_its_corners_enclose(along_road, side):
     rng = np.random.default_rng(2)
-    street = Street.random(rng, 192, 256)
+    street = Street(rng, 192, 256)
     street.bend = 0.0
     street.focal, street.center = 120.0, 125.0
     line, near, far, height = 6.0 * side, 9.0, 24.0, 7.0
-    facade = objects._Facade(
-        line=line, side=side, near=near, far=far, height=height, floor=3.0, bay=3.0,
-        window=(0.5, 0.5), shop=True, panes=rng.integers(0, 3, (16, 16)), palette=[(90.0, 90.0, 90.0)] * 6,
-    )  # fmt: skip
+    facade = objects._Facade(rng, street, line, side, near, far, height)
+    facade.height, facade.floor, facade.bay, facade.window, facade.shop = height, 3.0, 3.0, (0.5, 0.5), True
+    facade.palette = [(90.0, 90.0, 90.0)] * 6
     canvas = Canvas(street, np.full((192, 256, 3), KEY, np.uint8), np.full((192, 256), NOTHING, np.uint8))
     facade.paint(canvas, along_road)
     ends = [(line, near), (line, far)] if along_road else [(line, near), (line + 9 * side, near)]

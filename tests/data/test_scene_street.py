@@ -1,7 +1,5 @@
 """The camera of the synthetic street scenes."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -9,7 +7,7 @@ from kaseg.data.scene_street import Street, smooth_noise, vary
 
 
 def make_street(seed: int = 0, **changes) -> Street:
-    street = Street.random(np.random.default_rng(seed), 192, 256)
+    street = Street(np.random.default_rng(seed), 192, 256)
     for name, value in changes.items():
         setattr(street, name, value)
     return street

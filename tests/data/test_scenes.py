@@ -1,7 +1,5 @@
 """Scenes are pure functions of their arguments, hold all classes, and cannot be solved by color alone."""
 
-from __future__ import annotations
-
 import random
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Boundary IoU against a pixel-by-pixel reference and against erosion by scipy."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """ConfusionMatrix and iou_scores against scikit-learn and a pixel-by-pixel loop."""
 
-from __future__ import annotations
-
 import tracemalloc
 
 import numpy as np

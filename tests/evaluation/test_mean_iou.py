@@ -1,7 +1,5 @@
 """MeanIoU keeps evaluate's interface, keeps no images, and gives the scores of one confusion matrix."""
 
-from __future__ import annotations
-
 import evaluate
 import numpy as np
 import pytest

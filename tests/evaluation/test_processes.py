@@ -1,7 +1,5 @@
 """Two processes against one: nothing counted twice, nothing left out."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Inference protocols against loops written out by hand."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

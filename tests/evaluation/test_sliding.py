@@ -1,7 +1,5 @@
 """Sliding windows against a mean written out pixel by pixel."""
 
-from __future__ import annotations
-
 import itertools
 
 import pytest

@@ -1,7 +1,5 @@
 """Files for the benchmarks' servers, read back with the raw values they must hold."""
 
-from __future__ import annotations
-
 import fnmatch
 from pathlib import Path
 from types import SimpleNamespace

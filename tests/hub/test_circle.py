@@ -1,7 +1,5 @@
 """The whole circle: train, push, load elsewhere, fine-tune, push again; and the way without kaseg."""
 
-from __future__ import annotations
-
 import inspect
 from pathlib import Path
 

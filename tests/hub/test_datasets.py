@@ -1,7 +1,5 @@
 """Datasets on the Hub."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

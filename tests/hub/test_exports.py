@@ -1,7 +1,5 @@
 """Exported models, to the Hub and back."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Loading from a Hub, as users do it; nothing in a repository may run code that the user did not ask for."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import shutil

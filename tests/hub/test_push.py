@@ -1,7 +1,5 @@
 """What is sent of a checkpoint, and the commands that send it."""
 
-from __future__ import annotations
-
 import ast
 import json
 import shutil
@@ -21,15 +19,7 @@ from kaseg.hub import checkpoint_to_publish, files_to_push
 from kaseg.hub.remote_code import CODE_FILES
 
 LOADED = ("config.json", "model.safetensors", "preprocessor_config.json")
-CONSUMED = {
-    "README.md",
-    "config.json",
-    "example.png",
-    "model.safetensors",
-    "preprocessor_config.json",
-    "recipe.yaml",
-    "results.json",
-}
+CONSUMED = {*LOADED, "README.md", "example.png", "recipe.yaml", "results.json"}
 
 
 def call(*args: object) -> Result:

@@ -1,7 +1,5 @@
 """The demo as a Space: what is sent, and that it runs from what is sent alone."""
 
-from __future__ import annotations
-
 import json
 import os
 import socket

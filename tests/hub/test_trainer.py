@@ -1,7 +1,5 @@
 """Trainers that push."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -21,6 +19,8 @@ from kaseg import (
 from kaseg.cli import app
 from kaseg.uploading import UploadError
 
+PUSHING = {"save_strategy": "steps", "save_steps": 1, "push_to_hub": True, "hub_model_id": "me/student"}
+EVERY_SAVE = {**PUSHING, "hub_strategy": "every_save", "hub_always_push": True}
 PUSHED = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
 
 
@@ -45,20 +45,8 @@ def test_push_after_training(hub: HubServer, tmp_path: Path) -> None:
 
 
 def test_an_adapted_student_is_pushed_without_its_adapters(hub: HubServer, tmp_path: Path) -> None:
-    args = KnowledgeAdaptationConfig(
-        **arguments(
-            tmp_path / "out",
-            max_steps=2,
-            save_strategy="steps",
-            save_steps=1,
-            push_to_hub=True,
-            hub_model_id="me/student",
-            hub_strategy="every_save",
-            hub_always_push=True,
-        ),
-        autoencoder_max_steps=1,
-        latent_channels=8,
-    )
+    fields = arguments(tmp_path / "out", max_steps=2, **EVERY_SAVE)
+    args = KnowledgeAdaptationConfig(**fields, autoencoder_max_steps=1, latent_channels=8)
     trainer = KnowledgeAdaptationTrainer(make_model(), make_teacher(), args, train_dataset=make_dataset())
     trainer.train()
     trainer.push_to_hub()
@@ -74,14 +62,7 @@ def test_an_adapted_student_is_pushed_without_its_adapters(hub: HubServer, tmp_p
     ("strategy", "folder"), [("end", None), ("checkpoint", "last-checkpoint"), ("all_checkpoints", "checkpoint-2")]
 )
 def test_hub_strategies(hub: HubServer, tmp_path: Path, strategy: str, folder: str | None) -> None:
-    trainer = make_trainer(
-        tmp_path / "out",
-        save_strategy="steps",
-        save_steps=2,
-        push_to_hub=True,
-        hub_strategy=strategy,
-        hub_model_id="me/student",
-    )
+    trainer = make_trainer(tmp_path / "out", **{**PUSHING, "save_steps": 2, "hub_strategy": strategy})
     trainer.train()
     trainer._finish_current_push()
     files = hub.repo("me/student").files()
@@ -95,15 +76,7 @@ def test_hub_strategies(hub: HubServer, tmp_path: Path, strategy: str, folder: s
 
 
 def test_training_outlives_a_hub_that_fails(hub: HubServer, tmp_path: Path, no_waiting: list, caplog) -> None:
-    trainer = make_trainer(
-        tmp_path / "out",
-        save_strategy="steps",
-        save_steps=1,
-        push_to_hub=True,
-        hub_model_id="me/student",
-        hub_strategy="every_save",
-        hub_always_push=True,
-    )
+    trainer = make_trainer(tmp_path / "out", **EVERY_SAVE)
     hub.fail("POST", "/commit/", times=1000, status=500)
     trainer.train()
     assert trainer.state.global_step == 2 and "Training goes on" in caplog.text

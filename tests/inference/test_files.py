@@ -1,7 +1,5 @@
 """Finding images and naming and writing results."""
 
-from __future__ import annotations
-
 import errno
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Colors, overlays and legends."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

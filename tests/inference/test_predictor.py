@@ -1,7 +1,5 @@
 """Predictor: masks in memory and files on disk."""
 
-from __future__ import annotations
-
 import errno
 import os
 import threading

@@ -1,7 +1,5 @@
 """Tiled prediction against the untiled one."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

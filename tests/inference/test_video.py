@@ -157,25 +157,23 @@ def test_what_is_a_video() -> None:
     assert is_video("a/b.MP4") and is_video("webcam:0") and not is_video("a.png") and not is_video("folder")
 
 
-def _segment_files(folder: Path) -> dict[str, str]:
-    """Files that name another one, by name: what a stranger may send a server to have it read its own."""
-    container = av.open(str(folder / "secret.ts"), "w")
-    stream = container.add_stream("mpeg2video", rate=25)
-    stream.width = stream.height = 64
-    stream.pix_fmt = "yuv420p"
-    for index in range(30):
-        pixels = np.random.default_rng(index).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-        container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-    container.mux(stream.encode(None))
-    container.close()
-    return {
-        "clip.m3u8": f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{folder}/secret.ts\n#EXT-X-ENDLIST\n",
-        "clip.mp4": "ffconcat version 1.0\nfile secret.ts\n",
-    }
+def write_noise(path: Path, codec: str, height: int, width: int) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        for index in range(30):
+            pixels = np.random.default_rng(index).integers(0, 256, (height, width, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode(None))
 
 
 def test_playlists_that_name_other_files_are_not_followed(predictor: Predictor, tmp_path: Path) -> None:
-    for name, text in _segment_files(tmp_path).items():
+    """What a stranger may send a server to have it read its own files."""
+    write_noise(tmp_path / "secret.ts", "mpeg2video", 64, 64)
+    for name, text in (
+        ("clip.m3u8", f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n{tmp_path}/secret.ts\n#EXT-X-ENDLIST\n"),
+        ("clip.mp4", "ffconcat version 1.0\nfile secret.ts\n"),
+    ):
         file = tmp_path / name
         file.write_text(text)
         with pytest.raises(ValueError, match=f"{name} cannot be opened as a video: .*playlists"):
@@ -194,11 +192,5 @@ def test_every_kind_of_video_opens(suffix: str, codec: str, tmp_path: Path) -> N
     assert suffix in video.VIDEO_SUFFIXES
     codec = "libvpx" if codec == "vp8" and "libvpx" in av.codecs_available else codec
     file = tmp_path / f"clip{suffix}"
-    with av.open(str(file), "w") as container:
-        stream = container.add_stream(codec, rate=25)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for index in range(30):
-            pixels = np.random.default_rng(index).integers(0, 256, (48, 64, 3), dtype=np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode(None))
+    write_noise(file, codec, 48, 64)
     frame_count(str(file))

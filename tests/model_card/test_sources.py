@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import datasets
 import pytest
 from torch import nn
