@@ -125,10 +125,11 @@ def test_everyone_sees_the_same(kind: str, processor: KASegImageProcessor, model
     trainer._holds_copies, trainer._eval_loss = False, torch.zeros(2, dtype=torch.float64)
     trainer.prediction_step(model, from_trainer, prediction_loss_only=True)
     assert trainer.confusion_matrix.matrix.diagonal().sum() == mask.size
-    rgb = torch.from_numpy(np.array(to_rgb(image)))[None]
-    with torch.inference_mode():
-        exported = MaskGraph(model, processor)(rgb)[0].numpy()
-    assert (exported == mask).mean() > 0.999  # resized at once, where ties may fall otherwise
+    if not processor.do_pad:
+        rgb = torch.from_numpy(np.array(to_rgb(image)))[None]
+        with torch.inference_mode():
+            exported = MaskGraph(model, processor)(rgb)[0].numpy()
+        assert (exported == mask).mean() > 0.999  # resized at once, where ties may fall otherwise
 
 
 @pytest.mark.parametrize("kind", KINDS)

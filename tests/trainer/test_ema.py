@@ -60,7 +60,7 @@ def test_it_is_evaluated_saved_and_named_and_training_is_as_without_it(tmp_path,
     found = scorer.evaluate(trainer.eval_dataset)["eval_loss"]
     # Loaded weights lie elsewhere in memory, which decides by what kernel a map of one position is convolved.
     assert trainer.evaluate()["eval_loss"] == pytest.approx(found, rel=1e-6)
-    assert without.evaluate()["eval_loss"] != pytest.approx(found, rel=1e-3)
+    assert without.evaluate()["eval_loss"] != pytest.approx(found, rel=1e-5)
     trainer.create_model_card()
     assert "moving average of the weights" in (tmp_path / "a/README.md").read_text()
     without.create_model_card()

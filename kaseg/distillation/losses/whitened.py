@@ -91,7 +91,9 @@ class WhitenedLoss(PearsonLoss):
         self.mean += apart * (count / total)
         self.positions.copy_(total)
         self.batches += 1
-        variances, directions = torch.linalg.eigh(self.scatter / total)
+        # In float64, on the CPU since not every device has it: what float32 mixes of other directions into a channel
+        # that is constant would count, however little it is.
+        variances, directions = torch.linalg.eigh((self.scatter / total).cpu().double())
         floor = self.shrinkage * variances.mean() + self.eps**2
         scales = torch.rsqrt(variances.clamp(min=0) + floor)
         self.whitener.copy_(directions * scales @ directions.T)
