@@ -1,7 +1,7 @@
 """From a finished run to the folder that a Hub repository holds."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,11 @@ from kaseg.writing import write_json
 
 
 def write_checkpoint_folder(
-    run_dir: str | Path, folder: str | Path, command: str, beside: Mapping[str, str | Path] | None = None
+    run_dir: str | Path,
+    folder: str | Path,
+    command: str,
+    beside: Mapping[str, str | Path] | None = None,
+    remarks: Sequence[str] = (),
 ) -> Path:
     """Writes config, float16 weights, processor, recipe, results and card of a finished run; returns the folder.
 
@@ -37,6 +41,7 @@ def write_checkpoint_folder(
         command (`str`): The command that makes the run again, for the card.
         beside (`Mapping[str, str | Path]`, *optional*): Other finished runs by name, shown in the card's table: a
             distilled score never stands without its teacher and its plain twin.
+        remarks (`Sequence[str]`, *optional*): Further paragraphs of the card.
 
     Raises:
         FileNotFoundError: a run is not finished.
@@ -55,7 +60,7 @@ def write_checkpoint_folder(
     # BatchNorm counts batches in integers; everything else is halved.
     weights = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
     require_finite_tensors(weights, f"The model of {run_dir.name} in float16")
-    card = render_card(_facts(folder.name, model, results, compared, command))
+    card = render_card(_facts(folder.name, model, results, compared, command, remarks))
     folder.mkdir(parents=True, exist_ok=True)
     model.config.dtype = torch.float32
     model.config.architectures = [type(model).__name__]
@@ -72,7 +77,12 @@ def write_checkpoint_folder(
 
 
 def _facts(
-    name: str, model: KASegModel, results: dict[str, Any], compared: dict[str, dict[str, Any]], command: str
+    name: str,
+    model: KASegModel,
+    results: dict[str, Any],
+    compared: dict[str, dict[str, Any]],
+    command: str,
+    remarks: Sequence[str],
 ) -> CardFacts:
     recipe = results["recipe"]
     kind = KnowledgeAdaptationConfig if "teacher" in recipe else SegmentationConfig
@@ -89,5 +99,5 @@ def _facts(
         teacher=TeacherSource.of(recipe["teacher"]) if "teacher" in recipe else None,
         compared=compared,
         command=command,
-        remarks=("The weights are stored in float16 and load as float32.",),
+        remarks=("The weights are stored in float16 and load as float32.", *remarks),
     )

@@ -33,6 +33,7 @@ def render_card(facts: CardFacts) -> ModelCard:
     # Data and teacher have a section of their own; in a recipe they may be paths on the machine that trained.
     settings = {name: value for name, value in facts.settings.items() if name not in ("dataset", "teacher")}
     per_class = results.get("per_category_iou") or {}
+    protocol = results.get("protocol")
     others = [(escaped(name), other) for name, other in facts.compared.items()]
     scored = [(f"**{escaped(facts.name)}**", results), *others]
     class_rows = [(escaped(name), _percent(iou)) for name, iou in per_class.items()]
@@ -52,6 +53,9 @@ def render_card(facts: CardFacts) -> ModelCard:
         architecture=architecture(config),
         scored_on=_scored_on(facts),
         scores=table(_SCORES_HEADER, [_row(*row) for row in scored]) if facts.has_scores else "",
+        other_protocols=[
+            (name, other["protocol"]) for name, other in others if other.get("protocol", protocol) != protocol
+        ],
         class_scores=class_rows and table(("class", "IoU (%)"), class_rows),
         cost=in_words(results),
         loss=_loss_in_words(facts.loss),
@@ -97,6 +101,8 @@ def architecture(config: KASegConfig) -> str:
 
 
 def _scored_on(facts: CardFacts) -> str:
+    if label_space := facts.settings.get("label_space"):  # other classes than the dataset's: another benchmark
+        return f"{Path(label_space).name.partition('.')[0]} ({facts.config.num_labels} classes)"
     return DataSource.named(facts.results.get("dataset") or "").name or "a dataset that is not named"
 
 

@@ -68,8 +68,9 @@ def test_weights_that_are_no_numbers_in_float16_are_refused(number, tmp_path) ->
 
 def test_card_is_valid_and_comes_from_the_data(tmp_path) -> None:
     run, _ = _run(tmp_path / "run", mean_iou=0.6125)
-    folder = write_checkpoint_folder(run, tmp_path / "net-plain", command="kaseg train --seed 3")
+    folder = write_checkpoint_folder(run, tmp_path / "net-plain", "kaseg train --seed 3", remarks=["Mind the gap."])
     card = ModelCard.load(folder / "README.md")
+    assert "load as float32.\n\nMind the gap.\n" in card.text
     assert card.data.license == "cc-by-nc-4.0" and card.data.library_name == "kaseg"
     assert card.data.eval_results[0].metric_value == 0.6125
     assert "kaseg train --seed 3" in card.text and "| sky | 90.0 |" in card.text

@@ -114,6 +114,18 @@ def test_of_a_downloaded_teacher_seed_and_steps_are_not_known() -> None:
     assert "| a/teacher | 61.3 | 2.11 | 5.48 | not known | not known |" in text
 
 
+def test_other_classes_than_the_datasets_are_another_benchmark() -> None:
+    card = parse(make_facts(settings={"label_space": "somewhere/few.classes.json"}))
+    assert {(r.dataset_name, r.dataset_type) for r in card.data.eval_results} == {("few (2 classes)",) * 2}
+    assert "few (2 classes), split validation: whole image." in card.text
+
+
+def test_what_was_scored_otherwise_is_said() -> None:
+    others = {"big_net": {**RESULTS, "protocol": "at half size"}, "plain": RESULTS}
+    text = parse(make_facts(compared=others)).text
+    assert "big_net was scored otherwise: at half size." in text and text.count("scored otherwise") == 1
+
+
 @pytest.mark.parametrize("key", ["dataset", "split"])
 def test_scores_on_other_data_are_refused(key: str) -> None:
     with pytest.raises(ValueError, match=f"plain was scored on another {key}"):
