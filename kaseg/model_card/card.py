@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from kaseg.configuration_kaseg import KASegConfig
+from kaseg.data.sources import SPECS, hub_source
 from kaseg.evaluation.cost import billions, in_words, millions
 from kaseg.markdown import code, escaped, table
 from kaseg.model_card.facts import CardFacts
@@ -101,9 +102,14 @@ def architecture(config: KASegConfig) -> str:
 
 
 def _scored_on(facts: CardFacts) -> str:
-    if label_space := facts.settings.get("label_space"):  # other classes than the dataset's: another benchmark
+    name = DataSource.named(facts.results.get("dataset") or "").name
+    label_space = str(facts.settings.get("label_space") or "")
+    # Other classes than a known dataset's are another benchmark. Elsewhere they are the dataset's own.
+    copy = hub_source(name)
+    known = copy[0].name if copy else name
+    if known in SPECS and label_space.partition(":")[0] not in ("", known):
         return f"{Path(label_space).name.partition('.')[0]} ({facts.config.num_labels} classes)"
-    return DataSource.named(facts.results.get("dataset") or "").name or "a dataset that is not named"
+    return name or "a dataset that is not named"
 
 
 def _row(name: str, results: Mapping[str, Any]) -> tuple[Any, ...]:

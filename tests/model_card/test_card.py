@@ -114,10 +114,25 @@ def test_of_a_downloaded_teacher_seed_and_steps_are_not_known() -> None:
     assert "| a/teacher | 61.3 | 2.11 | 5.48 | not known | not known |" in text
 
 
-def test_other_classes_than_the_datasets_are_another_benchmark() -> None:
-    card = parse(make_facts(settings={"label_space": "somewhere/few.classes.json"}))
+@pytest.mark.parametrize("dataset", ["camvid", "nateraw/pascal-voc-2012"])
+def test_other_classes_than_the_datasets_are_another_benchmark(dataset: str) -> None:
+    results = {**RESULTS, "dataset": dataset}
+    card = parse(make_facts(results=results, settings={"label_space": "somewhere/few.classes.json"}))
     assert {(r.dataset_name, r.dataset_type) for r in card.data.eval_results} == {("few (2 classes)",) * 2}
     assert "few (2 classes), split validation: whole image." in card.text
+
+
+@pytest.mark.parametrize(
+    "dataset, label_space, said",
+    [
+        ("me/photos", "photos/classes.json", "me/photos"),
+        ("me/photos", "camvid", "me/photos"),
+        ("camvid", "camvid:color", "camvid"),
+    ],
+)
+def test_a_datasets_own_classes_keep_its_name(dataset: str, label_space: str, said: str) -> None:
+    card = parse(make_facts(results={**RESULTS, "dataset": dataset}, settings={"label_space": label_space}))
+    assert {(r.dataset_name, r.dataset_type) for r in card.data.eval_results} == {(said,) * 2}
 
 
 def test_what_was_scored_otherwise_is_said() -> None:
