@@ -148,9 +148,10 @@ def build_graph(model: KASegModel, image_processor: Any, options: ExportOptions,
     else:
         graph = LogitsGraph(model)
     if isinstance(graph, MaskGraph) and options.size is None and graph.size is not None and graph.size.longest_edge:
+        fixed = "export for a fixed one (--size HEIGHT,WIDTH), or " if options.output == "mask" else ""
         raise ValueError(
-            "The image processor limits the longest edge, which a graph for images of any size cannot do: export for a "
-            "fixed one (--size HEIGHT,WIDTH), or save it without longest_edge."
+            "The image processor limits the longest edge, which a graph for images of any size cannot do: "
+            f"{fixed}save it without longest_edge."
         )
     return graph.eval().requires_grad_(False)
 

@@ -250,6 +250,12 @@ class TestRefusals:
             export_model(model, processor, tmp_path / "export", ExportOptions(format, output="mask"))
         assert list(tmp_path.iterdir()) == []
 
+    def test_transformers_js_is_not_told_to_fix_a_size_which_it_cannot(self, model, tmp_path: Path) -> None:
+        processor = KASegImageProcessor(do_resize=True, size={"shortest_edge": 32, "longest_edge": 40})
+        with pytest.raises(ValueError, match="of any size cannot do: save it without longest_edge"):
+            export_model(model, processor, tmp_path / "export", ExportOptions("transformers-js"))
+        assert list(tmp_path.iterdir()) == []
+
     @pytest.mark.parametrize(
         "format, package", [("onnx", "onnx"), ("openvino", "openvino"), ("executorch", "executorch")]
     )
