@@ -6,7 +6,7 @@ from pathlib import Path
 
 NAMESPACE = "kaseg"
 # What is used where no model is named: of the shipped students at stride 16, the one that scores best on validation.
-DEFAULT_MODEL = "kaseg/mobilenetv2-os16-camvid-ka"
+DEFAULT_MODEL = "kaseg/mobilenetv2-os16-voc-animals-logits"
 REQUIRED_FILES = ("config.json", "model.safetensors")
 PACKAGE_DIR = Path(__file__).resolve().parent
 

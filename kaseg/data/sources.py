@@ -138,7 +138,10 @@ def _read_catalog() -> dict[str, DatasetSpec]:
         for file in sorted(folder.iterdir(), key=lambda file: file.name)
         if file.name.endswith(".yaml")
     }
-    return {name: _read_spec(name, {**entries.get(entry.get("base"), {}), **entry}) for name, entry in entries.items()}
+    return {
+        name: _read_spec(name, {**(entries[entry["base"]] if "base" in entry else {}), **entry})
+        for name, entry in entries.items()
+    }
 
 
 SPECS: dict[str, DatasetSpec] = _read_catalog()
