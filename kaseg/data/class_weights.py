@@ -9,10 +9,15 @@ import numpy as np
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """What [`count_classes`] counted."""
+    """What [`count_classes`] counted.
 
-    pixels: np.ndarray  # labelled pixels of every class, (C,) int64
-    context: np.ndarray  # labelled pixels of all images that hold the class, (C,) int64
+    Attributes:
+        pixels: Labelled pixels of every class, (C,) int64.
+        context: Labelled pixels of all images that hold the class, (C,) int64.
+    """
+
+    pixels: np.ndarray
+    context: np.ndarray
 
 
 def count_classes(dataset: Iterable[Mapping[str, Any]], num_labels: int, ignore_index: int = 255) -> ClassCounts:

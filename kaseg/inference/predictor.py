@@ -42,13 +42,21 @@ _MOST_WORKERS = 8
 
 @dataclass(frozen=True)
 class Prediction:
-    """What became of one image file; all but `path` and `error` is `None` if it was skipped."""
+    """What became of one image file; all but `path` and `error` is `None` if it was skipped.
 
-    path: Path  # the image
-    mask_path: Path | None = None  # the mask, a palette PNG whose pixel values are class ids
-    overlay_path: Path | None = None  # `None` also if none was asked for
-    fractions: dict[int, float] | None = None  # class id -> share of the pixels in 0..1, largest first
-    error: str | None = None  # why the image was skipped; `None` if it was not
+    Attributes:
+        path: The image.
+        mask_path: The mask, a palette PNG whose pixel values are class ids.
+        overlay_path: The overlay; `None` also if none was asked for.
+        fractions: Class id -> share of the pixels in 0..1, largest first.
+        error: Why the image was skipped; `None` if it was not.
+    """
+
+    path: Path
+    mask_path: Path | None = None
+    overlay_path: Path | None = None
+    fractions: dict[int, float] | None = None
+    error: str | None = None
 
 
 class Predictor:
