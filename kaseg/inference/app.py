@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from kaseg.data import SCENES
 from kaseg.data.scenes import render_scene
 from kaseg.inference.overlay import add_legend, class_fractions, colorize, overlay
 from kaseg.inference.predictor import Predictor
@@ -154,6 +155,7 @@ def build(predictors: Mapping[str, Predictor]) -> "Blocks":
     folder = Path(tempfile.mkdtemp(prefix="kaseg-demo-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     page = _Page(predictors, folder)
+    examples = _examples(predictors[names[0]])
     with gr.Blocks(title="kaseg", analytics_enabled=False, delete_cache=(KEPT_SECONDS // 6, KEPT_SECONDS)) as blocks:
         gr.Markdown("# kaseg\nSmall, fast semantic segmentation. Drop a photo, or take one.")
         found = gr.State()
@@ -163,7 +165,8 @@ def build(predictors: Mapping[str, Predictor]) -> "Blocks":
                 image = gr.Image(type="pil", sources=["upload", "webcam", "clipboard"], label="Image", elem_id="image")
                 model = gr.Dropdown(names, value=names[0], label="Model", elem_id="model")
                 opacity.render()
-                gr.Examples(_examples(), image, label="Synthetic street scenes")
+                if examples:
+                    gr.Examples(examples, image, label="Synthetic street scenes")
             with gr.Column():
                 result = gr.ImageSlider(label="Image and mask", type="pil", interactive=False, elem_id="result")
                 colors = gr.HTML(elem_id="legend")
@@ -177,7 +180,8 @@ def build(predictors: Mapping[str, Predictor]) -> "Blocks":
                 shared = gr.Image(type="pil", sources=["upload", "webcam", "clipboard"], label="Image")
                 first = gr.Dropdown(names, value=names[0], label="Left")
                 second = gr.Dropdown(names, value=names[-1], label="Right")
-                gr.Examples(_examples(), shared, label="Synthetic street scenes")
+                if examples:
+                    gr.Examples(examples, shared, label="Synthetic street scenes")
             with gr.Column():
                 both = gr.ImageSlider(label="Left and right", type="pil", interactive=False)
                 speeds = gr.Markdown()
@@ -233,5 +237,8 @@ def _new_folder(root: Path) -> Path:
     return Path(tempfile.mkdtemp(dir=root))
 
 
-def _examples() -> list[list[Image.Image]]:
+def _examples(predictor: Predictor) -> list[list[Image.Image]]:
+    """Street scenes, for a model that knows more of them than one class."""
+    if len({*predictor.model.config.id2label.values()} & {*SCENES.id2label.values()}) < 2:
+        return []
     return [[Image.fromarray(render_scene(0, index, 240, 320)[0])] for index in _EXAMPLES]

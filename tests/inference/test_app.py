@@ -56,6 +56,15 @@ def test_masks_are_the_predictors(predictor, image) -> None:
     assert list(shares(predictor, found).values()) == sorted(expected.values(), reverse=True)
 
 
+def test_street_scenes_are_examples_for_models_of_streets_alone(predictor) -> None:
+    animals = KASegModel(KASegConfig(backbone="mobilenetv2_035", output_stride=32, id2label={0: "person", 1: "cat"}))
+    found = [
+        [block for block in build({"a": given}).blocks.values() if type(block).__name__ == "Dataset"]
+        for given in (predictor, Predictor(animals, KASegImageProcessor()))
+    ]
+    assert [len(blocks) for blocks in found] == [2, 0]
+
+
 def test_classes_are_switched_off_and_opacity_counts(predictor, image) -> None:
     found = segment(predictor, image)
     names = list(shares(predictor, found))
