@@ -42,7 +42,7 @@ def write_onnx(program: torch.export.ExportedProgram, file: Path, options: Expor
     model = exported.model_proto
     _name_axes(model, _AXES[options.output])
     for node in model.graph.node:
-        node.ClearField("metadata_props")  # the exporter's notes on where each comes from, 6 % of the file
+        node.ClearField("metadata_props")  # the exporter's notes on where each comes from
     onnx.checker.check_model(model)
     onnx.save(model, str(file))
 

@@ -20,6 +20,7 @@ from kaseg.data import SCENES, load_segmentation_dataset
 from kaseg.export import ExportOptions, Int8Data, MissingPackageError, ParityError, QuantizationLossError, export_model
 from kaseg.export import formats as formats_file
 from kaseg.export import graph as graph_file
+from kaseg.export.calibration import CalibrationInputs
 from kaseg.export.graph import resize_pixels
 from kaseg.export.runtimes.openvino import compile_model
 from kaseg.export.to_openvino import write_openvino
@@ -35,6 +36,22 @@ SIZES = ((64, 96), (65, 97))
 ALIGNED = {"backbone": "mobilenetv2_035", "output_stride": 16, "tf_padding": True, "pad_to_stride": True}
 # Of these, traces with free sizes take many minutes (docs/deploy.md).
 WINDOWED = [architecture for architecture in TRACED if architecture["backbone"].startswith("swin")]
+
+
+@pytest.mark.parametrize(
+    ("options", "shape"),
+    [
+        ({}, (1, 3, 24, 32)),
+        ({"size": (40, 60)}, (1, 3, 40, 60)),
+        ({"output": "mask"}, (1, 48, 64, 3)),
+        ({"format": "transformers-js"}, (1, 3, 48, 64)),
+    ],
+)
+def test_int8_is_calibrated_on_what_the_graph_will_be_given(options: dict, shape: tuple[int, ...]) -> None:
+    scenes = load_segmentation_dataset("scenes", split="train", num_scenes=2, height=48, width=64)
+    processor = KASegImageProcessor(do_resize=True, size={"shortest_edge": 24})
+    inputs = CalibrationInputs(Int8Data(scenes, scenes), processor, ExportOptions(**options))
+    assert inputs[0].shape == shape
 
 
 @pytest.mark.parametrize("size", [{"shortest_edge": 37}, {"height": 31, "width": 89}])
