@@ -103,7 +103,8 @@ def test_nothing_is_left_on_the_disk(tmp_path) -> None:
     """Nor in Gradio's cache, which it clears where it is told to."""
     program = (
         "import sys; from types import SimpleNamespace; from kaseg.inference.app import build, KEPT_SECONDS\n"
-        "blocks = build({'a': SimpleNamespace()})\n"
+        "config = SimpleNamespace(id2label={0: 'cat', 1: 'dog'})\n"
+        "blocks = build({'a': SimpleNamespace(model=SimpleNamespace(config=config))})\n"
         "print(blocks.delete_cache, KEPT_SECONDS)"
     )
     environment = {**os.environ, "TMPDIR": str(tmp_path), "GRADIO_TEMP_DIR": str(tmp_path / "gradio")}
