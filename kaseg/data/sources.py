@@ -30,34 +30,55 @@ COLOR = "color"
 
 @dataclass(frozen=True)
 class HubSource:
-    """A copy of a dataset on the Hub."""
+    """A copy of a dataset on the Hub.
 
-    id: str  # of its repository
-    image: str  # its column of images
-    label: str  # its column of masks
-    config: str | None = None  # where there are several
-    revision: str | None = None  # branch, tag or commit to read
-    data_dir: str | None = None  # folder to read, where configurations are folders and nothing tells their names
-    encoding: str = ""  # name of its label encoding; empty for the dataset's usual one
+    Attributes:
+        id: Of its repository.
+        image, label: Its columns of images and of masks.
+        config: Where there are several.
+        revision: Branch, tag or commit to read.
+        data_dir: Folder to read, where configurations are folders and nothing tells their names.
+        encoding: Name of its label encoding; empty for the dataset's usual one.
+    """
+
+    id: str
+    image: str
+    label: str
+    config: str | None = None
+    revision: str | None = None
+    data_dir: str | None = None
+    encoding: str = ""
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """All we know about a dataset."""
+    """All we know about a dataset.
 
-    name: str  # what users type
-    label_space: LabelSpace  # its classes, with its usual label encoding
-    layouts: tuple[FileLayout | RenderedScenes, ...]  # of those that have a split, the first is taken
-    license: str  # of the data, in words or as an SPDX id
-    homepage: str  # where it can be had
-    citation: str  # who made it
-    title: str = ""  # its name in full
-    download: str = ""  # what to get, in words
-    split_sizes: Mapping[str, int] = field(default_factory=dict)  # as published, by our names of the splits
-    # The classes with the raw values of each label encoding by its name. The usual one comes first; "train_ids" (0, 1,
-    # ... and 255 for void) is always there.
+    Attributes:
+        name: What users type.
+        label_space: Its classes, with its usual label encoding.
+        layouts: How its files can lie; of those that have a split, the first is taken.
+        license: Of the data, in words or as an SPDX id.
+        homepage, citation: Where it can be had, who made it.
+        title: Its name in full.
+        download: What to get, in words.
+        split_sizes: Numbers of samples as published, by our names of the splits.
+        encodings: Name of a label encoding -> the classes with its raw values. The usual one comes first; `train_ids`
+            (0, 1, ... and 255 for void) is always there.
+        hub: Copies on the Hub.
+    """
+
+    name: str
+    label_space: LabelSpace
+    layouts: tuple[FileLayout | RenderedScenes, ...]
+    license: str
+    homepage: str
+    citation: str
+    title: str = ""
+    download: str = ""
+    split_sizes: Mapping[str, int] = field(default_factory=dict)
     encodings: Mapping[str, LabelSpace] = field(default_factory=dict)
-    hub: tuple[HubSource, ...] = ()  # copies on the Hub
+    hub: tuple[HubSource, ...] = ()
 
     def encoded(self, encoding: str) -> LabelSpace:
         """The classes in one of the label encodings: "" (the usual one), one of `encodings`, or "color"."""

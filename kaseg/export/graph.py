@@ -148,7 +148,7 @@ def build_graph(model: KASegModel, image_processor: Any, options: ExportOptions,
     else:
         graph = LogitsGraph(model)
     if isinstance(graph, MaskGraph) and options.size is None and graph.size is not None and graph.size.longest_edge:
-        fixed = "export for a fixed one (--size HEIGHT,WIDTH), or " if options.output == "mask" else ""
+        fixed = "export for a fixed one (kaseg export --size HEIGHT,WIDTH), or " if options.output == "mask" else ""
         raise ValueError(
             "The image processor limits the longest edge, which a graph for images of any size cannot do: "
             f"{fixed}save it without longest_edge."

@@ -12,23 +12,38 @@ from kaseg.model_card.sources import DataSource, TeacherSource
 class CardFacts:
     """What is known of a model; what is not known is left out of its card.
 
+    Attributes:
+        name: The card's title.
+        model_id: What `from_pretrained` takes: a Hub id, a shipped name or a folder.
+        config: Of the model.
+        results: Keys of `results.json`; with a `mean_iou` the card has scores.
+        data: Of the training.
+        loss: Terms of the training loss and their weights.
+        settings: Hyper-parameters that differ from their defaults.
+        teacher: Of a distilled model.
+        compared: Name -> results of other models, for the same table.
+        command: Repeats the run.
+        picture: File beside the card that shows an input and the mask.
+        tags: Further ones for the Hub.
+        remarks: Paragraphs that end the training section.
+
     Raises:
         ValueError: a model in `compared` was scored on another dataset or split.
     """
 
-    name: str  # the card's title
-    model_id: str  # what `from_pretrained` takes: a Hub id, a shipped name or a folder
+    name: str
+    model_id: str
     config: KASegConfig
-    results: Mapping[str, Any]  # keys of `results.json`; with a `mean_iou` the card has scores
-    data: DataSource  # of the training
-    loss: Mapping[str, float | str] = field(default_factory=dict)  # terms of the training loss and their weights
-    settings: Mapping[str, Any] = field(default_factory=dict)  # hyper-parameters that differ from their defaults
+    results: Mapping[str, Any]
+    data: DataSource
+    loss: Mapping[str, float | str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
     teacher: TeacherSource | None = None
-    compared: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # other models' results, for the same table
-    command: str = ""  # repeats the run
-    picture: str = ""  # file beside the card that shows an input and the mask
-    tags: tuple[str, ...] = ()  # further ones for the Hub
-    remarks: tuple[str, ...] = ()  # paragraphs that end the training section
+    compared: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    command: str = ""
+    picture: str = ""
+    tags: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, other in self.compared.items() if self.has_scores else ():

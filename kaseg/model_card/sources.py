@@ -19,10 +19,16 @@ CARD_NAME = "README.md"
 
 @dataclass(frozen=True)
 class DataSource:
-    """A dataset as a card names it. What is not known is empty, and the card says so."""
+    """A dataset as a card names it. What is not known is empty, and the card says so.
 
-    name: str = ""  # or Hub id
-    license: str = ""  # in words or as an SPDX id
+    Attributes:
+        name: Or Hub id.
+        license: In words or as an SPDX id.
+        homepage, citation: Where it can be had, who made it.
+    """
+
+    name: str = ""
+    license: str = ""
     homepage: str = ""
     citation: str = ""
 
