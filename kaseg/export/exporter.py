@@ -122,7 +122,7 @@ def _reference(
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """What the exported graph has to compute: for masks, what image processor and model do without it.
 
-    Pillow resizes: torchvision, which the processor uses, differs by 1 in some bytes, and so in some masks.
+    Pillow resizes, rows first: torchvision, which the processor uses, differs by 1 in some bytes, and so in some masks.
     """
     if options.output == "logits":
         return build_graph(model, image_processor, replace(options, dtype="float32"), fuse=False)
@@ -133,7 +133,9 @@ def _reference(
         prepared = image_processor(pictures, return_tensors="pt")
         if image_processor.do_resize:
             height, width = prepared["pixel_values"].shape[-2:]
-            resized = [picture.resize((width, height), Image.Resampling.BILINEAR) for picture in pictures]
+            # In two calls, since Pillow 13 begins with the columns where that is less work, which rounds otherwise.
+            rows = [picture.resize((width, picture.height), Image.Resampling.BILINEAR) for picture in pictures]
+            resized = [picture.resize((width, height), Image.Resampling.BILINEAR) for picture in rows]
             prepared = image_processor(resized, do_resize=False, return_tensors="pt")
         outputs = model(**prepared)
         sizes = [(picture.height, picture.width) for picture in pictures]
