@@ -7,6 +7,7 @@ run from there with `trust_remote_code=True`.
 import math
 import os
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,12 @@ logger = logging.get_logger(__name__)
 _NO_OPTIONS = ("auto_map", "feature_extractor_type", "image_processor_type", "processor_class")
 # Options of transformers that would change nothing here.
 _WITHOUT_EFFECT = ("do_center_crop", "crop_size", "image_seq_length")
+# Options that change nothing unless another one is on.
+_SWITCH_OF = {"size": "do_resize", "resample": "do_resize", "pad_size": "do_pad", "size_divisor": "do_pad"} | {
+    "rescale_factor": "do_rescale",
+    "image_mean": "do_normalize",
+    "image_std": "do_normalize",
+}
 
 
 class KASegImageProcessorKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
@@ -92,7 +99,8 @@ class KASegImageProcessor(TorchvisionBackend):
             be classes.
 
     Raises:
-        ValueError: an option that is unknown or would change nothing (`do_reduce_labels`, `crop_size`, ...).
+        ValueError: an option that is unknown or would change nothing (`do_reduce_labels`, `crop_size`, `size` without
+            `do_resize=True`, ...).
 
     Example:
 
@@ -128,6 +136,7 @@ class KASegImageProcessor(TorchvisionBackend):
                 f"KASegImageProcessor has no {', '.join(sorted(asked))}: leave it out. Another image processor "
                 "becomes one by KASegImageProcessor.of(processor), if it can give the same pixel values and labels."
             )
+        _refuse_switched_off(kwargs, self)
         super().__init__(**{name: value for name, value in kwargs.items() if name not in unknown})
         _refuse_without_effect(vars(self))
 
@@ -163,6 +172,7 @@ class KASegImageProcessor(TorchvisionBackend):
         if not kwargs.get("return_unused_kwargs"):
             loading = ("return_unused_kwargs", "code_revision", "trust_remote_code", "use_fast", "backend")
             options = {name: value for name, value in kwargs.items() if name not in loading and name[0] != "_"}
+            _refuse_switched_off(options, SimpleNamespace(**image_processor_dict))
             return super().from_dict({**image_processor_dict, **options})
         return super().from_dict(image_processor_dict, **kwargs)
 
@@ -191,9 +201,11 @@ class KASegImageProcessor(TorchvisionBackend):
             `pixel_values`, float32 (B, C, H, W), and with masks `labels`, int64 (B, H, W).
 
         Raises:
-            ValueError: Images and masks differ in number or size, channels do not fit, or the sizes in the batch differ
-                and neither resizing nor padding makes them equal.
+            ValueError: Images and masks differ in number or size, channels or the range of values do not fit, an option
+                would change nothing, or the sizes in the batch differ and neither resizing nor padding makes them
+                equal.
         """
+        _refuse_switched_off(kwargs, self)
         return super().preprocess(images, segmentation_maps, **kwargs)
 
     def _preprocess_image_like_inputs(  # type: ignore[override]
@@ -237,6 +249,10 @@ class KASegImageProcessor(TorchvisionBackend):
             data["labels"] = [labels.squeeze(0) for labels in data["labels"]]
         return BatchFeature(data=data, tensor_type=return_tensors)
 
+    def resize(self, image: torch.Tensor, size: SizeDict, *args: Any, **kwargs: Any) -> torch.Tensor:
+        _check_resizing(image.shape[-2:], size)
+        return super().resize(image, size, *args, **kwargs)
+
     def rescale_and_normalize(  # type: ignore[override]
         self,
         images: torch.Tensor,
@@ -258,6 +274,7 @@ class KASegImageProcessor(TorchvisionBackend):
         for index, image in enumerate(single_images(images, single_ndims=(2, 3))):
             try:
                 tensor = self.process_image(image, num_channels=expected, **reading)
+                _check_values(tensor, options, reading["do_convert_rgb"])
             except ValueError as error:
                 raise ValueError(f"image {index} of the batch: {error}") from error
             if options.get("do_rescale") and tensor.is_floating_point() and tensor.max() <= 1:
@@ -359,6 +376,42 @@ def pixel_values_of(processor: Any, image: Image.Image) -> torch.Tensor:
     keeps_channels = isinstance(processor, KASegImageProcessor) and not processor.do_convert_rgb
     image = upright(image) if keeps_channels else to_rgb(image)
     return processor(image, do_pad=False, do_center_crop=False, return_tensors="pt")["pixel_values"]
+
+
+def _refuse_switched_off(given: Mapping[str, Any], settings: Any) -> None:
+    """A ValueError for options whose switch is off in `settings` and not given: whoever gives both means it."""
+    for name, switch in _SWITCH_OF.items():
+        if given.get(name) is not None and switch not in given and not getattr(settings, switch, None):
+            raise ValueError(f"KASegImageProcessor does nothing with {name} without {switch}=True: give both or none")
+
+
+def _check_values(tensor: torch.Tensor, options: Mapping[str, Any], is_rgb: bool | None) -> None:
+    """A ValueError for values that no pixel has: NaN, infinity, and in RGB that is rescaled others than 0..255."""
+    if tensor.dtype == torch.uint8:
+        return
+    low, high = (float(value) for value in tensor.aminmax())
+    if not math.isfinite(low + high):
+        raise ValueError("it holds NaN or infinite values: replace them, or leave the image out")
+    most = max(255.0, 1 / (options.get("rescale_factor") or 1))
+    if is_rgb and options.get("do_rescale") and (low < 0 or high > most):
+        raise ValueError(
+            f"its values ({low:g} to {high:g}) are not in 0..{most:g}: make them so (16-bit images as uint16 are), or "
+            "pass do_rescale=False for values in 0..1, and do_normalize=False, too, for those that are normalized"
+        )
+
+
+def _check_resizing(image: Sequence[int], size: SizeDict) -> None:
+    """A ValueError for a strip of which resizing would leave nothing, or make an image that fills the memory."""
+    if not size.shortest_edge:
+        return
+    short, long = sorted(image)
+    scale = min(size.shortest_edge / short, (size.longest_edge or math.inf) / long)
+    too_large = scale > 1 and short * long * scale**2 > (Image.MAX_IMAGE_PIXELS or math.inf)
+    if too_large or round(short * scale) < 1:
+        raise ValueError(
+            f"an image of (height, width) {tuple(image)} cannot be resized to {dict(size)}: its edges would have "
+            f"{short * scale:.0f} and {long * scale:.0f} pixels. Cut it into parts, or leave it out"
+        )
 
 
 def _refuse_without_effect(options: Mapping[str, Any]) -> None:

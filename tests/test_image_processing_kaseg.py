@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -257,3 +258,89 @@ def test_pil_images_without_a_known_range_are_refused() -> None:
         KASegImageProcessor()([Image.new("RGB", (4, 4)), Image.new("F", (4, 4))])
     with pytest.raises(ValueError, match="reach from 0 to 70000"):
         to_rgb(Image.fromarray(np.array([[0, 70000]], dtype=np.int32)))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        make_image().astype(np.int32) * 257,
+        make_image().astype(np.int16) - 128,
+        make_image() * 257.0,
+        make_image() / 127.5 - 1,
+        torch.randn(3, 12, 17),
+    ],
+    ids=["sixteen_bits_as_int32", "signed", "sixteen_bits_as_float", "minus_one_to_one", "normalized"],
+)
+def test_values_that_no_pixel_has_are_refused(values: Any) -> None:
+    with pytest.raises(ValueError, match=r"image 1 of the batch: its values .* are not in 0..255"):
+        KASegImageProcessor()([make_image(), values])
+    as_they_are = KASegImageProcessor(do_rescale=False, do_normalize=False)([values], return_tensors="pt")
+    assert as_they_are["pixel_values"].min() < 0 or as_they_are["pixel_values"].max() > 255
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("options", [{}, {"do_rescale": False}, {"do_convert_rgb": False}])
+def test_values_that_are_not_finite_are_refused(number: float, options: dict[str, bool]) -> None:
+    values = make_image() / 255
+    values[3, 4, 1] = number
+    with pytest.raises(ValueError, match="image 0 of the batch: it holds NaN or infinite values"):
+        KASegImageProcessor(**options)(values)
+
+
+def test_values_of_a_wider_range_that_the_rescale_factor_knows() -> None:
+    rgb = make_image()
+    wide = KASegImageProcessor(rescale_factor=1 / 65535)(rgb.astype(np.int32) * 257, return_tensors="pt")
+    np.testing.assert_allclose(wide["pixel_values"][0].numpy(), normalized(rgb), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("option", "switch"),
+    [
+        ({"size": {"height": 8, "width": 8}}, "do_resize"),
+        ({"resample": 3}, "do_resize"),
+        ({"pad_size": {"height": 64, "width": 64}}, "do_pad"),
+        ({"size_divisor": 32}, "do_pad"),
+        ({"rescale_factor": 1 / 127.5}, "do_rescale"),
+        ({"image_mean": [0.5] * 3}, "do_normalize"),
+        ({"image_std": [0.5] * 3}, "do_normalize"),
+    ],
+)
+def test_options_that_are_switched_off_are_refused(option: dict[str, Any], switch: str, tmp_path: Path) -> None:
+    message = f"nothing with {next(iter(option))} without {switch}=True"
+    off = KASegImageProcessor(**{switch: False})
+    off.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        off(make_image(), **option)
+    with pytest.raises(ValueError, match=message):
+        KASegImageProcessor.from_pretrained(tmp_path, **option)
+    if switch in ("do_resize", "do_pad"):  # off by default
+        with pytest.raises(ValueError, match=message):
+            KASegImageProcessor(**option)
+    # A file may keep what is off.
+    KASegImageProcessor(**{switch: False}, **option).save_pretrained(tmp_path)
+    KASegImageProcessor.from_pretrained(tmp_path)(make_image())
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(
+    ("length", "size"),
+    [(60_000, {"shortest_edge": 256}), (60_000, {"shortest_edge": 256, "longest_edge": 10_000})],
+)
+def test_strips_of_which_resizing_makes_too_much_or_nothing_are_refused(
+    length: int, size: dict[str, int], turned: bool
+) -> None:
+    strip = np.zeros((1, length, 3), np.uint8)
+    with pytest.raises(ValueError, match=r"cannot be resized to .*'shortest_edge': 256.*Cut it into parts"):
+        KASegImageProcessor(do_resize=True, size=size)(strip.swapaxes(0, 1) if turned else strip)
+
+
+def test_the_limit_of_resizing_is_that_of_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    small, large = np.zeros((1, 40, 3), np.uint8), np.zeros((20, 30, 3), np.uint8)
+    processor = KASegImageProcessor(do_resize=True, size={"shortest_edge": 4})
+    assert processor(small, return_tensors="pt")["pixel_values"].shape == (1, 3, 4, 160)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    with pytest.raises(ValueError, match="would have 4 and 160 pixels"):
+        processor(small)
+    processor(large)  # which is there already and only becomes smaller
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    processor(small)
