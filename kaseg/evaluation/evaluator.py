@@ -62,8 +62,8 @@ def evaluate_model(
 
     Raises:
         ValueError: The model's classes cannot be scored ([`~kaseg.configuration_kaseg.require_classes`]), there are no
-            images or no labelled pixels, an argument is out of range, an image has no labels, or a label is out of
-            range; the message names the sample.
+            images or no labelled pixels, an argument is out of range, an image has no labels or cannot be prepared, the
+            two differ in size, or a label is out of range; the message names the sample.
 
     Example:
 

@@ -15,7 +15,7 @@ from kaseg.evaluation.confusion_matrix import as_integers
 from kaseg.evaluation.processes import Processes
 from kaseg.evaluation.protocols import InferenceProtocol, predict_masks
 from kaseg.image_processing_kaseg import pixel_values_of
-from kaseg.pixels import upright
+from kaseg.pixels import check_same_size, upright
 
 
 @dataclass
@@ -26,7 +26,7 @@ class PreparedSample:
     name: str  # its `id`, or else its place
     pixel_values: Tensor  # the image as the network takes it, (1, C, h, w)
     labels: Tensor | None  # integer train ids (H, W), if it has any
-    size: tuple[int, int]  # (height, width) of the labels, or of the upright image where there are none
+    size: tuple[int, int]  # (height, width) of the upright image and of its labels
 
 
 def prepared_batches(
@@ -100,20 +100,20 @@ def _prepare(image_processor: Any, with_labels: bool, index: int, sample: dict[s
     name = str(sample["id"] if isinstance(sample, Mapping) and "id" in sample else index)
     try:
         sample = standard_sample(sample, with_labels, may_lack_label=True)
+        if is_prepared(sample):
+            raise ValueError(
+                "it has normalized pixel_values, which no image processor takes: give the dataset with its images "
+                "(without set_transform or map), or call evaluate() of a SegmentationTrainer."
+            )
+        # Padding would be scored as part of the image, and what is cropped away would be missing.
+        image = upright(sample["image"])
+        labels, size = None, (image.height, image.width)
+        if with_labels and sample.get("label") is not None:
+            check_same_size(image.size, sample["label"].size)
+            labels = as_integers(np.array(sample["label"]), "its labels", torch.device("cpu"))
+        pixel_values = pixel_values_of(image_processor, image)
     except ValueError as error:
         raise ValueError(f"Sample {name} failed: {error}") from error
-    if is_prepared(sample):
-        raise ValueError(
-            f"Sample {name} has normalized pixel_values, which no image processor takes: give the dataset with its "
-            "images (without set_transform or map), or call evaluate() of a SegmentationTrainer."
-        )
-    # Padding would be scored as part of the image, and what is cropped away would be missing.
-    image = upright(sample["image"])
-    pixel_values = pixel_values_of(image_processor, image)
-    labels, size = None, (image.height, image.width)
-    if with_labels and sample.get("label") is not None:
-        labels = as_integers(np.array(sample["label"]), f"the labels of sample {name!r}", torch.device("cpu"))
-        size = (labels.shape[0], labels.shape[1])
     return PreparedSample(index, name, pixel_values, labels, size)
 
 

@@ -154,7 +154,7 @@ def test_splits_are_not_a_dataset(model: KASegModel, tmp_path) -> None:
 
 
 def test_prepared_samples_are_not_for_an_image_processor(model: KASegModel) -> None:
-    with pytest.raises(ValueError, match=r"Sample 0 has normalized pixel_values.*SegmentationTrainer"):
+    with pytest.raises(ValueError, match=r"Sample 0 failed: it has normalized pixel_values.*SegmentationTrainer"):
         evaluate_model(model, PREPARED["set_transform"], KASegImageProcessor())
 
 

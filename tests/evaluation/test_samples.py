@@ -101,5 +101,11 @@ def test_mistakes() -> None:
             list(prepared_batches([sample("a")], processor, **options))
     with pytest.raises(ValueError, match="num_workers=2 needs a dataset with a length"):
         list(prepared_batches(iter([sample("a")]), processor, num_workers=2))
+    for other in ((6, 8), (16, 12), (8, 7)):  # turned, scaled, of another image
+        with pytest.raises(ValueError, match="Sample a failed: the image is 8x6 and its label mask"):
+            list(prepared_batches([sample("a", label=Image.new("L", other))], processor))
+    for image in (Image.new("F", (8, 6)), np.zeros((0, 8, 3), np.uint8)):
+        with pytest.raises(ValueError, match="Sample a failed: "):
+            list(prepared_batches([sample("a", label=None) | {"image": image}], processor))
     with pytest.raises(ValueError, match="Sample a failed: its field 'label' is a ndarray of float64"):
         list(prepared_batches([sample("a", label=np.zeros((6, 8)))], processor))
