@@ -51,6 +51,10 @@ def predict(
     videos = [source for source in sources if is_video(source)]
     if len({Path(source).stem.casefold() for source in videos}) < len(videos):
         raise ValueError("the results of two videos would have one name: segment them in two calls, to two folders")
+    if max_frames is not None and not videos:
+        raise ValueError("--max-frames would change nothing: there is no video and no webcam.")
+    if alpha != 0.5 and not overlay:
+        raise ValueError("--alpha would change nothing with --no-overlay: leave one of them out.")
     for source in sources:
         if not is_webcam(source) and not Path(source).exists():
             raise FileNotFoundError(f"{source}: no such file or folder")

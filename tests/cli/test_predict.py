@@ -53,6 +53,9 @@ def test_mistakes(kaseg: Any, trained: tuple[Path, str], tmp_path: Path) -> None
         "predict", tmp_path / "nowhere.png", "--model", trained[0], "--output", tmp_path
     )
     assert kaseg("predict", "x.png").exit_code == 2  # nowhere to write to
+    command = ("predict", tmp_path, "--model", trained[0], "--output", tmp_path / "out")
+    assert "--max-frames would change nothing" in kaseg.fail(*command, "--max-frames", 3)
+    assert "--alpha would change nothing" in kaseg.fail(*command, "--alpha", 0.3, "--no-overlay")
 
 
 def test_videos(kaseg: Any, trained: tuple[Path, str], images: Path, tmp_path: Path) -> None:
