@@ -31,6 +31,13 @@ from kaseg.trainer.base import last_complete_checkpoint
 from kaseg.trainer.options import fields_for
 from kaseg.writing import write_atomically, write_json
 
+# Fields that change nothing beside a checkpoint. Weights for other runs of a family may stand beside it.
+_ARCHITECTURE = ("backbone", "output_stride", "head", "separable_head")
+_DECIDED_BY = {
+    "model": (*_ARCHITECTURE, "classifier_dropout_prob", "freeze_batch_norm", "pad_to_stride", "encoder_from"),
+    "encoder_from": ("backbone",),
+}
+
 
 def build_model(model_args: ModelArguments, label_space: LabelSpace, seed: int) -> KASegModel:
     """A new model for `label_space`, or the checkpoint `model_args.model` with its classifier fitted to it."""
@@ -55,7 +62,15 @@ def build_model(model_args: ModelArguments, label_space: LabelSpace, seed: int) 
 
 
 def check_model(model_args: ModelArguments) -> None:
-    """Raise a `ValueError` for fields of a new model that none can be built of, as far as that shows beforehand."""
+    """Raise a `ValueError` for fields that a checkpoint decides, or of which no new model can be built, as far as that
+    shows beforehand."""
+    start = "encoder_from" if model_args.model is None else "model"
+    decided = () if getattr(model_args, start) is None else _DECIDED_BY[start]
+    if given := [name for name in decided if getattr(model_args, name) != getattr(ModelArguments, name)]:
+        raise ValueError(
+            f"{', '.join(given)} would change nothing beside {start}={getattr(model_args, start)}, which decides it: "
+            "leave one of them out."
+        )
     if model_args.model is None:
         KASegConfig(**fields_for(KASegConfig, model_args))
         check_encoder_name(model_args.backbone)
@@ -114,11 +129,12 @@ def run(
         check_same_recipe(output_dir / RECIPE_NAME, recipe)
         if results_file.is_file():
             return json.loads(results_file.read_text())
-    else:
+    trainer = _build_trainer(model_args, data_args, args, teacher_args)
+    # Not before: a run that cannot begin neither takes the place of another one nor claims the folder.
+    if not resume:
         _forget(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     write_atomically(output_dir / RECIPE_NAME, yaml.safe_dump(recipe, sort_keys=False))
-    trainer = _build_trainer(model_args, data_args, args, teacher_args)
     card = _introduce(trainer, recipe, data_args)
     checkpoint = last_complete_checkpoint(output_dir) if resume else None
     first_step = int(checkpoint.rpartition("-")[2]) if checkpoint else 0
@@ -147,6 +163,7 @@ def _build_trainer(
     model_args: ModelArguments, data_args: DataArguments, args: Any, teacher_args: TeacherArguments | None
 ) -> SegmentationTrainer:
     """The trainer with its data and its model."""
+    check_model(model_args)
     label_space = get_label_space(data_args.dataset, data_args.data_dir, data_args.label_space)
     train_dataset, eval_dataset = load_data(data_args)
     unlabelled = None

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from kaseg import (
 from kaseg.data import SCENES
 from kaseg.evaluation.cost import gflops
 from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArguments
-from kaseg.experiments.run import build_model, distill, recipe_of, train
+from kaseg.experiments.run import _DECIDED_BY, build_model, check_model, distill, recipe_of, train
 from kaseg.model_card.published_files import published_files
 
 MODEL = ModelArguments(backbone="mobilenetv2_035", output_stride=32, pretrained_backbone=False)
@@ -165,6 +165,50 @@ class TestBuildModel:
         model = build_model(ModelArguments(model=str(tmp_path)), SCENES, seed=0)
         assert model.config.id2label == SCENES.id2label and model.classifier.out_channels == 9
         assert torch.equal(model.head.conv[0].weight, source.head.conv[0].weight)
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("backbone", "resnet18"),
+            ("output_stride", 8),
+            ("head", "fpn"),
+            ("separable_head", False),
+            ("classifier_dropout_prob", 0.5),
+            ("freeze_batch_norm", True),
+            ("pad_to_stride", True),
+            ("encoder_from", "elsewhere"),
+        ],
+    )
+    def test_fields_that_a_checkpoint_decides_are_refused(self, field, value, tmp_path) -> None:
+        message = f"{field} would change nothing beside model=there"
+        model_args = ModelArguments(model="there", **{field: value})
+        with pytest.raises(ValueError, match=message):
+            check_model(model_args)
+        with pytest.raises(ValueError, match=message):
+            train(model_args, DATA, _args(tmp_path))
+        if field == "backbone":
+            with pytest.raises(ValueError, match="backbone would change nothing beside encoder_from=there"):
+                check_model(ModelArguments(encoder_from="there", **{field: value}))
+
+    def test_every_field_of_a_network_is_refused_beside_a_checkpoint_or_says_where_weights_lie(self) -> None:
+        others = {"model", "pretrained_backbone", "backbone_weights"}
+        assert {item.name for item in fields(ModelArguments)} == {*_DECIDED_BY["model"]} | others
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize(
+    "mistake", [{"dataset": "camvid", "data_dir": "nowhere"}, {"max_labelled_samples": 8}, {"eval_split": "nothing"}]
+)
+def test_a_run_that_cannot_begin_leaves_the_folder_as_it_is(plain, mistake, resume, tmp_path) -> None:
+    finished, empty = tmp_path / "finished", tmp_path / "empty"
+    shutil.copytree(plain[0], finished)
+    (finished / "checkpoint-2").mkdir()
+    before = {file: file.stat().st_mtime_ns for file in sorted(finished.rglob("*"))}
+    for folder in (empty, *([] if resume else [finished])):
+        with pytest.raises((OSError, ValueError)):
+            train(MODEL, replace(DATA, **mistake), _args(folder), resume)
+    assert {file: file.stat().st_mtime_ns for file in sorted(finished.rglob("*"))} == before
+    assert not list(empty.rglob("*.yaml"))
 
 
 def test_recipe_of_survives_yaml() -> None:
