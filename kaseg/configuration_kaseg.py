@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -148,13 +149,12 @@ class KASegConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As in `PreTrainedConfig`; another number of classes discards the names and colors of the old ones."""
+        cls._name_classes(kwargs)  # whose ids are strings where they come from JSON
         id2label = kwargs.get("id2label")
         num_labels = kwargs.get("num_labels", None if id2label is None else len(id2label))
         # transformers does not write the names of two classes that have none of their own.
         if num_labels is not None and num_labels != len(config_dict.get("id2label") or (0, 1)):
             config_dict = {k: v for k, v in config_dict.items() if k not in ("id2label", "label2id", "palette")}
-        if id2label is not None:
-            kwargs.setdefault("label2id", {label: int(index) for index, label in id2label.items()})
         loaded = super().from_dict(config_dict, **kwargs)
         # `kwargs` are set after the constructor has looked.
         (loaded[0] if isinstance(loaded, tuple) else loaded).check()
@@ -166,6 +166,8 @@ class KASegConfig(PreTrainedConfig):
         id2label, num_labels = kwargs.get("id2label"), kwargs.get("num_labels")
         if id2label is None:
             return
+        if not isinstance(id2label, Mapping):
+            raise ValueError(f"id2label must be a dictionary, such as {{0: 'sky', 1: 'road'}}, got {id2label!r}.")
         if num_labels is not None and num_labels != len(id2label):
             raise ValueError(
                 f"num_labels is {num_labels}, but id2label names {len(id2label)} classes: leave num_labels out, or "

@@ -5,6 +5,9 @@ import functools
 import json
 import logging
 import math
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -629,3 +632,25 @@ class TestAutoClasses:
             new = KASegModel.from_pretrained(tmp_path, id2label={0: "a", 1: "b", 2: "c"})
         assert torch.equal(new.classifier.weight, old.classifier.weight) and new.config.id2label[2] == "c"
         assert "kept in their order" in caplog.text
+
+    @pytest.mark.parametrize("count", [3, 2])
+    @pytest.mark.parametrize("load", ["model", "config", "auto"])
+    def test_ids_may_be_strings_as_json_has_them(self, load: str, count: int, tmp_path: Path) -> None:
+        _small(id2label={0: "sky", 1: "road", 2: "car"}).save_pretrained(tmp_path)
+        id2label = {str(index): name for index, name in reversed([*enumerate(["car", "road", "sky"][:count])])}
+        if load == "config":
+            config = KASegConfig.from_pretrained(tmp_path, id2label=id2label)
+        else:
+            loader = KASegModel if load == "model" else AutoModelForSemanticSegmentation
+            model = loader.from_pretrained(tmp_path, id2label=id2label, ignore_mismatched_sizes=True)
+            config = model.config
+            assert model.classifier.out_channels == count
+        assert list(config.id2label.items()) == [*enumerate(["car", "road", "sky"][:count])]
+        assert config.label2id == {name: index for index, name in config.id2label.items()}
+
+    @pytest.mark.parametrize("names", [["sky", "road", "car"], "sky,road,car"])
+    def test_names_without_ids_are_refused(self, names: Any, tmp_path: Path) -> None:
+        _small(id2label={0: "sky", 1: "road", 2: "car"}).save_pretrained(tmp_path)
+        for make in (KASegConfig, partial(KASegModel.from_pretrained, tmp_path)):
+            with pytest.raises(ValueError, match="id2label must be a dictionary"):
+                make(id2label=names)
