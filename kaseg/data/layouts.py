@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeAlias
 
 from kaseg.data.bad_samples import BadSamples, SkippedSample
-from kaseg.data.image_files import IMAGE_SUFFIXES
+from kaseg.data.image_files import IMAGE_SUFFIXES, find_images
 from kaseg.data.label_spaces import LabelSpace
 from kaseg.data.text_files import read_text
 
@@ -252,6 +252,9 @@ class PairedFolders:
 
 def _by_stem(folder: Path, suffixes: tuple[str, ...], bad: BadSamples) -> dict[str, Path]:
     files: dict[str, Path] = {}
+    below = [path.relative_to(folder).as_posix() for path in find_images(folder) if path.parent != folder]
+    reason = "{}: {} is in a subfolder, which is not read. Move its files up, or name image_folder and label_folder."
+    bad.reject([SkippedSample(name, reason.format(folder, name)) for name in below])
     doubled = []
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in suffixes and not path.name.startswith("."):

@@ -133,6 +133,20 @@ def test_files_without_partner(tmp_path):
         FOLDERS.files(tmp_path, "train", STRICT)
 
 
+@pytest.mark.parametrize("kinds", [["images"], ["masks"], ["images", "masks"]])
+def test_files_in_subfolders_are_not_left_out_in_silence(kinds, tmp_path):
+    _touch(tmp_path, "images/a.png", "masks/a.png", *(f"{kind}/.hidden/b.png" for kind in kinds))
+    _touch(tmp_path, *(f"{kind}/no_images/c.txt" for kind in kinds))
+    assert [sample.id for sample in FOLDERS.files(tmp_path, "train", STRICT)] == ["a"]
+    _touch(tmp_path, *(f"{kind}/berlin/{stem}.PNG" for kind in kinds for stem in "bc"))
+    message = rf"{kinds[0]}: berlin/b\.PNG is in a subfolder.* 2 samples are like this: berlin/b\.PNG, berlin/c\.PNG"
+    with pytest.raises(ValueError, match=message):
+        FOLDERS.files(tmp_path, "train", STRICT)
+    bad = BadSamples("test", skip=True)
+    assert [sample.id for sample in FOLDERS.files(tmp_path, "train", bad)] == ["a"]
+    assert [sample.id for sample in bad.skipped] == ["berlin/b.PNG", "berlin/c.PNG"] * len(kinds)
+
+
 def test_whats_there(tmp_path):
     assert whats_there(tmp_path) == "nothing"
     _touch(tmp_path, "b.txt", "a/x", *(f"z{index:02}" for index in range(10)))
