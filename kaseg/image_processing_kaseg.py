@@ -30,7 +30,7 @@ from transformers.utils import logging
 
 from .checkpoints import resolve
 from .loading_errors import explained_loading
-from .masks import argmax_resized, resize_logits
+from .masks import argmax_resized, require_no_nan, resize_logits
 from .pixels import (
     VOID,
     Normalization,
@@ -344,9 +344,10 @@ class KASegImageProcessor(TorchvisionBackend):
             height, width).
 
         Raises:
-            ValueError: `target_sizes` has another length than the batch, or the logits are of one class alone.
+            ValueError: `target_sizes` has another length than the batch, or the logits are of one class alone or hold
+                NaN.
         """
-        logits = outputs.logits
+        logits = require_no_nan(outputs.logits)
         if logits.shape[1] < 2:
             raise ValueError("logits of one class give one mask whatever the image: train a model of two classes.")
         sizes: list[Any] = [None] * len(logits)

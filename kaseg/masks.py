@@ -18,6 +18,16 @@ MAX_ELEMENTS = 2**24
 _CPU_ELEMENTS = 2**18
 
 
+def require_no_nan(logits: Tensor) -> Tensor:
+    """Returns the logits; a ValueError if they hold NaN, of which argmax would make the first class that has it."""
+    if logits.isnan().any():
+        raise ValueError(
+            f"the logits hold NaN, so that no class can be told ({logits.dtype}). Give finite pixel values, and let a "
+            "model that overflows in half precision compute in float32 (dtype=torch.float32, model.float())."
+        )
+    return logits
+
+
 def resize_logits(logits: Tensor, size: Sequence[int]) -> Tensor:
     """Bilinear resizing (`align_corners=False`) of logits (B, num_labels, h, w) in float32 to (B, num_labels, height,
     width), at once and with gradients."""

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
+from kaseg import KASegConfig, KASegImageProcessor, KASegModel
+from kaseg.data import LabelSpace
+from kaseg.evaluation import InferenceProtocol
+from kaseg.evaluation.evaluator import evaluate_model
+from kaseg.evaluation.submission import write_submission
+from kaseg.inference import Predictor
 from kaseg.masks import argmax_resized, resized_strips
 
 
@@ -63,6 +72,39 @@ def test_ids_exist_whatever_the_logits(value: float, max_elements: int) -> None:
     assert mask.min() >= 0 and mask.max() <= 4
     strips = (scores.argmax(1) for _, scores in resized_strips(logits, (31, 47), max_elements))
     assert torch.equal(mask, torch.cat(list(strips), dim=1))
+
+
+@pytest.mark.parametrize(
+    "way", ["processor", "scores", "Predictor", "tiles", "evaluate_model", "slide", "flip", "submission"]
+)
+def test_masks_are_not_made_of_nan(way: str, tmp_path: Path) -> None:
+    """Such as a model of finite weights gives that overflows in half precision."""
+    model, processor = (
+        KASegModel(KASegConfig(backbone="mobilenetv2_035", head_channels=8)).eval(),
+        KASegImageProcessor(),
+    )
+    real = model.forward
+
+    def forward(pixel_values: torch.Tensor, **kwargs: Any) -> Any:
+        outputs = real(pixel_values, **kwargs)
+        outputs.logits[:, 1, -1, -1] = math.nan
+        return outputs
+
+    model.forward = forward  # type: ignore[method-assign]
+    sample = {"image": Image.new("RGB", (64, 48)), "label": Image.new("L", (64, 48)), "id": "a"}
+    protocol = InferenceProtocol("slide", 32) if way == "slide" else InferenceProtocol(flip=way == "flip")
+    with torch.no_grad(), pytest.raises(ValueError, match="the logits hold NaN"):
+        if way in ("processor", "scores"):
+            outputs = model(**processor(sample["image"], return_tensors="pt"))
+            processor.post_process_semantic_segmentation(outputs, None, way == "scores")
+        elif way in ("Predictor", "tiles"):
+            tiles = {"max_pixels": 1000, "tile": 32, "overlap": 0} if way == "tiles" else {}
+            Predictor(model, processor, **tiles).predict([sample["image"]])
+        elif way == "submission":
+            write_submission(model, [sample], processor, tmp_path, LabelSpace("two", ("a", "b")))
+        else:
+            evaluate_model(model, [sample], processor, protocol=protocol)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_empty_batch() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kaseg.evaluation.sliding import Size, average_windows
-from kaseg.masks import MAX_ELEMENTS, argmax_resized, resize_logits, resized_strips
+from kaseg.masks import MAX_ELEMENTS, argmax_resized, require_no_nan, resize_logits, resized_strips
 
 
 @dataclass(frozen=True)
@@ -122,14 +122,14 @@ def predict_masks(
     pixel_values = pixel_values.to(parameter.device, parameter.dtype)
     if protocol.single_pass:
         for scores, size in zip(model(pixel_values=pixel_values).logits, sizes, strict=True):
-            yield argmax_resized(scores[None], size, max_elements)[0]
+            yield argmax_resized(require_no_nan(scores[None]), size, max_elements)[0]
         return
     for image, size in zip(pixel_values.split(1), sizes, strict=True):
         passes = _passes(model, image, protocol, batch_size=len(pixel_values))
         if protocol.flip or len(protocol.scales) > 1:
             yield _most_probable(passes, size, max_elements)
         else:
-            yield argmax_resized(next(passes), size, max_elements)[0]
+            yield argmax_resized(require_no_nan(next(passes)), size, max_elements)[0]
 
 
 def _passes(model: Any, image: Tensor, protocol: InferenceProtocol, batch_size: int) -> Iterator[Tensor]:
@@ -169,7 +169,7 @@ def _most_probable(passes: Iterator[Tensor], size: Size, max_elements: int) -> T
         for strip, scores in resized_strips(logits, size, max_elements):
             total[:, strip] += scores[0].softmax(dim=0)
     assert total is not None
-    return total.max(dim=0).indices
+    return require_no_nan(total).max(dim=0).indices
 
 
 def _pair(value: int | Size) -> Size:

@@ -23,7 +23,7 @@ from kaseg.inference.files import PathLike, plan_outputs, read_image, write_imag
 from kaseg.inference.ordered_map import ordered_map
 from kaseg.inference.overlay import Palette, add_legend, class_fractions, colorize, overlay
 from kaseg.inference.tiling import PreparedOnDemand, check_tile, tiled_logits
-from kaseg.masks import argmax_resized
+from kaseg.masks import argmax_resized, require_no_nan
 from kaseg.modeling_kaseg import KASegModel
 from kaseg.pixels import to_rgb
 
@@ -193,7 +193,7 @@ class Predictor:
     def _mask(self, logits: torch.Tensor, size: tuple[int, int]) -> np.ndarray:
         """What `KASegImageProcessor.post_process_semantic_segmentation` gives, in small integers."""
         dtype = torch.uint8 if self._dtype is np.uint8 else torch.int32
-        return argmax_resized(logits, size, dtype=dtype)[0].cpu().numpy()
+        return argmax_resized(require_no_nan(logits), size, dtype=dtype)[0].cpu().numpy()
 
     def predict_files(
         self,
