@@ -1,11 +1,13 @@
 """Samples of `datasets`: their columns, and decoding and drawing when they are accessed."""
 
+import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import datasets
+import pyarrow.compute as pc
 from PIL import Image
 
 from kaseg.data.bad_samples import BadSamples, SkippedSample
@@ -133,6 +135,19 @@ def decode_on_access(data: AnyDataset, function: SampleFunction, bad: BadSamples
     if bad is None:
         return data.map(function, remove_columns=data.column_names)
     return data.map(_Batched(function, bad), batched=True, batch_size=1, remove_columns=data.column_names)
+
+
+def source_files(data: Any) -> set[str]:
+    """Real paths of the image and mask files that a dataset is decoded from, as far as it tells."""
+    if not isinstance(data, datasets.Dataset):
+        return set()
+    found = []
+    for column in {"image", "label"} & {*data.column_names}:
+        if isinstance(data.features[column], datasets.Image):
+            encoded = data.data.column(column)
+            is_file = pc.is_null(pc.struct_field(encoded, "bytes"))
+            found += pc.struct_field(encoded, "path").filter(is_file).drop_null().to_pylist()
+    return {os.path.realpath(path) for path in found}
 
 
 def standard_columns(

@@ -1,5 +1,6 @@
 """Predictions for a test split, in the form that a benchmark's server takes."""
 
+import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
@@ -9,9 +10,11 @@ import numpy as np
 from PIL import Image
 
 from kaseg.data.label_spaces import LabelSpace, palette_for
+from kaseg.data.samples import source_files
 from kaseg.evaluation.processes import Processes
 from kaseg.evaluation.protocols import WHOLE_IMAGE, InferenceProtocol
 from kaseg.evaluation.samples import predicted_samples, prepared_batches
+from kaseg.writing import whole_file
 
 _VOC_FOLDER = PurePosixPath("results/VOC2012/Segmentation/comp6_test_cls")
 _CITYSCAPES_FRAME = re.compile(r"[a-z-]+_\d{6}_\d{6}")
@@ -43,7 +46,8 @@ def write_submission(
     Args:
         model: One with the classes of `label_space`.
         dataset: Samples with `image` (PIL) and `id`.
-        output_dir: Where the files go; made if missing. Files of the same names are overwritten.
+        output_dir: Where the files go; made if missing. Files of the same names are overwritten, but for those of the
+            dataset itself.
         label_space: The dataset's classes; its label map leads back from train ids to raw values.
         image_processor, batch_size, progress, protocol, num_workers: As for [`~kaseg.evaluation.evaluate_model`].
 
@@ -51,9 +55,12 @@ def write_submission(
         The number of files, over all processes.
 
     Raises:
-        ValueError: as [`raw_values`] and [`submission_name`] do.
+        ValueError: as [`raw_values`] and [`submission_name`] do; a file would replace one of the dataset or of another
+            sample.
+        OSError: a file cannot be written; the message names it.
     """
-    to_raw, written = raw_values(label_space), 0
+    to_raw, taken = raw_values(label_space), source_files(dataset)
+    written: set[Path] = set()
     processes = Processes.join(use_cpu=next(model.parameters()).device.type == "cpu")
     batches = prepared_batches(dataset, image_processor, batch_size, num_workers, processes, with_labels=False)
     for sample, mask in predicted_samples(model, batches, protocol, progress):
@@ -61,10 +68,18 @@ def write_submission(
         if label_space.name == "voc2012":
             image.putpalette([channel for color in palette_for(256) for channel in color])
         file = Path(output_dir) / submission_name(label_space.name, sample.name)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        image.save(file, format="PNG")
-        written += 1
-    return sum(processes.gather(written))
+        if os.path.realpath(file) in taken:
+            raise ValueError(
+                f"{file} is a file of the dataset, which its prediction would replace: choose another folder."
+            )
+        if file in written:
+            raise ValueError(
+                f"Sample {sample.name!r}: {file} is another sample's file already. Give each an id of its own."
+            )
+        with whole_file(file) as temporary:
+            image.save(temporary, format="PNG")
+        written.add(file)
+    return sum(processes.gather(len(written)))
 
 
 def submission_name(benchmark: str, sample_id: str) -> PurePosixPath:

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from kaseg import KASegImageProcessor
-from kaseg.data import PASCAL_VOC, LabelSpace, palette_for
+from kaseg.data import PASCAL_VOC, LabelSpace, load_segmentation_dataset, palette_for
 from kaseg.evaluation import InferenceProtocol
 from kaseg.evaluation.submission import raw_values, submission_name, write_submission
 
@@ -105,3 +105,44 @@ def test_label_maps_without_an_inverse() -> None:
             raw_values(LabelSpace("odd", ("a", "b"), label_map=label_map))
     with pytest.raises(ValueError, match="wants label ids in place of train ids"):
         raw_values(LabelSpace("cityscapes", ("road",)))
+
+
+@pytest.mark.parametrize("kind", ["images", "masks"])
+@pytest.mark.parametrize("way", ["folder", "link", "selection"])
+def test_files_of_the_dataset_are_not_overwritten(kind: str, way: str, tmp_path: Path) -> None:
+    """Masks that a model has predicted would give it a perfect score."""
+    data, output = tmp_path / "data", tmp_path / "data/test" / kind
+    for part in ("images", "masks"):
+        (data / "test" / part).mkdir(parents=True)
+        for name in "ab":
+            Image.new("L", (14, 10), int(name == "b")).save(data / "test" / part / f"{name}.png")
+    before = {file: file.read_bytes() for file in data.rglob("*.png")}
+    if way == "link":
+        (tmp_path / "link").symlink_to(output, target_is_directory=True)
+        output = tmp_path / "link"
+    space = LabelSpace("two", ("wall", "floor"))
+    dataset: Any = load_segmentation_dataset(data, split="test", label_space=space)
+    with pytest.raises(ValueError, match=r"[ab]\.png is a file of the dataset"):
+        write(dataset.select([1]) if way == "selection" else dataset, output, space)
+    assert {file: file.read_bytes() for file in data.rglob("*.png")} == before
+    for _ in range(2):  # its own files may be there
+        assert write(dataset, data / "predicted", space) == 2
+
+
+@pytest.mark.parametrize(
+    ("space", "names"),
+    [
+        (PASCAL_VOC, ("a/2008_000006", "b/2008_000006")),
+        (CITYSCAPES, ("x/berlin_000000_000019_leftImg8bit", "berlin_000000_000019")),
+        (LabelSpace("rooms", ("wall", "floor")), ("kitchen", "kitchen")),
+    ],
+)
+def test_two_samples_do_not_share_a_file(space: LabelSpace, names: tuple[str, str], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"Sample '{names[1]}': .* is another sample's file already"):
+        write(samples(space.num_labels, *names), tmp_path, space)
+
+
+def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(OSError, match=r"cannot write .*out/a\.png"):
+        write(samples(2, "a"), tmp_path / "out", LabelSpace("rooms", ("wall", "floor")))
