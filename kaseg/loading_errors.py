@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -161,3 +161,17 @@ def _weights(name: str, revision: str | None, cache_dir: Any) -> list[Path]:
         return sorted(Path(name).glob(_WEIGHTS))
     config = try_to_load_from_cache(name, "config.json", cache_dir=cache_dir, revision=revision)
     return sorted(Path(config).parent.glob(_WEIGHTS)) if isinstance(config, str) else []
+
+
+def require_all_weights(loaded: tuple[Any, Mapping[str, Any]], name: str) -> Any:
+    """The model of what `from_pretrained(..., output_loading_info=True)` gives; a CheckpointError if the checkpoint
+    lacks weights of it, as an encoder without its head does: they are random."""
+    model, info = loaded
+    # Not buffers, which old checkpoints lack, nor what serves training alone.
+    own = {key for key, _ in model.named_parameters() if not key.startswith(("auxiliary_head.", "criterion."))}
+    if missing := sorted(own & {*info["missing_keys"]}):
+        raise CheckpointError(
+            f"{name} lacks {len(missing)} of the {len(own)} weights of a {type(model).__name__} ({missing[0]}), which "
+            "would be random numbers. Name a checkpoint that was trained for semantic segmentation, not its encoder."
+        )
+    return model

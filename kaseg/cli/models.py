@@ -19,14 +19,14 @@ def load_model(name: str, device: str | None) -> tuple[Any, Any]:
     folder of an export.
 
     Raises:
-        OSError: there is no such checkpoint.
+        OSError: there is no such checkpoint, or it lacks weights of the model.
         ValueError: it is no model for semantic segmentation, or the device cannot be used.
     """
     from transformers import AutoConfig, AutoImageProcessor, AutoModelForSemanticSegmentation
 
     from ..configuration_kaseg import KASegConfig
     from ..export.record import RECORD_NAME, read_record
-    from ..loading_errors import explained_loading
+    from ..loading_errors import explained_loading, require_all_weights
     from ..modeling_kaseg import KASegModel
 
     source = str(checkpoint_path(name)) if is_shipped(name) and not Path(name).is_dir() else name
@@ -40,11 +40,13 @@ def load_model(name: str, device: str | None) -> tuple[Any, Any]:
         is_ours = AutoConfig.from_pretrained(source, trust_remote_code=False).model_type == KASegConfig.model_type
         model: Any
         if is_ours:
-            model, processor = KASegModel.from_pretrained(source), _load_processor(source)
+            loaded = KASegModel.from_pretrained(source, output_loading_info=True)
+            model, processor = require_all_weights(loaded, source), _load_processor(source)  # type: ignore[arg-type]
         else:
-            model = AutoModelForSemanticSegmentation.from_pretrained(
-                source, use_safetensors=True, trust_remote_code=False
-            ).eval()
+            loaded = AutoModelForSemanticSegmentation.from_pretrained(
+                source, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            )
+            model = require_all_weights(loaded, source).eval()
             processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"

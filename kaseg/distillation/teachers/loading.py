@@ -23,7 +23,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_UNIVERSAL_SEGMENTAT
 
 from kaseg.checkpoints import resolve
 from kaseg.distillation.teachers.normalization import normalization_of_smp
-from kaseg.loading_errors import CheckpointError, explained_loading
+from kaseg.loading_errors import CheckpointError, explained_loading, require_all_weights
 from kaseg.pixels import Normalization
 
 logger = logging.getLogger(__name__)
@@ -46,8 +46,8 @@ def load_teacher(name_or_path: str) -> LoadedTeacher:
     saved. Safetensors alone are read, as float32, and no code of a repository is run.
 
     Raises:
-        OSError: no such model, no right to read it, no network, damaged or no safetensors weights, or no processor that
-            says how the model's images are normalized.
+        OSError: no such model, no right to read it, no network, damaged or no safetensors weights or not all of them,
+            or no processor that says how the model's images are normalized.
         ValueError: a model of another kind.
         ImportError: segmentation_models.pytorch is needed and not installed.
     """
@@ -88,10 +88,9 @@ def _load_transformers(name: str, config: dict[str, Any]) -> LoadedTeacher:
     universal = kind in MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES
     auto_class = AutoModelForUniversalSegmentation if universal else AutoModelForSemanticSegmentation
     # OneFormer's text branch only serves its training.
-    options = {"is_training": False} if kind == "oneformer" else {}
-    model = auto_class.from_pretrained(
-        name, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, **options
-    )
+    options: dict[str, Any] = {"is_training": False} if kind == "oneformer" else {}
+    options |= {"use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
+    model = require_all_weights(auto_class.from_pretrained(name, dtype=torch.float32, **options), name)
     try:
         processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
