@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from accelerate.utils import broadcast
+from safetensors import SafetensorError, safe_open
 from timm.layers import convert_sync_batchnorm
 from torch import nn
 from transformers import TrainerCallback, TrainingArguments, set_seed
@@ -25,19 +28,33 @@ from kaseg.trainer.fingerprint import RecipeFingerprint, check_resume, fingerpri
 from kaseg.trainer.finite_steps import FiniteSteps
 from kaseg.trainer.hyperparameter_search import SearchingTrainer
 
+logger = logging.getLogger(__name__)
+
 
 def last_complete_checkpoint(output_dir: str | Path) -> str | None:
-    """The newest `checkpoint-N` folder that was written to its end, or `None`: `trainer_state.json` is the last file of
-    a checkpoint, and where it is missing or cut off, a process was killed while saving."""
+    """The newest `checkpoint-N` folder whose files are whole, or `None`: `trainer_state.json` is the last file of a
+    checkpoint, and where it is missing or cut off, a process was killed while saving; where others are cut off, the
+    machine was."""
     found = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*")
     folders = [folder for folder in found if re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-\d+", folder.name)]
     for folder in sorted(folders, key=lambda folder: int(folder.name.rpartition("-")[2]), reverse=True):
         try:
-            json.loads((folder / "trainer_state.json").read_text())
-        except (OSError, ValueError):
+            _require_whole_files(folder)
+        except (OSError, ValueError, SafetensorError) as error:
+            logger.warning("%s is passed over: it was not written to its end (%s).", folder, error)
             continue
         return str(folder)
     return None
+
+
+def _require_whole_files(checkpoint: Path) -> None:
+    json.loads((checkpoint / "trainer_state.json").read_text())
+    for file in checkpoint.iterdir():
+        if file.suffix == ".safetensors":
+            with safe_open(file, framework="pt"):  # looks at the header, and at the size that it tells
+                pass
+        elif file.suffix in (".pt", ".pth") and not is_zipfile(file):
+            raise ValueError(f"{file.name} is cut off")
 
 
 def synchronize_batch_norm(model: nn.Module, args: TrainingArguments) -> nn.Module:

@@ -181,5 +181,21 @@ class TestLastCompleteCheckpoint:
                 (folder / "trainer_state.json").write_text(state)
         assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
 
+    @pytest.mark.parametrize("content", [b"", b"half"])
+    @pytest.mark.parametrize("suffix", [".safetensors", ".pt", ".pth"])
+    def test_a_folder_with_a_file_that_is_cut_off_is_passed_over(self, whole: Path, suffix, content, tmp_path) -> None:
+        """As after a power cut, of which the file that was written last may know nothing."""
+        for step in (6, 8):
+            shutil.copytree(whole / f"checkpoint-{step}", tmp_path / f"checkpoint-{step}")
+        assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-8")
+        files = [file for file in (tmp_path / "checkpoint-8").iterdir() if file.suffix == suffix]
+        assert files
+        for file in files:
+            before = file.read_bytes()
+            file.write_bytes(content and before[: len(before) // 2])
+            assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-6"), file
+            file.write_bytes(before)
+        assert last_complete_checkpoint(tmp_path) == str(tmp_path / "checkpoint-8")
+
     def test_none(self, tmp_path) -> None:
         assert last_complete_checkpoint(tmp_path / "nowhere") is None
