@@ -168,6 +168,10 @@ class SegmentationConfig(TrainingArguments):
         self._check_mix()
         if self.class_weights is not None and not all(0 <= weight < math.inf for weight in self.class_weights):
             raise ValueError(f"class_weights must be numbers from 0 on, got {self.class_weights}.")
+        if self.class_weights is not None and sum(weight > 0 for weight in self.class_weights) < 2:
+            raise ValueError(
+                f"class_weights need two positive numbers, or nothing is learned, got {self.class_weights}."
+            )
         if self.backbone_learning_rate_scale < 0:
             raise ValueError(
                 f"backbone_learning_rate_scale must not be negative, got {self.backbone_learning_rate_scale}."

@@ -62,6 +62,7 @@ def _config(tmp_path, **fields) -> KnowledgeAdaptationConfig:
         ({"min_scale": 2.0, "max_scale": 1.0}, "min_scale"),
         ({"loss": "hinge"}, "loss must be one of"),
         ({"backbone_learning_rate_scale": -1.0}, "backbone_learning_rate_scale"),
+        *(({"class_weights": weights}, "need two positive numbers") for weights in ([0.0, 0.0], [0.0, 2.0], [])),
         *(({"class_weights": [1.0, w]}, "class_weights must be numbers from 0") for w in (-1.0, math.nan, math.inf)),
         *(({"ema_decay": decay}, "ema_decay must be above 0 and below 1") for decay in (0.0, 1.0, -0.5, 2.0, math.nan)),
     ],
