@@ -53,6 +53,8 @@ def benchmark(
     sizes = [_size(text) for text in size or ["512x512"]]
     # Before the measurement, which may take long.
     for file in (json_file, markdown, plot):
+        if file is not None and file.is_dir():
+            raise IsADirectoryError(f"{file} is a folder: name a file in it.")
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
     if plot is not None and all(mean_iou(model) is None for model in models):

@@ -43,12 +43,15 @@ def send_files(
 
 
 def _show_plan(files: Mapping[str, Path | bytes], destination: Destination) -> None:
-    """List the files that would be sent, with their sizes, and where they would go."""
+    """List the files that would be sent, with their sizes, and where they would go; a ValueError if that is no id of a
+    repository."""
+    from huggingface_hub.utils import validate_repo_id
     from rich.filesize import decimal
     from rich.table import Table
 
     from .output import console
 
+    validate_repo_id(destination.repo_id)
     sizes = {path: len(f) if isinstance(f, bytes) else f.stat().st_size for path, f in files.items()}
     table = Table()
     table.add_column("File", no_wrap=True)

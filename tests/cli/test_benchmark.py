@@ -21,6 +21,8 @@ def test_table_json_and_markdown(kaseg: Any, tmp_path: Path) -> None:
 def test_mistakes(kaseg: Any, tmp_path: Path) -> None:
     assert kaseg("benchmark", MODEL, "--size", "64").exit_code == 2
     assert "no engine 'fast'" in kaseg.fail("benchmark", MODEL, "--engine", "fast", "--no-memory")
+    for option in ("--json", "--markdown", "--plot"):
+        assert f"{tmp_path} is a folder" in kaseg.fail("benchmark", MODEL, "--engine", "fast", option, tmp_path)
     assert "--plot: no model has a results.json" in kaseg.fail(
         "benchmark", MODEL, "--engine", "fast", "--plot", tmp_path / "plot.png"
     )

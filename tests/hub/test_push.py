@@ -93,6 +93,9 @@ def test_push_command(hub: HubServer, checkpoint: Path) -> None:
     assert (
         "training_args.bin" not in result.output and "me/student (private if it is new), branch main" in result.output
     )
+    for repo_id in ("me/{x}", "a/b/c", "me/a student", "me/"):
+        result = call("push", checkpoint, repo_id, "--dry-run")
+        assert result.exit_code == 1 and "Repo id must" in result.output
     result = call("push", checkpoint, "me/student", "--private", "--revision", "v1", "-m", "the first")
     assert result.exit_code == 0, result.output
     repo = hub.repo("me/student")
