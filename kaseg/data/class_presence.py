@@ -95,8 +95,14 @@ def _hint(seen: SeenClasses) -> str:
 
 
 def require_labelled_pixels(dataset: Any, num_labels: int, where: str) -> None:
-    """Raises a ValueError if data to be scored have masks, and not a single labelled pixel in them."""
+    """Raises a ValueError if data to be scored have no samples or no masks, or not a single labelled pixel in them."""
     seen = look_at_masks(dataset, num_labels, enough=1)
+    # Samples that are not ours to read may hold their masks under any name.
+    if seen.all_masks and not seen.masks and isinstance(dataset, _WRAPPERS):
+        raise ValueError(
+            f"{where}: there is no sample that has a mask, so there is nothing to score. Take a split with masks, or "
+            "leave the evaluation out."
+        )
     if seen.all_masks and seen.masks and not seen.classes:
         raise ValueError(
             f"{where}: not one of the {seen.masks} masks has a labelled pixel (all are void, {VOID}), so there is "

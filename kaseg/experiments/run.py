@@ -82,6 +82,8 @@ def load_data(data_args: DataArguments) -> tuple[Any, Any]:
     def load(split: str, limit: int | None) -> Any:
         options = fields_for(load_segmentation_dataset, data_args)
         dataset = load_segmentation_dataset(data_args.dataset, split=split, **options)
+        if limit is not None and limit < 1:
+            raise ValueError(f"max_train_samples and max_eval_samples must be at least 1, got {limit}.")
         if limit is not None and isinstance(dataset, datasets.Dataset):
             dataset = dataset.select(range(min(limit, len(dataset))))
         return dataset

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kaseg.data import SegmentationDataset, get_label_space, load_segmentation_dataset
+from kaseg.data import SegmentationDataset, TrainTransform, get_label_space, load_segmentation_dataset
 from kaseg.data import samples as samples_module
 from kaseg.data.class_presence import check_training_masks, look_at_masks, require_labelled_pixels
 
@@ -94,6 +94,11 @@ def test_data_to_score_need_a_labelled_pixel(tmp_path):
     with pytest.raises(ValueError, match="val: not one of the 2 masks has a labelled pixel.*nothing to score"):
         require_labelled_pixels(_load(tmp_path / "void", [_mask(255, 255)] * 2), 2, "val")
     require_labelled_pixels(_load(tmp_path / "own", [_mask(255, 255), _mask(255, 1)]), 2, "val")
+    image = Image.new("RGB", (4, 4))
+    for nothing in ([], [{"image": image, "label": None, "id": "a"}], [{"image": image, "id": "a"}] * 2):
+        with pytest.raises(ValueError, match="val: there is no sample that has a mask"):
+            require_labelled_pixels(SegmentationDataset(nothing, TrainTransform(8)), 2, "val")
+    require_labelled_pixels([{"other": 1}], 2, "val")  # read by a collator of the user's own
 
 
 def test_comments_are_no_classes(tmp_path):

@@ -197,7 +197,15 @@ class TestBuildModel:
 
 @pytest.mark.parametrize("resume", [False, True])
 @pytest.mark.parametrize(
-    "mistake", [{"dataset": "camvid", "data_dir": "nowhere"}, {"max_labelled_samples": 8}, {"eval_split": "nothing"}]
+    "mistake",
+    [
+        {"dataset": "camvid", "data_dir": "nowhere"},
+        {"max_labelled_samples": 8},
+        {"eval_split": "nothing"},
+        {"max_train_samples": 0},
+        {"max_eval_samples": 0},
+        {"max_eval_samples": -1},
+    ],
 )
 def test_a_run_that_cannot_begin_leaves_the_folder_as_it_is(plain, mistake, resume, tmp_path) -> None:
     finished, empty = tmp_path / "finished", tmp_path / "empty"
