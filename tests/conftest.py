@@ -4,12 +4,8 @@ import atexit
 import os
 import random
 import shutil
-import sys
 import tempfile
 from pathlib import Path
-
-# Helpers of several rooms (forked.py, hub_server.py) lie beside this file; importlib mode leaves it off the path.
-sys.path.insert(0, str(Path(__file__).parent))
 
 # huggingface_hub, datasets and matplotlib read these once, when they are first imported: they come before every other
 # import. No test may reach the network, and none may read or fill the cache of whoever runs it.
@@ -27,6 +23,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from typer.testing import CliRunner, Result  # noqa: E402
+
+from kaseg.cli import app  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -46,3 +45,53 @@ def shared_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data: {folder} is not a folder; set KASEG_SHARED to the one with data/ and weights/")
     return folder
+
+
+def _present(path: Path) -> Path:
+    return path if path.exists() else pytest.skip(f"{path} is absent")
+
+
+@pytest.fixture(scope="session")
+def camvid(shared_dir: Path) -> Path:
+    return _present(shared_dir / "data/camvid")
+
+
+@pytest.fixture(scope="session")
+def voc(shared_dir: Path) -> Path:
+    """64 real pairs of PASCAL VOC 2012 in the official layout, in VOC2012/."""
+    return _present(shared_dir / "data/voc2012_mini")
+
+
+@pytest.fixture(scope="session")
+def imagenet_weights(shared_dir: Path) -> Path:
+    return _present(shared_dir / "weights/mobilenetv2_100-imagenet/model.safetensors")
+
+
+@pytest.fixture(scope="session")
+def voc_deeplab(shared_dir: Path) -> Path:
+    """Folder of a real DeepLab of transformers, trained on VOC."""
+    return _present(shared_dir / "weights/deeplabv3_mobilenet_v2_1.0_513-voc")
+
+
+class Kaseg:
+    """Calls the command line in this process."""
+
+    def __call__(self, *args: object) -> Result:
+        # Wide, so that messages are not wrapped.
+        return CliRunner(env={"COLUMNS": "400", "TERMINAL_WIDTH": "400"}).invoke(app, [str(arg) for arg in args])
+
+    def succeed(self, *args: object) -> Result:
+        result = self(*args)
+        assert result.exit_code == 0, (result.output, result.exception)
+        return result
+
+    def fail(self, *args: object, code: int = 1) -> str:
+        """What a call that must fail, with this code, prints."""
+        result = self(*args)
+        assert result.exit_code == code, result.output
+        return result.output
+
+
+@pytest.fixture(scope="session")
+def kaseg() -> Kaseg:
+    return Kaseg()

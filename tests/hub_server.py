@@ -347,11 +347,6 @@ class _Handler(BaseHTTPRequestHandler):
                     files[value["path"]] = base64.b64decode(value["content"])
                 elif key == "lfsFile":
                     files[value["path"]] = self.hub.lfs[value["oid"]]
-                elif key == "deletedFile":
-                    files.pop(value["path"], None)
-                elif key == "deletedFolder":
-                    folder = value["path"].rstrip("/") + "/"
-                    files = {path: data for path, data in files.items() if not path.startswith(folder)}
             number = 1 + sum(ref.startswith("refs/pr/") for ref in repo.refs)
             sha = repo.commit(f"refs/pr/{number}" if opening_pr else revision, files, message)
         page = f"{self.hub.url}/{_prefix(type)}{id}"

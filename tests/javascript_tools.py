@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from toy import vary_batch_norm
 
 from kaseg import KASegConfig, KASegImageProcessor, KASegModel
 from kaseg.data import SCENES
@@ -25,11 +26,15 @@ JAVASCRIPT = Path(__file__).with_name("javascript")
 MODULES = JAVASCRIPT / "node_modules"
 
 
-def varied_model(backbone: str = "test_resnet.r160_in1k", output_stride: int = 8, **config: Any) -> KASegModel:
+def varied_model(
+    backbone: str = "test_resnet.r160_in1k", output_stride: int = 8, statistics: bool = False, **config: Any
+) -> KASegModel:
     """A network of random weights that finds each of the scenes' classes somewhere in the first of them."""
     torch.manual_seed(0)
     labels = {"id2label": SCENES.id2label, "label2id": SCENES.label2id}
     model = KASegModel(KASegConfig(backbone, output_stride, head_channels=32, **labels, **config)).eval()
+    if statistics:
+        vary_batch_norm(model)
     torch.nn.init.normal_(model.classifier.weight)
     scenes = [render_scene(0, index)[0] for index in range(5)]
     with torch.no_grad():

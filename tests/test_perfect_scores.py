@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner
+from toy import write_folder
 
 from kaseg import KASegConfig, KASegImageProcessor, KASegModel, SegmentationConfig, SegmentationTrainer
-from kaseg.cli import app
 from kaseg.cli.output import console, print_scores
 from kaseg.evaluation import MeanIoU, iou_scores
 from kaseg.evaluation.caution import caution
@@ -111,17 +110,13 @@ def test_the_metric_has_no_score_for_void_alone(caplog: Any) -> None:
     assert np.isnan(scores["mean_iou"]) and "No pixel has a label" in caplog.text
 
 
-def test_the_command_says_it_too(tmp_path: Path) -> None:
-    root = tmp_path / "data/validation"
-    for part, mode in (("images", "RGB"), ("masks", "L")):
-        (root / part).mkdir(parents=True)
-        Image.new(mode, (64, 64)).save(root / part / "a.png")
+def test_the_command_says_it_too(kaseg, tmp_path: Path) -> None:
+    write_folder(tmp_path / "data/validation", [(Image.new("RGB", (64, 64)), Image.new("L", (64, 64)))])
     (tmp_path / "data/classes.txt").write_text("background\nobject\n")
     _model().save_pretrained(tmp_path / "model")
     KASegImageProcessor().save_pretrained(tmp_path / "model")
-    model, data, scores = (str(tmp_path / name) for name in ("model", "data", "scores.json"))
-    result = CliRunner().invoke(app, ["evaluate", model, "--dataset", data, "--json", scores])
-    assert result.exit_code == 0, result.output
-    assert CONSTANT in " ".join(result.output.split())
-    written = json.loads(Path(scores).read_text())
+    scores = tmp_path / "scores.json"
+    output = kaseg.succeed("evaluate", tmp_path / "model", "--dataset", tmp_path / "data", "--json", scores).output
+    assert CONSTANT in " ".join(output.split())
+    written = json.loads(scores.read_text())
     assert written["per_category_iou"] == {"background": 1.0, "object": None} and ONE_CLASS in written["caution"]

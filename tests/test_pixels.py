@@ -251,8 +251,6 @@ def test_a_processor_of_other_pixels_is_refused() -> None:
 
 
 class TestNoProcessorGiven:
-    """SegmentationTrainer(model, ...) without processing_class."""
-
     @staticmethod
     def _trained_with(model: Any, tmp_path: Path) -> KASegImageProcessor:
         args = SegmentationConfig(output_dir=str(tmp_path / "out"), max_steps=1, use_cpu=True, report_to="none")

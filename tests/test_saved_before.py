@@ -9,15 +9,12 @@ import inspect
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
-from typer.testing import CliRunner
 
 from kaseg import KASegConfig, KASegImageProcessor, KASegModel, KnowledgeAdaptationConfig
-from kaseg.cli import app
 from kaseg.distillation import FeatureAutoencoder, FeatureAutoencoderConfig
 from kaseg.distillation.balance import GradientBalance
 from kaseg.distillation.composite import StudentWithAdapters, student_map_shapes
@@ -80,11 +77,8 @@ def test_a_checkpoint_is_one_of_the_same_run(model: KASegModel, args: KnowledgeA
         check_resume(SAVED / "checkpoint-2", {**own, "mix": "cutmix"}, insist=False, instead="")
 
 
-def test_the_finished_run_is_read_by_its_recipe(tmp_path: Path) -> None:
+def test_the_finished_run_is_read_by_its_recipe(kaseg, tmp_path: Path) -> None:
     folder = shutil.copytree(SAVED, tmp_path / "student")
-    call: list[Any] = ["distill", "--config", folder / "recipe.yaml", "--output-dir", folder]
-    result = CliRunner(env={"COLUMNS": "400"}).invoke(app, [str(word) for word in call])
-    assert result.exit_code == 0, (result.output, result.exception)
-    assert "This run was finished before" in result.output
+    output = kaseg.succeed("distill", "--config", folder / "recipe.yaml", "--output-dir", folder).output
     scores = json.loads((SAVED / "results.json").read_text())
-    assert f"{100 * scores['per_category_iou']['car']:.2f}" in result.output
+    assert "This run was finished before" in output and f"{100 * scores['per_category_iou']['car']:.2f}" in output

@@ -12,10 +12,9 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 from PIL import Image
-from typer.testing import CliRunner
+from toy import FIRST_STAGE
 
 from kaseg import KASegModel, KnowledgeAdaptationConfig, SegmentationConfig, SegmentationTrainer
-from kaseg.cli import app
 from kaseg.experiments.comparison import Comparison, run_comparison
 from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArguments
 from kaseg.experiments.report import write_report
@@ -36,11 +35,6 @@ TINY = {
     "use_cpu": True,
     "save_strategy": "no",
 }
-
-
-def kaseg(*args: object) -> Any:
-    # Wide, so that nothing is wrapped.
-    return CliRunner(env={"COLUMNS": "400", "TERMINAL_WIDTH": "400"}).invoke(app, [str(arg) for arg in args])
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +63,12 @@ def arguments(output_dir: Path, kind: type = SegmentationConfig, **fields: Any) 
 
 
 @pytest.fixture(scope="module")
-def trained(root: Path, data: Path) -> tuple[Path, str]:
+def trained(kaseg, root: Path, data: Path) -> tuple[Path, str]:
     """A run by the command, and what it printed."""
     recipe = root / "recipe [1].yaml"
     fields = {**TINY, "backbone": "mobilenetv2_035", "output_stride": 32, "pretrained_backbone": False}
     recipe.write_text(yaml.safe_dump({**fields, "dataset": str(data)}))
-    result = kaseg("train", "--config", recipe, "--output-dir", root / "out [a|b]")
-    assert result.exit_code == 0, (result.output, result.exception)
+    result = kaseg.succeed("train", "--config", recipe, "--output-dir", root / "out [a|b]")
     return root / "out [a|b]", result.output
 
 
@@ -96,26 +89,22 @@ class TestText:
         assert code is not None
         compile(code[1], "card", "exec")
 
-    def test_evaluate_writes_before_it_prints(self, trained, data, root) -> None:
+    def test_evaluate_writes_before_it_prints(self, kaseg, trained, data, root) -> None:
         files = {flag: root / "new [b]" / name for flag, name in FILES.items()}
         options = [item for pair in files.items() for item in pair]
-        result = kaseg("evaluate", trained[0], "--dataset", data, *options)
-        assert result.exit_code == 0, (result.output, result.exception)
-        assert all(name in result.output for name in (*NAMES, *map(str, files.values())))
+        output = kaseg.succeed("evaluate", trained[0], "--dataset", data, *options).output
+        assert all(name in output for name in (*NAMES, *map(str, files.values())))
         assert list(json.loads(files["--json"].read_text())["per_category_iou"]) == NAMES
         assert Image.open(files["--confusion-matrix"]).size[0] > 100
         assert "[0] %s {x}" in files["--per-image"].read_text()
 
-    def test_predict_ends_well(self, trained, data, root) -> None:
-        images = data / "validation/images"
-        result = kaseg("predict", images, "--model", trained[0], "--output", root / "masks [/b]")
-        assert result.exit_code == 0, (result.output, result.exception)
-        assert str(root / "masks [/b]") in result.output
+    def test_predict_ends_well(self, kaseg, trained, data, root) -> None:
+        command = ("predict", data / "validation/images", "--model", trained[0], "--output", root / "masks [/b]")
+        assert str(root / "masks [/b]") in kaseg.succeed(*command).output
         assert len(list((root / "masks [/b]").iterdir())) == 4
 
-    def test_errors_are_printed_as_they_are(self, root) -> None:
-        result = kaseg("predict", root / "[/gone].png", "--output", root)
-        assert result.exit_code == 1 and "[/gone].png: no such file" in result.output
+    def test_errors_are_printed_as_they_are(self, kaseg, root) -> None:
+        assert "[/gone].png: no such file" in kaseg.fail("predict", root / "[/gone].png", "--output", root)
 
 
 FILES = {"--json": "scores.json", "--per-image": "images.csv", "--confusion-matrix": "matrix.png"}
@@ -136,8 +125,7 @@ class TestLostWork:
         if stage == "train":
             results = train(MODEL, source, arguments(tmp_path))
         else:
-            first = {"latent_channels": 8, "autoencoder_epochs": 0, "autoencoder_max_steps": 1}
-            args = arguments(tmp_path, KnowledgeAdaptationConfig, **first)
+            args = arguments(tmp_path, KnowledgeAdaptationConfig, **FIRST_STAGE)
             results = distill(MODEL, source, TeacherArguments(teacher=str(trained[0])), args)
         assert KASegModel.from_pretrained(tmp_path).config.num_labels == len(NAMES)
         assert json.loads((tmp_path / "results.json").read_text()) == results
@@ -179,7 +167,7 @@ class TestLostWork:
             ("kaseg.evaluation.cost.gflops", None),
         ],
     )
-    def test_evaluate(self, broken, missing, trained, data, tmp_path, monkeypatch) -> None:
+    def test_evaluate(self, kaseg, broken, missing, trained, data, tmp_path, monkeypatch) -> None:
         monkeypatch.setattr(broken, fails)
         files = {flag: tmp_path / name for flag, name in FILES.items()}
         options = [item for pair in files.items() for item in pair]

@@ -6,9 +6,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from typer.testing import CliRunner, Result
-
-from kaseg.cli import app
 
 TINY = {
     "backbone": "mobilenetv2_050",
@@ -26,30 +23,6 @@ TINY = {
 }
 
 
-class Kaseg:
-    """Calls the command line in this process."""
-
-    def __call__(self, *args: object) -> Result:
-        # Wide, so that messages are not wrapped.
-        return CliRunner(env={"COLUMNS": "400", "TERMINAL_WIDTH": "400"}).invoke(app, [str(arg) for arg in args])
-
-    def succeed(self, *args: object) -> Result:
-        result = self(*args)
-        assert result.exit_code == 0, (result.output, result.exception)
-        return result
-
-    def fail(self, *args: object, code: int = 1) -> str:
-        """What a call that must fail, with this code, prints."""
-        result = self(*args)
-        assert result.exit_code == code, result.output
-        return result.output
-
-
-@pytest.fixture(scope="session")
-def kaseg() -> Kaseg:
-    return Kaseg()
-
-
 @pytest.fixture(scope="session")
 def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
@@ -58,7 +31,7 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def trained(kaseg: Kaseg, recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def trained(kaseg, recipe_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder of a trained student and what its command printed."""
     folder = tmp_path_factory.mktemp("trained") / "student"
     result = kaseg.succeed("train", "--config", recipe_file, "--max_steps=2", "--output-dir", folder)

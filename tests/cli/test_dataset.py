@@ -2,15 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import yaml
-from PIL import Image
+from toy import write_folder
 
 
 def test_weights_are_printed_as_a_recipe_takes_them(kaseg, tmp_path) -> None:
-    (tmp_path / "train/images").mkdir(parents=True)
-    (tmp_path / "train/masks").mkdir()
     label = np.array([[0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 2, 255]], np.uint8)
-    Image.fromarray(label).save(tmp_path / "train/masks/a.png")
-    Image.fromarray(np.zeros((3, 4, 3), np.uint8)).save(tmp_path / "train/images/a.png")
+    write_folder(tmp_path / "train", [(np.zeros((3, 4, 3), np.uint8), label)])
     (tmp_path / "classes.txt").write_text("road\ncar\nsign\n")
     lines = kaseg.succeed("dataset", "weights", tmp_path, "--power", 0.5).output.splitlines()
     assert lines[1] == "car: 18.18 % of the labelled pixels, weight 1.0"

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from toy import write_folder
 from transformers import (
     MobileNetV2ForSemanticSegmentation,
     SegformerConfig,
@@ -50,13 +51,8 @@ def test_scores_as_training_did(kaseg: Any, trained: tuple[Path, str], tmp_path:
 @pytest.fixture
 def one_image(tmp_path: Path) -> Path:
     """A folder of one image whose only class of nine is sky."""
-    folder = tmp_path / "data"
-    for part, picture in (("images", Image.new("RGB", (64, 48), "blue")), ("masks", Image.new("L", (64, 48)))):
-        (folder / part).mkdir(parents=True)
-        picture.save(folder / part / "a.png")
-    names = "sky road pavement building tree car person pole sign"
-    (folder / "classes.txt").write_text("\n".join(names.split()))
-    return folder
+    pair = Image.new("RGB", (64, 48), "blue"), Image.new("L", (64, 48))
+    return write_folder(tmp_path / "data", [pair], SPECS["scenes"].label_space.names)
 
 
 def test_absent_classes_are_null(kaseg: Any, trained: tuple[Path, str], one_image: Path, tmp_path: Path) -> None:
@@ -164,20 +160,18 @@ def test_two_processes_write_once_what_one_does(kaseg: Any, trained: tuple[Path,
 
 
 @pytest.mark.slow
-def test_a_real_network_on_real_pictures_against_numpy(kaseg: Any, shared_dir: Path, tmp_path: Path) -> None:
+def test_a_real_network_on_real_pictures_against_numpy(
+    kaseg: Any, voc_deeplab: Path, voc: Path, tmp_path: Path
+) -> None:
     """mIoU counted with numpy from masks that transformers itself predicts, image by image."""
-    data, weights = shared_dir / "data/voc2012_mini", shared_dir / "weights/deeplabv3_mobilenet_v2_1.0_513-voc"
-    for needed in (data, weights):
-        if not needed.is_dir():
-            pytest.skip(f"{needed} is not there")
-    theirs = MobileNetV2ForSemanticSegmentation.from_pretrained(weights).eval()
+    theirs = MobileNetV2ForSemanticSegmentation.from_pretrained(voc_deeplab).eval()
     file = tmp_path / "scores.json"
-    where = ("--dataset", "voc2012", "--data-dir", data, "--json", file, "--device", "cpu")
-    kaseg.succeed("evaluate", weights, *where)
+    where = ("--dataset", "voc2012", "--data-dir", voc, "--json", file, "--device", "cpu")
+    kaseg.succeed("evaluate", voc_deeplab, *where)
     scores = json.loads(file.read_text())
 
     counts = np.zeros((21, 21), dtype=np.int64)
-    folder = data / "VOC2012"
+    folder = voc / "VOC2012"
     for name in (folder / "ImageSets/Segmentation/val.txt").read_text().split():
         reference = np.array(Image.open(folder / f"SegmentationClass/{name}.png"))
         picture = np.array(Image.open(folder / f"JPEGImages/{name}.jpg")).astype(np.float32) / 127.5 - 1

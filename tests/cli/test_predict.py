@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from toy import write_clip
 
 from kaseg.checkpoints import DEFAULT_MODEL
 
@@ -59,14 +60,7 @@ def test_mistakes(kaseg: Any, trained: tuple[Path, str], tmp_path: Path) -> None
 
 
 def test_videos(kaseg: Any, trained: tuple[Path, str], images: Path, tmp_path: Path) -> None:
-    av = pytest.importorskip("av")
-    with av.open(str(tmp_path / "drive.mp4"), "w") as container:
-        stream = container.add_stream("mpeg4", rate=5)
-        stream.width, stream.height = 64, 48
-        for index in range(3):
-            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 80 * index, np.uint8), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+    write_clip(tmp_path / "drive.mp4", [np.full((48, 64, 3), 80 * index, np.uint8) for index in range(3)])
     output = tmp_path / "out"
     command = ("predict", tmp_path / "drive.mp4", images / "a.png", "--model", trained[0], "--output", output)
     result = kaseg.succeed(*command, "--max-frames", 2)

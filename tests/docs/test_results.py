@@ -47,8 +47,9 @@ def test_every_run_has_its_recipe_and_scores_that_fit(collect: Any, folder: Path
         assert float(row["mean_iou"]) == pytest.approx(sum(classes) / len(classes), abs=1e-4), row["run"]
 
 
-def test_runs_are_added_once(collect: Any, tmp_path: Path) -> None:
-    results = {
+@pytest.fixture
+def results(collect: Any) -> dict[str, Any]:
+    return {
         **{key: 1 for key in (*collect.FACTS, *collect.SCORES, "seed")},
         "recipe": {"learning_rate": 0.5, "seed": 1},
         "versions": {"kaseg": "0.1.0", "torch": "2.15.0"},
@@ -59,6 +60,9 @@ def test_runs_are_added_once(collect: Any, tmp_path: Path) -> None:
             {"loss": 1.0, "distillation/affinity": 0.25, "weight/affinity": 3.0, "epoch": 2.0},
         ],
     }
+
+
+def test_runs_are_added_once(collect: Any, results: dict[str, Any], tmp_path: Path) -> None:
     collect.add(tmp_path, {"os16/kd/seed-1": results})
     collect.add(tmp_path, {"os16/kd/seed-1": {**results, "mean_iou": 0.5}, "os16/a/seed-2": {**results, "seed": 2}})
     first, second = collect.read_rows(tmp_path)
@@ -71,14 +75,7 @@ def test_runs_are_added_once(collect: Any, tmp_path: Path) -> None:
     assert recipes == {first["recipe"]: {"learning_rate": 0.5}} and first["recipe"] == second["recipe"]
 
 
-def test_a_row_without_its_recipe_is_found_when_the_next_is_written(collect: Any, tmp_path: Path) -> None:
-    results = {
-        **{key: 1 for key in (*collect.FACTS, *collect.SCORES, "seed")},
-        "recipe": {"learning_rate": 0.5},
-        "versions": {"kaseg": "0.1.0", "torch": "2.15.0"},
-        "per_category_iou": {"sky": 0.25},
-        "log": [],
-    }
+def test_a_row_without_its_recipe_is_found_when_the_next_is_written(collect, results, tmp_path: Path) -> None:
     first, second = "os16/kd/seed-1", "os16/plain/seed-1"
     collect.add(tmp_path, {first: results})
     before = (tmp_path / "runs.csv").read_text()

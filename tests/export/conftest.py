@@ -6,12 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from torch import nn
+from javascript_tools import varied_model
 
-from kaseg import KASegConfig, KASegImageProcessor, KASegModel
-from kaseg.data import SCENES
-from kaseg.data.scenes import render_scene
+from kaseg import KASegImageProcessor, KASegModel
 from kaseg.export import ExportOptions, export_model
 
 SIZES = ((64, 96), (65, 97))
@@ -19,18 +16,7 @@ SIZES = ((64, 96), (65, 97))
 
 @pytest.fixture(scope="session")
 def model() -> KASegModel:
-    torch.manual_seed(0)
-    labels = {"id2label": SCENES.id2label, "label2id": SCENES.label2id}
-    model = KASegModel(KASegConfig("test_resnet.r160_in1k", output_stride=32, head_channels=32, **labels)).eval()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):  # so that forgetting or misfolding statistics would show
-            module.running_mean.normal_(std=0.1)
-            module.running_var.uniform_(0.5, 2.0)
-    nn.init.normal_(model.classifier.weight)
-    picture = KASegImageProcessor()(render_scene(0, 0)[0], return_tensors="pt")
-    with torch.no_grad():  # so that no class has it all
-        model.classifier.bias -= model(**picture).logits.mean(dim=(0, 2, 3))
-    return model
+    return varied_model(output_stride=32, statistics=True)
 
 
 @pytest.fixture(scope="session")

@@ -6,13 +6,13 @@ import base64
 import functools
 import importlib
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from javascript_tools import needs_node, node, varied_model
 
 from kaseg import KASegImageProcessor, KASegModel
 from kaseg.data import SCENES, load_segmentation_dataset
@@ -23,9 +23,6 @@ from kaseg.export.formats import load_export, needs
 from kaseg.export.record import read_record
 from kaseg.export.runtimes.onnx import ONNX_NAME
 from kaseg.masks import resize_logits
-
-sys.path.insert(0, str(Path(__file__).parent.parent))  # importlib mode leaves it off the path
-from javascript_tools import needs_node, node, varied_model
 
 SIZES = ((259, 321), (360, 480))
 FIXED = ("executorch", "litert")
@@ -83,7 +80,6 @@ def mean_iou(masks: np.ndarray, labels: np.ndarray) -> float:
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 @pytest.mark.parametrize("runtime", ["onnx", "openvino", "torch-export", "executorch", "litert", "node"])
 def test_masks_of_the_graph(runtime: str, size: tuple[int, int], processor: KASegImageProcessor, run_of) -> None:
-    """They are the argmax of the runtime's own logits, and the model's masks."""
     format, fixed = "onnx" if runtime == "node" else runtime, size if runtime in FIXED else None
     logits_of, masks_of = (run_of(runtime, ExportOptions(format, output=o, size=fixed)) for o in ("logits", "mask"))
     scenes = [render_scene(0, index, *size) for index in range(3)]

@@ -12,6 +12,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 from PIL import Image
+from test_modeling_kaseg import MODERN, TRACED
 from transformers.image_utils import SizeDict
 
 import kaseg
@@ -25,10 +26,6 @@ from kaseg.export.graph import resize_pixels
 from kaseg.export.runtimes.openvino import compile_model
 from kaseg.export.to_openvino import write_openvino
 from kaseg.writing import whole_folder
-
-# The list of the base tester; importlib mode leaves test files off the path.
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from test_modeling_kaseg import MODERN, TRACED
 
 SIZES = ((64, 96), (65, 97))
 

@@ -4,26 +4,21 @@ import json
 import os
 import re
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from huggingface_hub import RepoCard
+from javascript_tools import MODULES, browse, chromium, node, serving, varied_model
 from PIL import Image
-from typer.testing import CliRunner
+from toy import mask_of
 
 from kaseg import KASegImageProcessor, KASegModel
-from kaseg.cli import app
 from kaseg.data import SCENES
 from kaseg.data.scenes import render_scene
 from kaseg.export import ExportOptions, export_model, static_demo
 from kaseg.export.static_demo import write_static_demo
-
-sys.path.insert(0, str(Path(__file__).parent.parent))  # importlib mode leaves it off the path
-from javascript_tools import MODULES, browse, chromium, node, serving, varied_model
 
 PACKAGE = MODULES / "onnxruntime-web"
 FILES = ["README.md", "app.js", "index.html", "model.onnx", "ort-wasm-simd-threaded.wasm", "ort.wasm.bundle.min.mjs"]
@@ -97,10 +92,7 @@ def test_a_dropped_photo_and_the_webcam_in_chromium(
     photo.save(tmp_path / "images" / "photo.png")
     with serving({"/": tmp_path / "page", "/images/": tmp_path / "images"}, isolated) as url:
         found = browse(f"{url}/index.html", READY, DROP)["result"]
-    processor = KASegImageProcessor()
-    with torch.inference_mode():
-        outputs = model(**processor(photo, return_tensors="pt"))
-    expected = processor.post_process_semantic_segmentation(outputs, [(65, 97)])[0].numpy()
+    expected = mask_of(model, KASegImageProcessor(), photo)
     assert found["photo"].startswith("97x65: ") and (found["height"], found["width"]) == (65, 97)
     settings = json.loads((tmp_path / "page" / "settings.json").read_text())
     colors = np.array([[*color, 255] for color in settings["palette"]])[expected]
@@ -110,16 +102,14 @@ def test_a_dropped_photo_and_the_webcam_in_chromium(
     assert "frames per second" in found["webcam"] and found["threads"] is isolated
 
 
-def test_the_command_writes_all_that_the_page_asks_for(export: Path, package: Path, tmp_path: Path) -> None:
-    arguments = ["demo", str(export), "--static", str(tmp_path / "page"), "--onnxruntime-web", str(package)]
-    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, arguments)
-    assert result.exit_code == 0, result.output
+def test_the_command_writes_all_that_the_page_asks_for(kaseg, export: Path, package: Path, tmp_path: Path) -> None:
+    command = ("demo", export, "--static", tmp_path / "page", "--onnxruntime-web", package)
+    kaseg.succeed(*command)
     assert sorted(file.name for file in (tmp_path / "page").iterdir()) == sorted([*FILES, "settings.json"])
     text = "".join((tmp_path / "page" / name).read_text() for name in ("index.html", "app.js"))
     assert "http://" not in text and "https://" not in text
     assert "sdk: static" in (tmp_path / "page" / "README.md").read_text()
-    again = CliRunner(env={"COLUMNS": "200"}).invoke(app, arguments)
-    assert again.exit_code == 1 and "not empty" in again.output
+    assert "not empty" in kaseg.fail(*command)
 
 
 def test_the_card_holds_whatever_the_model_is_called(export: Path, package: Path, tmp_path: Path) -> None:

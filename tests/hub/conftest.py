@@ -4,12 +4,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pytest
-
-# The trainers' toy.py is a helper, not a test; importlib mode leaves it off the path.
-sys.path.insert(0, str(Path(__file__).parents[1] / "trainer"))
-
 import huggingface_hub
+import pytest
 import torch
 import transformers.utils.hub
 from hub_server import TOKEN, HubServer

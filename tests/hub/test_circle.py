@@ -7,10 +7,8 @@ import pytest
 import torch
 from hub_server import HubServer
 from toy import arguments, make_dataset, make_model
-from typer.testing import CliRunner
 
 from kaseg import KASegImageProcessor, KASegModel, SegmentationConfig, SegmentationTrainer
-from kaseg.cli import app
 
 
 def logits_of(model: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
@@ -81,7 +79,7 @@ except ValueError as error:
 
 
 @pytest.mark.slow
-def test_train_push_load_tune_push_and_load_both(hub: HubServer, tmp_path: Path, run_process) -> None:
+def test_train_push_load_tune_push_and_load_both(kaseg, hub: HubServer, tmp_path: Path, run_process) -> None:
     trainer = SegmentationTrainer(
         make_model(),
         SegmentationConfig(**arguments(tmp_path / "student")),
@@ -102,8 +100,7 @@ def test_train_push_load_tune_push_and_load_both(hub: HubServer, tmp_path: Path,
     files = (tmp_path / "pixels.pt", tmp_path / "logits.pt")
     assert "done" in run_process(FRESH, "me/student", *files)
     # The same weights with code, for a process that has no kaseg.
-    result = CliRunner().invoke(app, ["push", str(tmp_path / "student"), "me/with-code", "--with-code"])
-    assert result.exit_code == 0, result.output
+    kaseg.succeed("push", tmp_path / "student", "me/with-code", "--with-code")
     torch.save({"main": logits["tuned"]}, tmp_path / "logits.pt")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -8,10 +8,8 @@ import datasets
 import numpy as np
 import pytest
 from hub_server import HubServer
-from PIL import Image
-from typer.testing import CliRunner
+from toy import write_folder
 
-from kaseg.cli import app
 from kaseg.data import SCENES, LabelSpace, get_label_space, load_segmentation_dataset, read_label_space
 from kaseg.hub import dataset_files, dataset_label_space
 
@@ -48,30 +46,22 @@ def make_folder(folder: Path) -> Path:
     """A dataset of JPEG images and palette masks, with raw ids that have a gap."""
     rng = np.random.default_rng(0)
     for split in ("train", "validation"):
-        for part in ("images", "masks"):
-            (folder / split / part).mkdir(parents=True)
-        for index in range(3):
-            Image.fromarray(rng.integers(0, 255, (24, 32, 3), dtype=np.uint8)).save(
-                folder / split / "images" / f"{index}.jpg"
-            )
-            Image.fromarray(rng.choice(np.array([0, 7, 9], np.uint8), (24, 32))).save(
-                folder / split / "masks" / f"{index}.png"
-            )
+        masks = rng.choice(np.array([0, 7, 9], np.uint8), (3, 24, 32))
+        write_folder(
+            folder / split, zip(rng.integers(0, 255, (3, 24, 32, 3), np.uint8), masks, strict=True), suffix="jpg"
+        )
     classes = {"0": {"name": "ground", "color": "#102030"}, "7": {"name": "sky", "color": "#405060"}, "9": None}
     (folder / "classes.json").write_text(json.dumps(classes))
     return folder
 
 
 @pytest.mark.slow
-def test_a_dataset_comes_back_as_it_was(hub: HubServer, tmp_path: Path, run_process) -> None:
+def test_a_dataset_comes_back_as_it_was(kaseg, hub: HubServer, tmp_path: Path, run_process) -> None:
     folder = make_folder(tmp_path / "shapes")
-    dry = CliRunner(env={"COLUMNS": "200"}).invoke(
-        app, ["dataset", "push", str(folder), "me/shapes", "--licence", "MIT", "--dry-run"]
-    )
-    assert dry.exit_code == 0 and "data/train-00000-of-00001.parquet" in dry.output, dry.output
+    command = ("dataset", "push", folder, "me/shapes", "--licence", "MIT")
+    assert "data/train-00000-of-00001.parquet" in kaseg.succeed(*command, "--dry-run").output
     assert hub.requests == []
-    result = CliRunner().invoke(app, ["dataset", "push", str(folder), "me/shapes", "--licence", "MIT"])
-    assert result.exit_code == 0, result.output
+    kaseg.succeed(*command)
     repo = hub.repo("me/shapes", "dataset")
     card = repo.files()["README.md"].decode()
     assert repo.private and "license: mit" in card and "| 1 | sky | `#405060` |" in card

@@ -9,21 +9,15 @@ import pytest
 from hub_server import HubServer
 from toy import make_model
 from transformers import AutoModelForSemanticSegmentation, MobileNetV2Config
-from typer.testing import CliRunner, Result
 
 import kaseg
 from kaseg import KASegConfig, KASegImageProcessor, KASegModel
 from kaseg.checkpoints import PACKAGE_DIR
-from kaseg.cli import app
 from kaseg.hub import checkpoint_to_publish, files_to_push
 from kaseg.hub.remote_code import CODE_FILES
 
 LOADED = ("config.json", "model.safetensors", "preprocessor_config.json")
 CONSUMED = {*LOADED, "README.md", "example.png", "recipe.yaml", "results.json"}
-
-
-def call(*args: object) -> Result:
-    return CliRunner(env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"}).invoke(app, [str(arg) for arg in args])
 
 
 def test_exactly_what_a_consumer_needs(checkpoint: Path) -> None:
@@ -86,57 +80,48 @@ def test_model_and_processor_push_themselves(hub: HubServer, checkpoint: Path) -
     assert KASegModel.from_pretrained("me/student", revision="v2").config.num_labels == 2
 
 
-def test_push_command(hub: HubServer, checkpoint: Path) -> None:
-    result = call("push", checkpoint, "me/student", "--dry-run", "--with-code", "--private")
-    assert result.exit_code == 0, result.output
-    assert hub.requests == [] and "1.1 MB" in result.output and "modeling_kaseg.py" in result.output
-    assert (
-        "training_args.bin" not in result.output and "me/student (private if it is new), branch main" in result.output
-    )
+def test_push_command(kaseg, hub: HubServer, checkpoint: Path) -> None:
+    shown = kaseg.succeed("push", checkpoint, "me/student", "--dry-run", "--with-code", "--private").output
+    assert hub.requests == [] and "1.1 MB" in shown and "modeling_kaseg.py" in shown
+    assert "training_args.bin" not in shown and "me/student (private if it is new), branch main" in shown
     for repo_id in ("me/{x}", "a/b/c", "me/a student", "me/"):
-        result = call("push", checkpoint, repo_id, "--dry-run")
-        assert result.exit_code == 1 and "Repo id must" in result.output
-    result = call("push", checkpoint, "me/student", "--private", "--revision", "v1", "-m", "the first")
-    assert result.exit_code == 0, result.output
+        assert "Repo id must" in kaseg.fail("push", checkpoint, repo_id, "--dry-run")
+    output = kaseg.succeed("push", checkpoint, "me/student", "--private", "--revision", "v1", "-m", "the first").output
     repo = hub.repo("me/student")
     assert repo.private and set(repo.files("v1")) == CONSUMED and repo.messages[-1] == ("v1", "the first")
-    assert f"{hub.url}/me/student/commit/" in result.output
-    result = call("push", checkpoint, "me/student", "--create-pr")
-    assert result.exit_code == 0 and f"{hub.url}/me/student/discussions/1" in result.output
+    assert f"{hub.url}/me/student/commit/" in output
+    output = kaseg.succeed("push", checkpoint, "me/student", "--create-pr").output
+    assert f"{hub.url}/me/student/discussions/1" in output
 
 
-def test_push_as_transformers(hub: HubServer, checkpoint: Path, tmp_path: Path) -> None:
-    result = call("push", checkpoint, "me/student", "--as-transformers", "--with-code")
-    assert result.exit_code == 1 and "leave --with-code" in result.output
-    result = call("push", checkpoint, "me/student", "--size", "64,64")
-    assert result.exit_code == 1 and "--size would change nothing" in result.output
+def test_push_as_transformers(kaseg, hub: HubServer, checkpoint: Path, tmp_path: Path) -> None:
+    command = ("push", checkpoint, "me/student")
+    assert "leave --with-code" in kaseg.fail(*command, "--as-transformers", "--with-code")
+    assert "--size would change nothing" in kaseg.fail(*command, "--size", "64,64")
     student = KASegModel(KASegConfig("mobilenetv2_035", output_stride=32, num_labels=2, pad_to_stride=True))
     student.save_pretrained(tmp_path / "student")
     KASegImageProcessor().save_pretrained(tmp_path / "student")
-    result = call("push", tmp_path / "student", "me/student", "--as-transformers")
-    assert result.exit_code == 1 and "pad_to_stride=True" in result.output and hub.requests == []
-    result = call("push", tmp_path / "student", "me/student", "--as-transformers", "--size", "64,96")
-    assert result.exit_code == 0, result.output
+    command = ("push", tmp_path / "student", "me/student", "--as-transformers")
+    assert "pad_to_stride=True" in kaseg.fail(*command) and hub.requests == []
+    kaseg.succeed(*command, "--size", "64,96")
     assert set(hub.repo("me/student").files()) == {"README.md", "export.json", *LOADED}
     loaded = AutoModelForSemanticSegmentation.from_pretrained("me/student")
     assert type(loaded).__name__ == "MobileNetV2ForSemanticSegmentation"
 
 
-def test_push_command_reports_what_to_do(hub: HubServer, checkpoint: Path) -> None:
-    result = call("push", checkpoint, "other/student")
-    assert result.exit_code == 1 and "may not write there (403)" in result.output and "Traceback" not in result.output
+def test_push_command_reports_what_to_do(kaseg, hub: HubServer, checkpoint: Path) -> None:
+    output = kaseg.fail("push", checkpoint, "other/student")
+    assert "may not write there (403)" in output and "Traceback" not in output
 
 
-def test_publish_command(hub: HubServer, checkpoint: Path, tmp_path: Path) -> None:
+def test_publish_command(kaseg, hub: HubServer, checkpoint: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(checkpoint, tmp_path / "hub_configs" / "ours")
-    result = call("publish", folder, "--dry-run")
-    assert result.exit_code == 0 and "sent to kaseg/ours, branch main" in result.output, result.output
+    assert "sent to kaseg/ours, branch main" in kaseg.succeed("publish", folder, "--dry-run").output
     for arguments, repo in (((), "kaseg/ours"), (("--namespace", "me"), "me/ours")):
-        assert call("publish", folder, *arguments).exit_code == 0
+        kaseg.succeed("publish", folder, *arguments)
         assert set(hub.repo(repo).files()) == CONSUMED
     (folder / "results.json").unlink()
-    result = call("publish", folder)
-    assert result.exit_code == 1 and "has no results.json" in result.output
+    assert "has no results.json" in kaseg.fail("publish", folder)
 
 
 def test_every_shipped_checkpoint_can_be_published() -> None:

@@ -14,22 +14,15 @@ import pytest
 from hub_server import HubServer
 from huggingface_hub import RepoCard, snapshot_download
 from packaging.requirements import Requirement
-from typer.testing import CliRunner, Result
 
 from kaseg.checkpoints import PACKAGE_DIR
-from kaseg.cli import app
 from kaseg.hub import space
 
 gradio = pytest.importorskip("gradio", reason="gradio is not installed (the demo extra)")
 
 
-def call(*args: object) -> Result:
-    return CliRunner(env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"}).invoke(app, [str(arg) for arg in args])
-
-
-def test_a_folder_is_sent_with_the_page(hub: HubServer, checkpoint: Path) -> None:
-    result = call("push", checkpoint, "me/demo", "--space")
-    assert result.exit_code == 0, result.output
+def test_a_folder_is_sent_with_the_page(kaseg, hub: HubServer, checkpoint: Path) -> None:
+    kaseg.succeed("push", checkpoint, "me/demo", "--space")
     space = hub.repo("me/demo", "space")
     assert space.sdk == "gradio" and space.messages[-1][1] == "Upload demo"
     files = space.files()
@@ -59,31 +52,30 @@ def test_what_lies_in_the_package_beside_its_code_stays(
     assert sent == {"kaseg/__init__.py", "kaseg/data/catalog.yaml"}
 
 
-def test_a_model_of_the_hub_is_named(hub: HubServer, checkpoint_files: dict[str, bytes]) -> None:
+def test_a_model_of_the_hub_is_named(kaseg, hub: HubServer, checkpoint_files: dict[str, bytes]) -> None:
     hub.add_repo("me/student", checkpoint_files)
-    result = call("push", "me/student", "me/demo", "--space", "--private")
-    assert result.exit_code == 0, result.output
+    kaseg.succeed("push", "me/student", "me/demo", "--space", "--private")
     files = hub.repo("me/demo", "space").files()
     assert hub.repo("me/demo", "space").private
     assert RepoCard(files["README.md"].decode()).data.to_dict()["models"] == ["me/student"]
     assert b"['me/student']" in files["app.py"] and not any(name.startswith("models/") for name in files)
 
 
-def test_nothing_is_made_for_a_model_that_is_not_there(hub: HubServer) -> None:
-    result = call("push", "me/nothing", "me/demo", "--space")
-    assert result.exit_code == 1 and "me/nothing is neither a folder here" in " ".join(result.output.split())
+def test_nothing_is_made_for_a_model_that_is_not_there(kaseg, hub: HubServer) -> None:
+    output = kaseg.fail("push", "me/nothing", "me/demo", "--space")
+    assert "me/nothing is neither a folder here" in " ".join(output.split())
     assert ("space", "me/demo") not in hub.repos
 
 
 @pytest.mark.parametrize("option", [["--with-code"], ["--as-transformers"], ["--size", "32,32"]])
-def test_options_of_models_are_refused(checkpoint: Path, option: list[str]) -> None:
-    result = call("push", checkpoint, "me/demo", "--space", *option)
-    assert result.exit_code == 1 and "--space sends the demo" in " ".join(result.output.split())
+def test_options_of_models_are_refused(kaseg, checkpoint: Path, option: list[str]) -> None:
+    output = kaseg.fail("push", checkpoint, "me/demo", "--space", *option)
+    assert "--space sends the demo" in " ".join(output.split())
 
 
 @pytest.mark.slow
-def test_what_was_sent_runs(hub: HubServer, checkpoint: Path, tmp_path: Path) -> None:
-    call("push", checkpoint, "me/demo", "--space")
+def test_what_was_sent_runs(kaseg, hub: HubServer, checkpoint: Path, tmp_path: Path) -> None:
+    kaseg.succeed("push", checkpoint, "me/demo", "--space")
     folder = snapshot_download("me/demo", repo_type="space", local_dir=tmp_path / "space")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -7,7 +7,6 @@ import torch
 import yaml
 from hub_server import HubServer
 from toy import arguments, make_dataset, make_model, make_teacher
-from typer.testing import CliRunner
 
 from kaseg import (
     KASegModel,
@@ -16,7 +15,6 @@ from kaseg import (
     SegmentationConfig,
     SegmentationTrainer,
 )
-from kaseg.cli import app
 from kaseg.uploading import UploadError
 
 PUSHING = {"save_strategy": "steps", "save_steps": 1, "push_to_hub": True, "hub_model_id": "me/student"}
@@ -92,7 +90,7 @@ def test_no_token_is_told_before_training(hub: HubServer, tmp_path: Path, monkey
         make_trainer(tmp_path / "out", push_to_hub=True, hub_model_id="me/student")
 
 
-def test_a_run_whose_push_fails_has_everything_on_disk_and_says_so(hub: HubServer, tmp_path: Path, no_waiting) -> None:
+def test_a_run_whose_push_fails_has_everything_on_disk_and_says_so(kaseg, hub, tmp_path: Path, no_waiting) -> None:
     recipe = {
         **arguments(tmp_path / "run", max_steps=1, per_device_train_batch_size=2),
         "backbone": "mobilenetv2_035",
@@ -107,14 +105,11 @@ def test_a_run_whose_push_fails_has_everything_on_disk_and_says_so(hub: HubServe
     file = tmp_path / "recipe.yaml"
     file.write_text(yaml.safe_dump(recipe))
     hub.fail("PUT", "/lfs-store/", times=1000, status=500)
-    command = CliRunner(env={"COLUMNS": "400"})
-    result = command.invoke(app, ["train", "--config", str(file)])
     folder = tmp_path / "run"
-    assert result.exit_code == 1 and f"kaseg push {folder} me/run" in result.output, result.output
+    assert f"kaseg push {folder} me/run" in kaseg.fail("train", "--config", file)
     assert (folder / "results.json").is_file() and (folder / "model.safetensors").is_file()
     hub.failures.clear()
-    result = command.invoke(app, ["push", str(folder), "me/run"])
-    assert result.exit_code == 0, result.output
+    kaseg.succeed("push", folder, "me/run")
     files = hub.repo("me/run").files()
     assert {*PUSHED, "recipe.yaml", "results.json"} <= set(files) and not pickles(files)
     assert str(tmp_path).encode() not in b"".join(

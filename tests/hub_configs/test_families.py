@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from toy import arguments
 
 from kaseg import KASegConfig, KASegImageProcessor, KASegModel, checkpoints
 from kaseg.cli.compare import read_comparison
@@ -139,23 +140,14 @@ def data() -> datasets.Dataset:
 
 def make_trainer(run: Run, data: Any, output_dir: Path) -> SegmentationTrainer:
     """A trainer by the committed recipe, cut to one step of two small crops from random weights."""
-    small = {
-        "output_dir": str(output_dir),
-        "pretrained_backbone": False,
-        "per_device_train_batch_size": 2,
-        "crop_size": [CROP, CROP],
-        "max_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "dataloader_pin_memory": False,
-    }
+    small = arguments(output_dir, per_device_train_batch_size=2, crop_size=[CROP, CROP], max_steps=1)
+    del small["learning_rate"]
     if run.distils:
         small |= {"autoencoder_epochs": 0.0, "autoencoder_max_steps": 1}
-    arguments = build_arguments(ADAPTED_PARTS if run.distils else PLAIN_PARTS, {**run.fields, **small})
-    model = build_model(arguments[0], SPECS[arguments[1].dataset].label_space, seed=1)
-    kwargs = {"model": model, "args": arguments[-1], "train_dataset": data, "processing_class": KASegImageProcessor()}
+    fields = {**run.fields, **small, "pretrained_backbone": False}
+    parts = build_arguments(ADAPTED_PARTS if run.distils else PLAIN_PARTS, fields)
+    model = build_model(parts[0], SPECS[parts[1].dataset].label_space, seed=1)
+    kwargs = {"model": model, "args": parts[-1], "train_dataset": data, "processing_class": KASegImageProcessor()}
     if not run.distils:
         return SegmentationTrainer(**kwargs)
     # In place of the real one: the recipe of an adapted student is tested, not ResNet-50.

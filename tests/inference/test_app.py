@@ -11,17 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from javascript_tools import chromium, node
 from PIL import Image
+from toy import write_clip
 
 from kaseg import KASegConfig, KASegImageProcessor, KASegModel
 from kaseg.data.scenes import render_scene
 from kaseg.inference import Predictor, app
 from kaseg.inference.app import MAX_FRAMES, _Page, build, draw, launch, legend, save_downloads, segment, shares
-
-# A helper, not a test; importlib mode leaves it off the path.
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from javascript_tools import chromium, node
 
 gradio = pytest.importorskip("gradio", reason="gradio is not installed (the demo extra)")
 
@@ -126,14 +123,7 @@ def test_two_models_side_by_side(predictor, image, tmp_path) -> None:
 
 
 def test_a_clip_is_cut_to_its_first_frames(predictor, tmp_path, monkeypatch) -> None:
-    av = pytest.importorskip("av")
-    with av.open(str(tmp_path / "clip.mp4"), "w") as container:
-        stream = container.add_stream("mpeg4", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for index in range(4):
-            pixels = np.full((48, 64, 3), 40 * index, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode())
+    write_clip(tmp_path / "clip.mp4", [np.full((48, 64, 3), 40 * index, np.uint8) for index in range(4)])
     assert MAX_FRAMES > 3
     monkeypatch.setattr("kaseg.inference.app.MAX_FRAMES", 3)
     written, line = _Page({"a": predictor}, tmp_path).video(str(tmp_path / "clip.mp4"), "a")

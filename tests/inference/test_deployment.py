@@ -1,18 +1,13 @@
 import pytest
 import torch
 from torch import nn
+from toy import make_model, vary_batch_norm
 
-from kaseg import KASegConfig, KASegModel
 from kaseg.inference import deployed
 
 
 def test_the_same_logits_without_batch_norm_and_channels_last() -> None:
-    torch.manual_seed(0)
-    model = KASegModel(KASegConfig(backbone="mobilenetv2_035", output_stride=16, num_labels=5)).eval()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_mean, -0.5, 0.5)
-            nn.init.uniform_(module.running_var, 0.5, 2.0)
+    model = vary_batch_norm(make_model()).eval()
     pixels = torch.randn(1, 3, 65, 97)
     with torch.inference_mode():
         expected = model(pixels).logits
@@ -42,8 +37,7 @@ def test_pointwise_convolutions_with_any_number_of_threads(threads: int, monkeyp
         return by_name(pixels, weight, *args)
 
     monkeypatch.setattr(torch, "mkldnn_convolution", recorded)
-    torch.manual_seed(0)
-    model = KASegModel(KASegConfig(backbone="mobilenetv2_035", output_stride=16, num_labels=5)).eval()
+    model = make_model().eval()
     pixels = torch.randn(2, 3, 65, 97)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -66,8 +60,7 @@ def test_pointwise_convolutions_with_any_number_of_threads(threads: int, monkeyp
 
 
 def test_a_deployed_model_can_be_exported_and_keeps_to_autocast() -> None:
-    torch.manual_seed(0)
-    model = KASegModel(KASegConfig(backbone="mobilenetv2_035", output_stride=16, num_labels=5))
+    model = make_model()
     pixels = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         expected = deployed(model)(pixels).logits

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from toy import write_clip
 
 from kaseg import KASegConfig, KASegImageProcessor, KASegModel
 from kaseg.inference import Predictor, video
@@ -158,13 +159,8 @@ def test_what_is_a_video() -> None:
 
 
 def write_noise(path: Path, codec: str, height: int, width: int) -> None:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25)
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        for index in range(30):
-            pixels = np.random.default_rng(index).integers(0, 256, (height, width, 3), dtype=np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(stream.encode(None))
+    frames = np.random.default_rng(0).integers(0, 256, (30, height, width, 3), dtype=np.uint8)
+    write_clip(path, list(frames), codec, rate=25)
 
 
 def test_playlists_that_name_other_files_are_not_followed(predictor: Predictor, tmp_path: Path) -> None:

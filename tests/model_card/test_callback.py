@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
+from toy import FIRST_STAGE, arguments
 
 from kaseg import (
     KASegConfig,
@@ -21,21 +22,7 @@ from kaseg.experiments.recipe import DataArguments, ModelArguments
 from kaseg.experiments.run import train
 
 TINY = {"backbone": "mobilenetv2_035", "output_stride": 32}
-
-
-def arguments(output_dir: Path, **fields) -> dict:
-    return {
-        "output_dir": str(output_dir),
-        "max_steps": 1,
-        "per_device_train_batch_size": 2,
-        "crop_size": [64, 64],
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-        "use_cpu": True,
-        "dataloader_pin_memory": False,
-        **fields,
-    }
+SMALL = {"max_steps": 1, "per_device_train_batch_size": 2, "crop_size": [64, 64]}
 
 
 @pytest.fixture(scope="module")
@@ -51,21 +38,17 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "big"
     model = ModelArguments(**TINY, head="deeplabv3plus", pretrained_backbone=False)
     data = DataArguments(dataset="scenes", max_train_samples=2, max_eval_samples=1, measure_latency=True)
-    train(model, data, SegmentationConfig(**arguments(folder)))
+    train(model, data, SegmentationConfig(**arguments(folder, **SMALL)))
     return folder
 
 
 def adapt(output_dir: Path, teacher, data, **fields) -> KnowledgeAdaptationTrainer:
     model = KASegModel(KASegConfig(**TINY, head_channels=32, id2label=SCENES.id2label, label2id=SCENES.label2id))
-    args = KnowledgeAdaptationConfig(
-        **arguments(output_dir, latent_channels=8, autoencoder_epochs=0, autoencoder_max_steps=1, **fields)
-    )
+    args = KnowledgeAdaptationConfig(**arguments(output_dir, **{**SMALL, **FIRST_STAGE, **fields}))
     return KnowledgeAdaptationTrainer(model=model, teacher=teacher, args=args, train_dataset=data, eval_dataset=data)
 
 
 class TestRun:
-    """A run from a recipe: all that a card says is known."""
-
     def test_the_card_has_it_all(self, teacher: Path) -> None:
         card = ModelCard.load(teacher / "README.md")
         assert card.data.license == "apache-2.0" and card.data.eval_results[0].dataset_split == "validation"
@@ -78,7 +61,6 @@ class TestRun:
             assert np.array_equal(np.asarray(picture)[:, : image.width], np.asarray(image))
 
     def test_its_snippet_runs(self, teacher: Path, scenes, monkeypatch, capsys) -> None:
-        """Word for word as it stands in the card."""
         (snippet,) = re.findall(r"```python\n(.*?)```", (teacher / "README.md").read_text(), re.DOTALL)
         monkeypatch.chdir(teacher.parent)
         scenes[0]["image"].save("image.jpg")
@@ -117,7 +99,7 @@ class TestTrainer:
 
     def test_pictures_of_other_data_only_when_asked(self, teacher, scenes, tmp_path) -> None:
         model = KASegModel(KASegConfig(**TINY, num_labels=9))
-        args = SegmentationConfig(**arguments(tmp_path))
+        args = SegmentationConfig(**arguments(tmp_path, **SMALL))
         trainer = SegmentationTrainer(model=model, args=args, train_dataset=scenes, eval_dataset=scenes)
         trainer.evaluate()
         assert not (tmp_path / "README.md").exists(), "an evaluation alone makes no card"
