@@ -1,11 +1,5 @@
-import sys
-from pathlib import Path
-
 import datasets
 import pytest
-
-# The tests of this folder share the writers in official_layouts.py.
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(autouse=True)

@@ -182,7 +182,6 @@ def test_unused_values_of_coco_stuff_are_illegal(tmp_path):
 
 
 CONTEXT_VALUES = [0, 2, 9, 431, 458, 459]  # unlabelled, aeroplane, bag, unknown, wood, wool
-CONTEXT_LIST = {2: "aeroplane", 9: "bag", 431: "unknown", 458: "wood", 459: "wool"}
 
 
 @STREAMING

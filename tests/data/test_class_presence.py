@@ -5,6 +5,7 @@ import datasets
 import numpy as np
 import pytest
 from PIL import Image
+from toy import write_folder
 
 from kaseg.data import SegmentationDataset, TrainTransform, get_label_space, load_segmentation_dataset
 from kaseg.data import samples as samples_module
@@ -15,15 +16,10 @@ NAMES = ("background", "object")
 
 def _folder(root, masks, classes=NAMES):
     """An own folder with one image for each mask."""
-    for part in ("images", "masks"):
-        (root / part).mkdir(parents=True)
-    for index, mask in enumerate(masks):
-        Image.new("RGB", mask.shape[::-1]).save(root / f"images/{index}.png")
-        Image.fromarray(mask).save(root / f"masks/{index}.png")
+    pairs = [(Image.new("RGB", mask.shape[::-1]), mask) for mask in masks]
+    write_folder(root, pairs, () if isinstance(classes, dict) else classes)
     if isinstance(classes, dict):
         (root / "classes.json").write_text(json.dumps(classes))
-    else:
-        (root / "classes.txt").write_text("\n".join(classes))
     return root
 
 

@@ -15,11 +15,6 @@ def test_pixels_and_the_images_they_occur_in_are_counted() -> None:
     assert counts.context.tolist() == [3 + 4, 3, 2, 0]
 
 
-def test_a_split_without_masks_is_named() -> None:
-    with pytest.raises(ValueError, match="Sample image-7 has no label mask"):
-        count_classes([{"label": None, "id": "image-7"}], 4)
-
-
 def test_weights_are_median_frequency_over_frequency() -> None:
     counts = count_classes(_samples([[0, 0, 0, 1]], [[0, 0, 2, 2]]), 4)
     frequency = np.array([5 / 8, 1 / 4, 2 / 4])
@@ -40,11 +35,14 @@ def test_pictures_are_read() -> None:
     assert count_classes([{"label": label}], 2).pixels.tolist() == [1, 1]
 
 
-def test_a_label_out_of_range_names_the_sample() -> None:
-    with pytest.raises(ValueError, match=r"Sample image-1: label 3 is neither one of the 3 classes nor void"):
-        count_classes(_samples([[0]], [[3]]), 3)
-
-
-def test_nothing_but_void_has_no_weights() -> None:
-    with pytest.raises(ValueError, match="No labelled pixel"):
-        median_frequency_weights(count_classes(_samples([[255]]), 2))
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        ([{"label": None, "id": "image-7"}], "Sample image-7 has no label mask"),
+        (_samples([[0]], [[3]]), r"Sample image-1: label 3 is neither one of the 3 classes nor void"),
+        (_samples([[255]]), "No labelled pixel"),
+    ],
+)
+def test_what_has_no_weights_is_refused(samples, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        median_frequency_weights(count_classes(samples, 3))

@@ -1,5 +1,4 @@
 import io
-import os
 from pathlib import Path
 
 import datasets
@@ -7,16 +6,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from toy import write_folder
 
 from kaseg.data.label_spaces import LabelSpace, palette_for
 from kaseg.data.loading import get_label_space, load_segmentation_dataset
 from kaseg.data.sources import PASCAL_VOC, SPECS
-
-SHARED = Path(os.environ.get("KASEG_SHARED", Path(__file__).parents[3] / "shared"))
-CAMVID_DIR = SHARED / "data/camvid"
-VOC_DIR = SHARED / "data/voc2012_mini"
-needs_camvid = pytest.mark.skipif(not CAMVID_DIR.is_dir(), reason=f"no CamVid in {CAMVID_DIR} (set KASEG_SHARED)")
-needs_voc = pytest.mark.skipif(not VOC_DIR.is_dir(), reason=f"no VOC 2012 in {VOC_DIR} (set KASEG_SHARED)")
 
 TWO = LabelSpace("two", ("thing", "stuff"))
 
@@ -42,14 +36,6 @@ def _write_parquet(path: Path, pairs: list, names: tuple[str, str] = ("image", "
     if ids:
         rows["id"], features["id"] = [f"frame{index}" for index in range(len(pairs))], datasets.Value("string")
     datasets.Dataset.from_dict(rows, features=datasets.Features(features)).to_parquet(path)
-
-
-def _write_folder(root: Path, pairs: list, suffix: str = "png") -> None:
-    for folder in ("images", "masks"):
-        (root / folder).mkdir(parents=True)
-    for index, (image, label) in enumerate(pairs):
-        Image.fromarray(image).save(root / f"images/p{index}.{suffix}")
-        Image.fromarray(label).save(root / f"masks/p{index}.png")
 
 
 def _check(sample: dict, image: np.ndarray, label: np.ndarray) -> None:
@@ -139,8 +125,8 @@ def test_column_errors(tmp_path):
 @pytest.mark.parametrize("streaming", [False, True])
 def test_folder(tmp_path, streaming):
     pairs = _pictures(3)
-    _write_folder(tmp_path / "train", pairs)
-    _write_folder(tmp_path / "val", pairs[:1])
+    write_folder(tmp_path / "train", pairs, name="p{}")
+    write_folder(tmp_path / "val", pairs[:1], name="p{}")
     (tmp_path / "classes.txt").write_text("thing\nstuff\n")
     data = load_segmentation_dataset(tmp_path, streaming=streaming)
     assert list(data) == ["train", "validation"]
@@ -152,7 +138,7 @@ def test_folder(tmp_path, streaming):
 
 def test_flat_folder(tmp_path):
     pairs = _pictures(2)
-    _write_folder(tmp_path / "mine", pairs)
+    write_folder(tmp_path / "mine", pairs, name="p{}")
     with pytest.raises(ValueError, match=r"mine' are not known\. Pass label_space=.*classes\.txt"):
         load_segmentation_dataset(tmp_path / "mine", split="train")
     for space in (TWO, tmp_path / "names.txt"):
@@ -206,7 +192,7 @@ def test_bad_samples_are_named(tmp_path, streaming):
     def load():
         return list(load_segmentation_dataset(tmp_path, split="train", label_space=TWO, streaming=streaming))
 
-    _write_folder(tmp_path, _pictures(3))
+    write_folder(tmp_path, _pictures(3), name="p{}")
     Image.fromarray(np.full((6, 8), 7, np.uint8)).save(tmp_path / "masks/p1.png")
     with pytest.raises(ValueError, match=r"Sample p1: the label mask .*masks/p1\.png holds 7 \(48 pixels\)"):
         load()
@@ -229,22 +215,6 @@ def test_bad_samples_are_named(tmp_path, streaming):
         list(data)
 
 
-def test_rotated_palette_and_deep_pictures(tmp_path):
-    (image, label), *_ = _pictures(1)
-    _write_folder(tmp_path, [(image, label)] * 3)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: stored rows are upright columns
-    Image.fromarray(np.rot90(image)).save(tmp_path / "images/p0.png", exif=exif)
-    Image.fromarray(image[..., 0].astype(np.uint16) * 257).save(tmp_path / "images/p1.png")
-    mask = Image.fromarray(label)
-    mask.putpalette([channel for color in palette_for(256) for channel in color])
-    mask.save(tmp_path / "masks/p2.png")
-    data = load_segmentation_dataset(tmp_path, split="train", label_space=TWO)
-    _check(data[0], image, label)
-    _check(data[1], np.stack([image[..., 0]] * 3, -1), label)
-    _check(data[2], image, label)
-
-
 @pytest.mark.parametrize("streaming", [False, True])
 def test_scenes(streaming):
     options = {"num_scenes": 2, "height": 40, "width": 56, "seed": 5}
@@ -265,7 +235,7 @@ def test_scenes(streaming):
 
 
 def test_nothing_is_decoded_before_access(tmp_path):
-    _write_folder(tmp_path, _pictures(2))
+    write_folder(tmp_path, _pictures(2), name="p{}")
     for path in tmp_path.glob("*/*.png"):
         path.write_bytes(b"")
     data = load_segmentation_dataset(tmp_path, split="train", label_space=TWO)
@@ -276,11 +246,10 @@ def test_nothing_is_decoded_before_access(tmp_path):
             next(iter(samples))
 
 
-@needs_camvid
-def test_real_camvid():
-    data = load_segmentation_dataset("camvid", data_dir=CAMVID_DIR)
+def test_real_camvid(camvid):
+    data = load_segmentation_dataset("camvid", data_dir=camvid)
     assert {split: len(rows) for split, rows in data.items()}.items() >= {"train": 367, "validation": 101}.items()
-    table = pq.read_table(CAMVID_DIR / "validation.parquet").slice(40, 3).to_pylist()
+    table = pq.read_table(camvid / "validation.parquet").slice(40, 3).to_pylist()
     for sample, row in zip((data["validation"][index] for index in (40, 41, 42)), table, strict=True):
         raw = np.asarray(Image.open(io.BytesIO(row["label"]["bytes"])))
         pixels = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])))
@@ -288,15 +257,14 @@ def test_real_camvid():
         _check(sample, pixels, np.where(raw == 11, 255, raw))
 
 
-@needs_voc
 @pytest.mark.parametrize("streaming", [False, True])
-def test_real_voc(streaming):
-    data = load_segmentation_dataset("voc2012", data_dir=VOC_DIR, split="val", streaming=streaming)
-    names = (VOC_DIR / "VOC2012/ImageSets/Segmentation/val.txt").read_text().split()
+def test_real_voc(streaming, voc):
+    data = load_segmentation_dataset("voc2012", data_dir=voc, split="val", streaming=streaming)
+    names = (voc / "VOC2012/ImageSets/Segmentation/val.txt").read_text().split()
     for sample, name in zip(data, names[:4], strict=False):
         assert sample["id"] == name
-        pixels = np.asarray(Image.open(VOC_DIR / f"VOC2012/JPEGImages/{name}.jpg"))
-        mask = Image.open(VOC_DIR / f"VOC2012/SegmentationClass/{name}.png")
+        pixels = np.asarray(Image.open(voc / f"VOC2012/JPEGImages/{name}.jpg"))
+        mask = Image.open(voc / f"VOC2012/SegmentationClass/{name}.png")
         assert mask.mode == "P"
         _check(sample, pixels, np.asarray(mask))
         assert set(np.unique(np.asarray(sample["label"])).tolist()) <= {*range(21), 255}
@@ -409,7 +377,7 @@ def test_own_folder_names(tmp_path, folders):
 def test_masks_of_colors(tmp_path, streaming):
     image, label = _pictures(1, highest=20)[0]
     label[0] = 255
-    _write_folder(tmp_path, [(image, np.array(palette_for(256), np.uint8)[label])])
+    write_folder(tmp_path, [(image, np.array(palette_for(256), np.uint8)[label])], name="p{}")
     for space in ("voc2012:color", PASCAL_VOC):
         data = load_segmentation_dataset(tmp_path, split="train", label_space=space, streaming=streaming)
         if space is PASCAL_VOC:
@@ -429,10 +397,7 @@ def test_info_says_whose_data_they_are(tmp_path):
     assert scenes["train"].info.license == SPECS["scenes"].license
     stream = load_segmentation_dataset("scenes", split="train", num_scenes=1, streaming=True)
     assert stream.info.citation == SPECS["scenes"].citation
-    for folder in ("images", "masks"):
-        (tmp_path / "mine" / folder).mkdir(parents=True)
-        Image.new("L", (2, 2)).save(tmp_path / "mine" / folder / "a.png")
-    (tmp_path / "mine" / "classes.txt").write_text("ground\n")
+    write_folder(tmp_path / "mine", [[Image.new("L", (2, 2))] * 2], ["ground"])
     own = load_segmentation_dataset(tmp_path / "mine", split="train")
     assert own.info.dataset_name == "mine" and not own.info.license
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import Subset
+from toy import SIZE, arguments
 
 from kaseg import KASegConfig, KASegImageProcessor, KASegModel, SegmentationConfig, SegmentationTrainer
 from kaseg.data import EvalTransform, SegmentationDataset
 from kaseg.data.own_samples import standard_sample
 from kaseg.evaluation.evaluator import evaluate_model
 
-SIZE = 32
 RNG = np.random.default_rng(0)
 PIXELS = [RNG.integers(0, 256, (SIZE, SIZE, 3), np.uint8) for _ in range(4)]
 LABELS = [RNG.integers(0, 2, (SIZE, SIZE), np.uint8) for _ in range(4)]
@@ -84,16 +84,7 @@ def model() -> KASegModel:
 
 
 def trainer(model: KASegModel, output_dir, train: Any, evaluation: Any = None, **fields: Any) -> SegmentationTrainer:
-    args = SegmentationConfig(
-        output_dir=str(output_dir),
-        max_steps=1,
-        per_device_train_batch_size=2,
-        crop_size=[SIZE, SIZE],
-        report_to="none",
-        use_cpu=True,
-        disable_tqdm=True,
-        save_strategy="no",
-    )
+    args = SegmentationConfig(**arguments(output_dir, max_steps=1, per_device_train_batch_size=2))
     return SegmentationTrainer(model, args, train_dataset=train, eval_dataset=evaluation, **fields)
 
 

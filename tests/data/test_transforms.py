@@ -362,19 +362,6 @@ def test_eval_padding_of_a_resized_picture_fits_to_half_a_pixel_of_the_mask(heig
 
 
 @pytest.mark.parametrize("transform", [TrainTransform(32), EvalTransform()])
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "I;16"])
-def test_pictures_of_other_modes_are_taken_as_rgb(transform, mode):
-    noise = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
-    image, label = Image.fromarray(noise), Image.new("L", (32, 32))
-    image = Image.fromarray(noise.astype(np.uint16) * 257) if mode == "I;16" else image.convert(mode)
-    expected = Image.fromarray(noise).convert("RGB") if mode == "I;16" else image.convert("RGB")
-    torch.manual_seed(0)
-    found = transform(image, label)["pixel_values"]
-    torch.manual_seed(0)
-    assert torch.equal(found, transform(expected, label)["pixel_values"])
-
-
-@pytest.mark.parametrize("transform", [TrainTransform(32), EvalTransform()])
 def test_what_is_no_image_and_its_mask_is_refused(transform):
     image, label = Image.new("RGB", (40, 30)), Image.new("L", (40, 30))
     for wrong, message in (

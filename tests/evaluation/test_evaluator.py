@@ -1,7 +1,6 @@
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from sklearn.metrics import confusion_matrix
+from toy import ReadsTheLabel, mask_of
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from kaseg import KASegConfig, KASegImageProcessor, KASegModel
@@ -50,29 +50,11 @@ def mixed() -> list[dict[str, Any]]:
     return samples
 
 
-def test_same_as_the_trainer(model: KASegModel, tmp_path: Path) -> None:
-    scenes = load_segmentation_dataset("scenes", split="validation", num_scenes=3, height=96, width=128)
-    args = SegmentationConfig(output_dir=str(tmp_path), use_cpu=True, disable_tqdm=True)
-    trainer = SegmentationTrainer(model=model, args=args, eval_dataset=scenes)
-    metrics = trainer.evaluate()
-    scores = evaluate_model(model, scenes, KASegImageProcessor(), batch_size=2)
-    # Normalization rounds differently, which may flip a few of 36,864 pixels.
-    for name in ("mean_iou", "mean_accuracy", "overall_accuracy"):
-        assert scores[name] == pytest.approx(metrics[f"eval_{name}"], abs=1e-3)
-    for name, value in scores["per_category_iou"].items():
-        assert value == pytest.approx(metrics.get(f"eval_iou_{name}", float("nan")), abs=1e-3, nan_ok=True)
-    assert len({round(value, 3) for value in scores["per_category_iou"].values()}) > 3
-
-
 def test_against_a_naive_loop(model: KASegModel, mixed: list[dict[str, Any]]) -> None:
     processor = KASegImageProcessor()
     references, predictions = [], []
     for sample in mixed:
-        inputs = processor(sample["image"], return_tensors="pt")
-        with torch.no_grad():
-            outputs = model(**inputs)
-        size = [(sample["image"].height, sample["image"].width)]
-        predictions.append(processor.post_process_semantic_segmentation(outputs, target_sizes=size)[0].flatten())
+        predictions.append(mask_of(model, processor, sample["image"]).flatten())
         references.append(np.array(sample["label"]).flatten())
     reference, prediction = np.concatenate(references), np.concatenate(predictions)
     counts = confusion_matrix(reference[reference != 255], prediction[reference != 255], labels=range(9))
@@ -142,25 +124,6 @@ def test_memory_does_not_grow_with_the_number_of_images(model: KASegModel) -> No
     samples = CountingSamples(12)
     evaluate_model(model, samples, KASegImageProcessor(), batch_size=2)
     assert samples.most_alive <= 2
-
-
-class ReadsTheLabel(torch.nn.Module):
-    """Predicts what the red channel of an unnormalized image says, with certainty."""
-
-    def __init__(self, names: tuple[str, ...]) -> None:
-        super().__init__()
-        self.unused = torch.nn.Parameter(torch.zeros(()))
-        self.config = SimpleNamespace(num_labels=len(names), id2label=dict(enumerate(names)))
-        self.most_alive = 0
-        self.outputs: list[weakref.ref] = []
-
-    def forward(self, pixel_values: torch.Tensor) -> SimpleNamespace:
-        labels = pixel_values[:, 0].mul(255).round().long()
-        logits = 100 * torch.nn.functional.one_hot(labels, self.config.num_labels).movedim(-1, 1).float()
-        self.outputs = [output for output in self.outputs if output() is not None]
-        self.outputs.append(weakref.ref(logits))
-        self.most_alive = max(self.most_alive, len(self.outputs))
-        return SimpleNamespace(logits=logits)
 
 
 RAW = KASegImageProcessor(do_normalize=False)

@@ -1,4 +1,3 @@
-import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -61,14 +60,6 @@ def test_a_process_reads_its_own_samples_only() -> None:
 def test_labels_of_any_integer_type(labels: Any) -> None:
     ((prepared,),) = prepared_batches([sample("a", (2, 2), labels)], KASegImageProcessor())
     assert prepared.labels is not None and prepared.labels.tolist() == [[0, 300], [1, 255]]
-
-
-def test_turned_pictures_are_as_large_as_they_look() -> None:
-    stream, exif = io.BytesIO(), Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (40, 20)).save(stream, "JPEG", exif=exif)
-    ((turned,),) = prepared_batches([{"image": Image.open(stream)}], KASegImageProcessor(), with_labels=False)
-    assert turned.pixel_values.shape == (1, 3, 40, 20) and turned.size == (40, 20)
 
 
 def test_samples_without_labels() -> None:
