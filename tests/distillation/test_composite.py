@@ -2,21 +2,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from toy import make_model
 
-from kaseg import KASegConfig, KASegModel
 from kaseg.distillation.composite import StudentWithAdapters, student_map_shapes
-
-
-def _student(**fields) -> KASegModel:
-    return KASegModel(
-        KASegConfig(**{"backbone": "mobilenetv2_035", "head_channels": 16, "num_labels": 2, **fields})
-    ).eval()
 
 
 @pytest.mark.parametrize("pads", [False, True])
 @pytest.mark.parametrize("tap", [-1, 1, 5, -3])
 def test_the_recorded_map_is_the_tapped_one_and_the_logits_come_from_it(tap: int, pads: bool) -> None:
-    student = _student(pad_to_stride=pads)
+    student = make_model(pad_to_stride=pads).eval()
     composite = StudentWithAdapters(student, {}, tap)
     images = torch.randn(1, 3, 33, 64)
     with composite.recorded_map() as maps:
@@ -32,7 +26,7 @@ def test_the_recorded_map_is_the_tapped_one_and_the_logits_come_from_it(tap: int
 
 
 def test_the_strides_are_those_of_the_maps() -> None:
-    student = _student(output_stride=8)
+    student = make_model(output_stride=8).eval()
     states = student(torch.zeros(1, 3, 64, 64), output_hidden_states=True).hidden_states
     for tap, state in enumerate(states):
         assert student_map_shapes(student, tap)["features"] == (state.shape[1], 64 // state.shape[-1])

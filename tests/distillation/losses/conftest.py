@@ -18,6 +18,12 @@ def pair() -> Callable[..., list[Tensor]]:
     return make
 
 
+@pytest.fixture(params=[1.0, 0.6], ids=["all", "some"])
+def mask(request: pytest.FixtureRequest) -> Tensor:
+    """All or some of the positions of a map (2, c, 3, 4)."""
+    return torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(1)) < request.param
+
+
 @pytest.fixture
 def rotation() -> Callable[[int, Tensor], Tensor]:
     """Multiplies the channels of a map by an orthogonal matrix, the same for all maps."""

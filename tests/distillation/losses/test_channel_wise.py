@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from kaseg.distillation.losses import ChannelWiseLoss
 
@@ -20,15 +19,11 @@ def reference(student, teacher, temperature, mask):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
-@pytest.mark.parametrize("masked", [False, True])
-def test_matches_the_formula(pair, temperature, masked):
+def test_matches_the_formula(pair, temperature, mask):
     student, teacher = pair(2, 5, 3, 4)
-    mask = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(1)) > (0.4 if masked else -1)
-    expected = reference(student, teacher, temperature, mask)
-    loss = ChannelWiseLoss(temperature)
-    assert loss(student, teacher, mask if masked else None).item() == pytest.approx(expected, rel=1e-4)
-    in_double = loss(student.double(), teacher.double(), mask if masked else None)
-    assert in_double.item() == pytest.approx(expected, rel=1e-10)
+    expected, loss = reference(student, teacher, temperature, mask), ChannelWiseLoss(temperature)
+    assert loss(student, teacher, mask).item() == pytest.approx(expected, rel=1e-4)
+    assert loss(student.double(), teacher.double(), mask).item() == pytest.approx(expected, rel=1e-10)
 
 
 def test_a_number_added_to_a_channel_changes_nothing(pair):

@@ -2,10 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from kaseg.distillation.losses import DistLoss
-from kaseg.distillation.losses.dist import _correlation
 
 
 def reference(student, teacher, mask, beta, gamma):
@@ -19,25 +17,10 @@ def reference(student, teacher, mask, beta, gamma):
 
 
 @pytest.mark.parametrize("beta, gamma", [(1.0, 1.0), (2.0, 0.0), (0.0, 0.5)])
-@pytest.mark.parametrize("masked", [False, True])
-def test_matches_the_formula(pair, beta, gamma, masked):
+def test_matches_the_formula(pair, beta, gamma, mask):
     student, teacher = pair(2, 5, 3, 4)
-    mask = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(1)) > (0.4 if masked else -1)
     expected = reference(student, teacher, mask, beta, gamma)
-    loss = DistLoss(beta, gamma)(student, teacher, mask if masked else None)
-    assert loss.item() == pytest.approx(expected, rel=1e-4)
-
-
-@pytest.mark.parametrize("dim", [0, 1])
-def test_shift_and_scale_of_what_is_correlated_change_nothing(dim):
-    first, second = torch.rand(2, 6, 5, dtype=torch.float64)
-    scale, shift = torch.rand(2, 6, 5, dtype=torch.float64).narrow(dim + 1, 0, 1) + 0.1
-    ones = torch.ones_like(first)
-    expected = _correlation(first, second, ones, dim)
-    torch.testing.assert_close(_correlation(scale * first + shift, second, ones, dim), expected, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(
-        _correlation(first, scale * first + shift, ones, dim), torch.ones_like(expected), rtol=0, atol=1e-5
-    )
+    assert DistLoss(beta, gamma)(student, teacher, mask).item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_number_added_to_all_logits_of_a_position_changes_nothing(pair):

@@ -10,6 +10,7 @@ from PIL import Image
 from tiny_teachers import CLASSES, FAMILIES, NAMES, UNIVERSAL, Family
 from torch import nn
 from torch.nn import functional as F
+from toy import FIRST_STAGE, arguments
 
 from kaseg import KASegConfig, KASegModel, KnowledgeAdaptationConfig, KnowledgeAdaptationTrainer
 from kaseg.distillation import TeacherAdapter
@@ -104,9 +105,7 @@ def test_distillation_leaves_the_teacher_as_it_is_and_out_of_the_checkpoint(name
         model=student,
         teacher=teacher,
         args=KnowledgeAdaptationConfig(
-            output_dir=str(tmp_path), per_device_train_batch_size=2, max_steps=1, crop_size=[64, 64],
-            autoencoder_epochs=0, autoencoder_max_steps=1, latent_channels=8, save_strategy="no", report_to="none",
-            disable_tqdm=True, dataloader_pin_memory=False, use_cpu=True,
+            **arguments(tmp_path, per_device_train_batch_size=2, max_steps=1, crop_size=[64, 64], **FIRST_STAGE)
         ),
         train_dataset=datasets.Dataset.from_list(
             [

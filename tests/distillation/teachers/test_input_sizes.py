@@ -21,10 +21,6 @@ class TestMultiple:
         restored = InputSize(multiple=16).restore(fitted_map, (33, 64), (48, 64))
         assert torch.equal(restored, fitted_map[..., :9, :])
 
-    def test_nothing_to_do(self) -> None:
-        fitted_map = torch.randn(1, 2, 12, 16)
-        assert InputSize(multiple=16).restore(fitted_map, (48, 64), (48, 64)) is fitted_map
-
 
 class TestShift:
     """Networks that pad like TensorFlow."""
@@ -68,8 +64,9 @@ class TestFixed:
         torch.testing.assert_close(restored, F.adaptive_avg_pool2d(ramp, (24, 16)), atol=0.03, rtol=0)
 
     def test_nothing_to_do(self) -> None:
-        images = torch.randn(1, 3, 64, 64)
+        images, fitted_map = torch.randn(1, 3, 64, 64), torch.randn(1, 2, 12, 16)
         assert InputSize(fixed=(64, 64)).fit(images) is images
+        assert InputSize(multiple=16).restore(fitted_map, (48, 64), (48, 64)) is fitted_map
 
 
 class TestKnownNetworks:

@@ -26,7 +26,6 @@ STUDENT_MEAN, STUDENT_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     ids=["beit", "segformer", "mobilevit (BGR)", "not normalized", "not rescaled"],
 )
 def test_students_pixels_become_what_the_teachers_processor_gives(processor) -> None:
-    """Whatever it does, against the processor itself."""
     picture = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     expected = processor(picture, return_tensors="pt")["pixel_values"].float()
     found = Normalization.of_processor(processor)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
-import transformers
+from tiny_teachers import of_transformers
 from torch import nn
+from toy import make_model
 
-from kaseg import KASegConfig, KASegImageProcessor, KASegModel
+from kaseg import KASegImageProcessor
 from kaseg.distillation import TeacherAdapter
 from kaseg.distillation.teachers.building import build_teacher
 from kaseg.distillation.teachers.output_stride import at_output_stride
@@ -14,20 +17,9 @@ from kaseg.pixels import Normalization
 NORMALIZATION = Normalization((0.5,) * 3, (0.5,) * 3)
 
 
-def _kaseg(**fields) -> KASegModel:
-    return KASegModel(KASegConfig(**{"backbone": "mobilenetv2_035", "head_channels": 16, "num_labels": 2, **fields}))
-
-
-def _deeplab() -> nn.Module:
-    config = transformers.MobileNetV2Config(depth_multiplier=0.25, output_stride=16, num_labels=2)
-    return transformers.MobileNetV2ForSemanticSegmentation(config)
-
-
-def _mobilevit() -> nn.Module:
-    config = transformers.MobileViTConfig(
-        hidden_sizes=[8, 8, 8], neck_hidden_sizes=[4, 4, 8, 8, 8, 8, 16], num_attention_heads=2, num_labels=2
-    )
-    return transformers.MobileViTForSemanticSegmentation(config)
+_kaseg = partial(make_model, head_channels=16)
+_deeplab = partial(of_transformers, "MobileNetV2", depth_multiplier=0.25, output_stride=16)
+SIZES = {"hidden_sizes": [8, 8, 8], "neck_hidden_sizes": [4, 4, 8, 8, 8, 8, 16], "num_attention_heads": 2}
 
 
 @pytest.mark.parametrize("make", [_kaseg, _deeplab])
@@ -69,7 +61,11 @@ def test_rates_that_are_listed_are_scaled_with_the_grid() -> None:
         (lambda: nn.Conv2d(3, 2, 1), 8, "Conv2d has no output_stride"),
         (_kaseg, 12, r"must be one of \(4, 8, 16, 32\)"),
         (lambda: _kaseg(backbone="edgenext_xx_small", output_stride=32), 8, "cannot have it|do not fit"),
-        (_mobilevit, 4, "MobileViTForSemanticSegmentation cannot have it, its last map is at stride 32"),
+        (
+            partial(of_transformers, "MobileViT", **SIZES),
+            4,
+            "MobileViTForSemanticSegmentation cannot have it, its last map is at stride 32",
+        ),
         (lambda: TeacherAdapter(_kaseg()), 8, "is a TeacherAdapter already"),
     ],
 )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from toy import arguments
 from transformers import AutoImageProcessor, MobileNetV2ForSemanticSegmentation
 
 from kaseg import KASegConfig, KASegImageProcessor, KASegModel, KnowledgeAdaptationConfig, KnowledgeAdaptationTrainer
@@ -19,31 +20,20 @@ from kaseg.evaluation import MeanIoU
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def weights(shared_dir: Path) -> Path:
-    return _present(shared_dir / "weights/deeplabv3_mobilenet_v2_1.0_513-voc")
-
-
-@pytest.fixture(scope="module")
-def voc(shared_dir: Path) -> Path:
-    return _present(shared_dir / "data/voc2012_mini")
-
-
-def _present(folder: Path) -> Path:
-    return folder if folder.is_dir() else pytest.skip(f"{folder} is absent")
-
-
-def test_its_masks_through_the_adapter_agree_with_the_labels(weights: Path, voc: Path) -> None:
+def test_its_masks_through_the_adapter_agree_with_the_labels(voc_deeplab: Path, voc: Path) -> None:
     """From the student's ImageNet-normalized pixels; the teacher's own mean and std are 0.5. Left where transformers'
     pipeline takes them to lie, they are the network's own; where they lie, they are nearer to the labels."""
     processor = KASegImageProcessor()
     space = get_label_space("voc2012", voc)
     teacher = TeacherAdapter.from_pretrained(
-        str(weights), student_mean=processor.image_mean, student_std=processor.image_std, student_labels=space.id2label
+        str(voc_deeplab),
+        student_mean=processor.image_mean,
+        student_std=processor.image_std,
+        student_labels=space.id2label,
     )
     assert teacher.require_logits().tolist() == list(range(21))
-    own = MobileNetV2ForSemanticSegmentation.from_pretrained(weights).eval()
-    own_processor = AutoImageProcessor.from_pretrained(weights)
+    own = MobileNetV2ForSemanticSegmentation.from_pretrained(voc_deeplab).eval()
+    own_processor = AutoImageProcessor.from_pretrained(voc_deeplab)
     metric, blank, left = MeanIoU(num_labels=21), MeanIoU(num_labels=21), MeanIoU(num_labels=21)
     known = teacher.input_size
     assert known == InputSize(multiple=16, shift=7.5)
@@ -70,17 +60,16 @@ def test_its_masks_through_the_adapter_agree_with_the_labels(weights: Path, voc:
     assert scores["overall_accuracy"] > chance["overall_accuracy"] + 0.05
 
 
-def test_distillation_on_real_pairs(weights: Path, voc: Path, tmp_path) -> None:
+def test_distillation_on_real_pairs(voc_deeplab: Path, voc: Path, tmp_path) -> None:
     space = get_label_space("voc2012", voc)
     torch.manual_seed(0)
     student = KASegModel(KASegConfig(backbone="mobilenetv2_035", id2label=space.id2label, label2id=space.label2id))
     trainer = KnowledgeAdaptationTrainer(
         model=student,
-        teacher=weights,
+        teacher=voc_deeplab,
         args=KnowledgeAdaptationConfig(
-            output_dir=str(tmp_path), per_device_train_batch_size=4, max_steps=12, crop_size=[97, 97],
-            autoencoder_epochs=0, autoencoder_max_steps=6, latent_channels=32, logging_steps=1, save_strategy="no",
-            report_to="none", disable_tqdm=True, dataloader_pin_memory=False, use_cpu=True,
+            **arguments(tmp_path, max_steps=12, crop_size=[97, 97], learning_rate=0.007),
+            autoencoder_epochs=0, autoencoder_max_steps=6, latent_channels=32,
         ),
         train_dataset=load_segmentation_dataset("voc2012", split="train", data_dir=voc),
         processing_class=KASegImageProcessor(),
