@@ -71,18 +71,12 @@ def test_results_are_those_of_the_plain_layer_in_float32(name: str, size: tuple[
     kind = type(layer)
     train_fast_on_cpu(layer)
     assert isinstance(layer, kind) and isinstance(layer, _Depthwise)
+    assert layer._has_phases() is (name in PHASES)
     for dtype, bound in ((torch.float32, 1e-5), (torch.bfloat16, 0.02)):
         maps, *gradients = _passes(layer, list(layer.parameters()), dtype, size, channels_last)
         assert _error(maps, expected[0]) < bound
         # What has no phases computes in float32; its output alone is rounded.
         assert max(map(_error, gradients, expected[1:])) < (bound if name in PHASES else 1e-5)
-
-
-@pytest.mark.parametrize("name", LAYERS)
-def test_phases_are_used_where_they_can_be(name: str) -> None:
-    layer = _layer(name)
-    train_fast_on_cpu(layer)
-    assert layer._has_phases() is (name in PHASES)
 
 
 @pytest.mark.parametrize("kind", [nn.Conv2d, Conv2dSame])

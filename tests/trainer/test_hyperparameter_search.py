@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from toy import SIZE, arguments, copy_state, make_dataset, make_model, make_teacher, states_equal
+from toy import FIRST_STAGE, SIZE, arguments, copy_state, make_dataset, make_model, make_teacher, states_equal
 
 from kaseg import KnowledgeAdaptationConfig, KnowledgeAdaptationTrainer, SegmentationConfig, SegmentationTrainer
 
@@ -29,8 +29,7 @@ def plain(output_dir, model_init: Any = lambda: make_model(), **fields) -> Segme
 
 
 def distillation(output_dir, model_init: Any = lambda: make_model(), **fields) -> KnowledgeAdaptationTrainer:
-    first = {"latent_channels": 8, "autoencoder_epochs": 0, "autoencoder_max_steps": 1}
-    args = KnowledgeAdaptationConfig(**arguments(output_dir, max_steps=1, **first, **fields))
+    args = KnowledgeAdaptationConfig(**arguments(output_dir, max_steps=1, **FIRST_STAGE, **fields))
     data = make_dataset(4)
     return KnowledgeAdaptationTrainer(
         teacher=make_teacher(), args=args, train_dataset=data, eval_dataset=data, model_init=model_init

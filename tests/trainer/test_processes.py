@@ -12,16 +12,10 @@ import torch
 from forked import Jobs
 from safetensors.torch import load_file, save_file
 from torch import nn
-from toy import arguments, make_dataset, make_model, make_teacher, states_equal
+from toy import arguments, ka_trainer, make_dataset, make_model, seg_trainer, states_equal
 from transformers import TrainerCallback
 
-from kaseg import (
-    KASegModel,
-    KnowledgeAdaptationConfig,
-    KnowledgeAdaptationTrainer,
-    SegmentationConfig,
-    SegmentationTrainer,
-)
+from kaseg import KASegModel, SegmentationConfig, SegmentationTrainer
 from kaseg.distillation.terms import BASELINE_TERMS
 
 GLOBAL_BATCH, STEPS = 4, 4
@@ -67,16 +61,15 @@ def as_one(output_dir: str, stop: int, leader: str | None = None, unlabelled: bo
     # Statistics of BatchNorm would be each process's own.
     nn.modules.batchnorm._BatchNorm.train = lambda self, mode=True: nn.Module.train(self, False)
     processes = int(os.environ.get("WORLD_SIZE", 1))
-    fields = arguments(
+    trainer = ka_trainer(
         output_dir,
+        make_model(classifier_dropout_prob=0.0),
+        unlabelled=make_dataset(5, seed=4) if unlabelled else None,
         per_device_train_batch_size=GLOBAL_BATCH // processes,
         max_steps=STEPS,
         save_strategy="steps",
         save_steps=2,
         ddp_backend="gloo" if processes > 1 else None,
-        latent_channels=8,
-        autoencoder_epochs=0,
-        autoencoder_max_steps=3,
         autoencoder_learning_rate=0.01,
         ignore_void_positions=not unlabelled,
         class_weights=[0.3, 2.0],
@@ -87,13 +80,6 @@ def as_one(output_dir: str, stop: int, leader: str | None = None, unlabelled: bo
         | {"knowledge_distillation": "auto"},
         balanced_every=2,
         ema_decay=0.5,
-    )
-    trainer = KnowledgeAdaptationTrainer(
-        make_model(classifier_dropout_prob=0.0),
-        make_teacher(),
-        KnowledgeAdaptationConfig(**fields),
-        train_dataset=make_dataset(),
-        unlabelled_dataset=make_dataset(5, seed=4) if unlabelled else None,
     )
     assert trainer.accelerator.num_processes == processes
     trainer.add_callback(Recorder(Path(output_dir), stop, Path(leader) if leader else None))
@@ -109,24 +95,9 @@ def with_unlabelled(output_dir: str, stop: int, leader: str | None = None) -> No
 
 def each_with_its_statistics(output_dir: str, stop: int) -> None:
     """One process of a run in which BatchNorm takes its own; writes what every process is left with."""
-    fields = arguments(
-        output_dir,
-        per_device_train_batch_size=2,
-        max_steps=2,
-        ddp_backend="gloo",
-        latent_channels=8,
-        autoencoder_epochs=0,
-        autoencoder_max_steps=3,
-    )
-    trainer = KnowledgeAdaptationTrainer(
-        make_model(),
-        make_teacher(),
-        KnowledgeAdaptationConfig(**fields),
-        train_dataset=make_dataset(),
-        eval_dataset=make_dataset(4, seed=3),
-    )
+    trainer = ka_trainer(output_dir, per_device_train_batch_size=2, max_steps=2, ddp_backend="gloo")
     trainer.train()
-    metrics = trainer.evaluate()
+    metrics = trainer.evaluate(make_dataset(4, seed=3))
     trainer.save_model()
     rank = trainer.args.process_index
     save_file(trainer.autoencoder.encoder.state_dict(), Path(output_dir) / f"encoder-{rank}.safetensors")
@@ -145,7 +116,7 @@ def score_of_a_stream(output_dir: str, images: int) -> None:
     stream = data.map(resized, keep_in_memory=True, load_from_cache_file=False).to_iterable_dataset()
     backend = "gloo" if int(os.environ.get("WORLD_SIZE", 1)) > 1 else None
     args = SegmentationConfig(**arguments(output_dir, ddp_backend=backend))
-    trainer = SegmentationTrainer(make_model(), args, train_dataset=make_dataset(), eval_dataset=stream)
+    trainer = SegmentationTrainer(make_model(), args, eval_dataset=stream)
     metrics = trainer.evaluate()
     assert trainer.predict(stream).metrics["test_loss"] == pytest.approx(metrics["eval_loss"], rel=1e-6)
     matrix = trainer.accelerator.reduce(trainer.confusion_matrix.matrix, reduction="sum")
@@ -238,11 +209,8 @@ def test_all_processes_teach_and_score_with_what_is_saved(jobs, tmp_path) -> Non
         encoder = load_file(tmp_path / f"encoder-{rank}.safetensors")
         assert any("running_mean" in name for name in encoder)
         assert all(torch.equal(tensor, saved[f"encoder.{name}"]) for name, tensor in encoder.items()), rank
-    scored = SegmentationTrainer(
-        KASegModel.from_pretrained(tmp_path),
-        SegmentationConfig(**arguments(tmp_path)),
-        eval_dataset=make_dataset(4, seed=3),
-    ).evaluate()
+    scorer = seg_trainer(tmp_path, KASegModel.from_pretrained(tmp_path), evaluation=make_dataset(4, seed=3))
+    scored = scorer.evaluate()
     for rank in (0, 1):
         assert json.loads((tmp_path / f"loss-{rank}.json").read_text()) == pytest.approx(scored["eval_loss"], rel=1e-5)
 
