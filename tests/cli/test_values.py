@@ -17,54 +17,38 @@ class NoTextForm:
     pass
 
 
+# Annotation, and pairs of what is given and what it becomes.
+VALUES: list[tuple] = [
+    (int, ("30_000", 30_000), (3.0, 3), ("1e3", 1000), ("010", 10)),
+    (float, ("1e-3", 0.001), (5, 5), ("5", 5)),
+    (bool, (True, True), ("no", False)),
+    (str, ("010", "010"), ("1_000", "1_000"), ("true", "true"), ("a: b", "a: b"), ("", ""), ("5", "5"), (2024, "2024")),
+    (str | None, ("2026-01-01", "2026-01-01"), ("null", None), ("none", "none")),
+    (int | None, ("none", None), (None, None)),
+    (list[int], ("336,448", [336, 448]), ("[336, 448]", [336, 448]), (["336", 448], [336, 448])),
+    (list[int], (336, [336]), ("336", [336])),
+    (list[float] | None, ("1,2.5", [1, 2.5]), ("null", None)),
+    (list[str], ("1.5", ["1.5"]), ("a, b", ["a", "b"]), ("a", ["a"])),
+    (None | str | list[str], ("a,b", "a,b"), ("[a, b]", ["a", "b"]), (["a", "b"], ["a", "b"])),
+    (dict[str, Any] | str | None, ("power: 0.9", {"power": 0.9}), ('{"power": 0.9}', {"power": 0.9})),
+    (dict[str, Any] | str | None, ("config.json", "config.json")),
+    (dict | None, ({"a": 1}, {"a": 1})),
+    (Strategy | str, ("steps", "steps"), (False, "no")),
+    (str | bool, ("all", "all"), ("true", True)),
+    (str | Literal[False] | None, ("false", False), (False, False)),
+]
+REFUSED: list[tuple] = [
+    (int, "x", "", "1:30", 1.5, True, "null", [1], None),
+    (float, "a lot", {"a": 1}),
+    (bool, 1, "maybe"),
+    (str, False),
+    (list[int], "1,x", "{a: 1}", ["1", None]),
+    (dict | None, "text", "[1]", "{"),
+]
+
+
 @pytest.mark.parametrize(
-    ("annotation", "given", "expected"),
-    [
-        (int, "30_000", 30_000),
-        (int, 3.0, 3),
-        (int, "1e3", 1000),
-        (int, "010", 10),
-        (str, "010", "010"),
-        (str, "1_000", "1_000"),
-        (str, "true", "true"),
-        (str, "a: b", "a: b"),
-        (str, "", ""),
-        (str | None, "2026-01-01", "2026-01-01"),
-        (list[str], "1.5", ["1.5"]),
-        (float, "1e-3", 0.001),
-        (float, 5, 5),
-        (float, "5", 5),
-        (bool, True, True),
-        (bool, "no", False),
-        (str, "5", "5"),
-        (str, 2024, "2024"),
-        (str | None, "null", None),
-        (str | None, "none", "none"),
-        (int | None, "none", None),
-        (int | None, None, None),
-        (list[int], "336,448", [336, 448]),
-        (list[int], "[336, 448]", [336, 448]),
-        (list[int], ["336", 448], [336, 448]),
-        (list[int], 336, [336]),
-        (list[int], "336", [336]),
-        (list[float] | None, "1,2.5", [1, 2.5]),
-        (list[float] | None, "null", None),
-        (list[str], "a, b", ["a", "b"]),
-        (list[str], "a", ["a"]),
-        (None | str | list[str], "a,b", "a,b"),
-        (None | str | list[str], "[a, b]", ["a", "b"]),
-        (None | str | list[str], ["a", "b"], ["a", "b"]),
-        (dict[str, Any] | str | None, "power: 0.9", {"power": 0.9}),
-        (dict[str, Any] | str | None, '{"power": 0.9}', {"power": 0.9}),
-        (dict[str, Any] | str | None, "config.json", "config.json"),
-        (dict | None, {"a": 1}, {"a": 1}),
-        (Strategy | str, "steps", "steps"),
-        (Strategy | str, False, "no"),
-        (str | bool, "all", "all"),
-        (str | bool, "true", True),
-        (str | Literal[False] | None, "false", False),
-        (str | Literal[False] | None, False, False),
-    ],
+    ("annotation", "given", "expected"), [(kind, *pair) for kind, *pairs in VALUES for pair in pairs]
 )
 def test_convert(annotation: Any, given: Any, expected: Any) -> None:
     value = convert(given, type_of(annotation))
@@ -72,30 +56,7 @@ def test_convert(annotation: Any, given: Any, expected: Any) -> None:
     assert type(value) is type(expected)
 
 
-@pytest.mark.parametrize(
-    ("annotation", "given"),
-    [
-        (int, "x"),
-        (int, ""),
-        (int, "1:30"),
-        (int, 1.5),
-        (int, True),
-        (int, "null"),
-        (int, [1]),
-        (int, None),
-        (float, "a lot"),
-        (float, {"a": 1}),
-        (bool, 1),
-        (bool, "maybe"),
-        (str, False),
-        (list[int], "1,x"),
-        (list[int], "{a: 1}"),
-        (list[int], ["1", None]),
-        (dict | None, "text"),
-        (dict | None, "[1]"),
-        (dict | None, "{"),
-    ],
-)
+@pytest.mark.parametrize(("annotation", "given"), [(kind, value) for kind, *values in REFUSED for value in values])
 def test_convert_refuses(annotation: Any, given: Any) -> None:
     with pytest.raises(ValueError, match="expected .*, got "):
         convert(given, type_of(annotation))
