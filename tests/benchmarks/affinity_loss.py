@@ -14,7 +14,8 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kaseg.distillation.losses import AffinityLoss
+from kaseg.evaluation.cost import milliseconds
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -70,27 +72,19 @@ def peak_bytes(loss: Loss, student: Tensor, teacher: Tensor) -> int:
     return memory.peak
 
 
-def seconds(
-    losses: Sequence[Loss], student: Tensor, teacher: Tensor, repeats: int, clock: Callable[[], float]
-) -> list[float]:
-    """Median seconds of each loss; the first turn warms up and does not count."""
-    turns: list[list[float]] = [[] for _ in losses]
-    for _ in range(repeats + 1):
-        for loss, taken in zip(losses, turns, strict=True):
-            student.grad = None
-            start = clock()
-            loss(student, teacher).backward()
-            taken.append(clock() - start)
-    return [statistics.median(taken[1:]) for taken in turns]
-
-
 def measure(side: int, batch: int, channels: int, repeats: int, clock: Callable[[], float]) -> dict[str, float]:
     student, teacher = make_inputs(batch, channels, side)
     losses: list[Loss] = [naive_affinity_loss, AffinityLoss()]
     values = [loss(student, teacher).item() for loss in losses]
     if abs(values[0] - values[1]) > 1e-4 * abs(values[0]):
         raise RuntimeError(f"the two losses disagree at {side}x{side}: naive {values[0]}, AffinityLoss {values[1]}")
-    naive_seconds, our_seconds = seconds(losses, student, teacher, repeats, clock)
+
+    def run(loss: Loss) -> None:
+        student.grad = None
+        loss(student, teacher).backward()
+
+    times = milliseconds({loss: partial(run, loss) for loss in losses}, repeats, clock)
+    naive_seconds, our_seconds = (statistics.median(taken) / 1000 for taken in times.values())
     naive_bytes, our_bytes = (peak_bytes(loss, student, teacher) for loss in losses)
     return {
         "side": side,
@@ -120,7 +114,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[33, 65, 97, 129], help="sides of the square maps")
     parser.add_argument("--channels", type=int, default=128)
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=5, help="timed turns of each loss, after one to warm up")
+    parser.add_argument("--repeats", type=int, default=5, help="timed turns of each loss, after three to warm up")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="time passed, or spent by this process")
     parser.add_argument("--output", type=Path, help="JSON file to write")

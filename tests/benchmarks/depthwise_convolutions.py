@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 
@@ -20,6 +19,7 @@ import torch
 from torch import nn
 
 from kaseg import KASegConfig, KASegModel
+from kaseg.evaluation.cost import milliseconds
 from kaseg.trainer.depthwise_convolutions import train_fast_on_cpu
 
 # Channels, side of the map, stride, dilation: of a student at stride 16 on crops of 192 pixels, and a wider map.
@@ -37,14 +37,7 @@ def passes(layer: nn.Conv2d, images: torch.Tensor, dtype: torch.dtype) -> torch.
 
 def medians(functions: list[Callable[[], object]], repeats: int) -> list[float]:
     """Milliseconds of each, taking turns."""
-    seconds: list[list[float]] = [[] for _ in functions]
-    for repeat in range(repeats + 1):
-        for each, function in zip(seconds, functions, strict=True):
-            begun = time.perf_counter()
-            function()
-            if repeat:
-                each.append(time.perf_counter() - begun)
-    return [1000 * statistics.median(each) for each in seconds]
+    return [statistics.median(taken) for taken in milliseconds(dict(enumerate(functions)), repeats).values()]
 
 
 def main() -> None:

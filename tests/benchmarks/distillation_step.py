@@ -14,8 +14,6 @@ import argparse
 import json
 import statistics
 import tempfile
-import time
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +29,7 @@ from kaseg import (
 )
 from kaseg.distillation import FeatureAutoencoder
 from kaseg.distillation.autoencoder import FeatureAutoencoderConfig, encoder_strides
+from kaseg.evaluation.cost import milliseconds
 
 SIZES = {"camvid": (336, 448), "crop513": (513, 513)}
 NUM_LABELS = 11
@@ -93,19 +92,11 @@ def measure(size: str, options: argparse.Namespace, scratch: str) -> dict[str, f
 
     actions = {"plain": step_of(plain, batch), "teacher": teach, "adapted": step_of(adapted, batch)}
     actions["measuring"] = step_of(measuring, batch)
-    for action in actions.values():
-        action()
-    times: dict[str, list[float]] = defaultdict(list)
-    for _ in range(options.repeats):
-        for name, action in actions.items():
-            start = time.perf_counter()
-            action()
-            times[name].append(1000 * (time.perf_counter() - start))
+    medians = {name: statistics.median(taken) for name, taken in milliseconds(actions, options.repeats).items()}
     if options.profile:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
             actions["adapted"]()
         print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=15, max_name_column_width=48))
-    medians = {name: statistics.median(values) for name, values in times.items()}
     ratio = medians["adapted"] / (medians["plain"] + medians["teacher"])
     return {**medians, "ratio": ratio, "measuring_ratio": medians["measuring"] / medians["adapted"]}
 

@@ -36,86 +36,65 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 Pair = tuple[np.ndarray, np.ndarray]
 
 
-class EvaluateAlgorithm:
+# What counts a pair of masks, and what gives the IoU of each class afterwards.
+Way = tuple[Callable[[np.ndarray, np.ndarray], None], Callable[[], np.ndarray]]
+
+
+def evaluates_algorithm(num_labels: int) -> Way:
     """Areas of intersection, prediction and reference, added up over images."""
+    areas = np.zeros((3, num_labels))
 
-    def __init__(self, num_labels: int) -> None:
-        self.num_labels = num_labels
-        self.areas = np.zeros((3, num_labels))
-
-    def update(self, prediction: np.ndarray, reference: np.ndarray) -> None:
+    def update(prediction: np.ndarray, reference: np.ndarray) -> None:
         prediction, reference = np.array(prediction), np.array(reference)  # it copies what it is given
         labelled = reference != VOID
         prediction, reference = prediction[labelled], reference[labelled]
         for row, values in enumerate((prediction[prediction == reference], prediction, reference)):
-            self.areas[row] += np.histogram(values, bins=self.num_labels, range=(0, self.num_labels - 1))[0]
+            areas[row] += np.histogram(values, bins=num_labels, range=(0, num_labels - 1))[0]
 
-    def iou(self) -> np.ndarray:
-        intersection, predicted, referred = self.areas
+    def iou() -> np.ndarray:
+        intersection, predicted, referred = areas
         with np.errstate(invalid="ignore"):
             return intersection / (predicted + referred - intersection)
 
+    return update, iou
 
-class ScikitLearn:
+
+def scikit_learn(num_labels: int) -> Way:
     """scikit-learn's confusion matrix of every image, added up."""
+    counts = np.zeros((num_labels, num_labels), dtype=np.int64)
 
-    def __init__(self, num_labels: int) -> None:
-        self.labels = np.arange(num_labels)
-        self.counts = np.zeros((num_labels, num_labels), dtype=np.int64)
-
-    def update(self, prediction: np.ndarray, reference: np.ndarray) -> None:
+    def update(prediction: np.ndarray, reference: np.ndarray) -> None:
         labelled = reference != VOID
-        self.counts += confusion_matrix(reference[labelled], prediction[labelled], labels=self.labels)
+        counts[:] += confusion_matrix(reference[labelled], prediction[labelled], labels=np.arange(num_labels))
 
-    def iou(self) -> np.ndarray:
-        return np.array(iou_scores(self.counts)["per_category_iou"])
-
-
-class TorchMetrics:
-    """torchmetrics' Jaccard index."""
-
-    def __init__(self, num_labels: int) -> None:
-        self.metric = JaccardIndex(task="multiclass", num_classes=num_labels, ignore_index=VOID, average="none")
-
-    def update(self, prediction: np.ndarray, reference: np.ndarray) -> None:
-        self.metric.update(torch.from_numpy(prediction), torch.from_numpy(reference))
-
-    def iou(self) -> np.ndarray:
-        return self.metric.compute().double().numpy()
+    return update, lambda: np.array(iou_scores(counts)["per_category_iou"])
 
 
-class OurMatrix:
-    """kaseg's streaming matrix."""
-
-    def __init__(self, num_labels: int) -> None:
-        self.matrix = ConfusionMatrix(num_labels)
-
-    def update(self, prediction: np.ndarray, reference: np.ndarray) -> None:
-        self.matrix.update(prediction, reference)
-
-    def iou(self) -> np.ndarray:
-        return np.array(iou_scores(self.matrix.matrix)["per_category_iou"])
+def torchmetrics(num_labels: int) -> Way:
+    metric = JaccardIndex(task="multiclass", num_classes=num_labels, ignore_index=VOID, average="none")
+    return lambda *pair: metric.update(*map(torch.from_numpy, pair)), lambda: metric.compute().double().numpy()
 
 
-class OurMetric:
+def our_matrix(num_labels: int) -> Way:
+    matrix = ConfusionMatrix(num_labels)
+    return matrix.update, lambda: np.array(iou_scores(matrix.matrix)["per_category_iou"])
+
+
+def our_metric(num_labels: int) -> Way:
     """kaseg's `evaluate.Metric`."""
-
-    def __init__(self, num_labels: int) -> None:
-        self.metric = MeanIoU(num_labels=num_labels)
-
-    def update(self, prediction: np.ndarray, reference: np.ndarray) -> None:
-        self.metric.add_batch(predictions=[prediction], references=[reference])
-
-    def iou(self) -> np.ndarray:
-        return np.array(self.metric.compute()["per_category_iou"])
+    metric = MeanIoU(num_labels=num_labels)
+    return (
+        lambda prediction, reference: metric.add_batch(predictions=[prediction], references=[reference]),
+        lambda: np.array(metric.compute()["per_category_iou"]),
+    )
 
 
-WAYS: dict[str, Callable] = {
-    "ConfusionMatrix": OurMatrix,
-    "MeanIoU": OurMetric,
-    "evaluate": EvaluateAlgorithm,
-    "scikit-learn": ScikitLearn,
-    "torchmetrics": TorchMetrics,
+WAYS: dict[str, Callable[[int], Way]] = {
+    "ConfusionMatrix": our_matrix,
+    "MeanIoU": our_metric,
+    "evaluate": evaluates_algorithm,
+    "scikit-learn": scikit_learn,
+    "torchmetrics": torchmetrics,
 }
 
 
@@ -139,13 +118,13 @@ def measure(num_labels: int, dtype: type, side: int, repeats: int, clock: Callab
     ways = {name: way(num_labels) for name, way in WAYS.items()}
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats + 1):  # the first turn warms up
-        for name, way in ways.items():
-            way.update(*pairs[0])
+        for name, (update, _) in ways.items():
+            update(*pairs[0])
             start = clock()
             for pair in pairs[1:]:
-                way.update(*pair)
+                update(*pair)
             taken[name].append((clock() - start) / (len(pairs) - 1))
-    scores = {name: way.iou() for name, way in ways.items()}
+    scores = {name: iou() for name, (_, iou) in ways.items()}
     for name, iou in scores.items():
         if not np.allclose(iou, scores["evaluate"], rtol=1e-5, equal_nan=True):
             raise RuntimeError(f"{name} and evaluate disagree on {num_labels} classes of {dtype.__name__}.")
