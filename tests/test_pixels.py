@@ -281,9 +281,7 @@ class TestNoProcessorGiven:
         assert found.image_mean == KASegImageProcessor().image_mean
 
     @pytest.mark.parametrize(("backbone", "warns"), [("mobilenetv2_035", False), ("test_vit", True)])
-    def test_a_new_model_whose_encoder_was_trained_otherwise_is_warned_of(
-        self, backbone: str, warns: bool, caplog
-    ) -> None:
+    def test_a_new_model_whose_encoder_was_trained_otherwise_is_warned_of(self, backbone, warns, caplog):
         model = KASegModel(KASegConfig(backbone=backbone, output_stride=16, num_labels=2))
         image_processor_for(model)
         assert ("ImageNet's mean and standard deviation are assumed" in caplog.text) == warns

@@ -134,9 +134,7 @@ class TestLostWork:
             assert re.search(f"Failed: .*{failed}.*made to fail", caplog.text), failed
 
     @pytest.mark.parametrize("part, note", [("evaluate", "not scored yet"), ("push_to_hub", "The run is finished")])
-    def test_after_the_training_the_message_says_where_the_model_is(
-        self, part, note, data, tmp_path, monkeypatch
-    ) -> None:
+    def test_after_the_training_the_message_says_where_the_model_is(self, part, note, data, tmp_path, monkeypatch):
         monkeypatch.setattr(SegmentationTrainer, part, fails)
         monkeypatch.setattr(SegmentationTrainer, "init_hf_repo", lambda self: None)
         with pytest.raises(RuntimeError) as error:

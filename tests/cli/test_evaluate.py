@@ -69,9 +69,7 @@ def test_other_classes(kaseg: Any, trained: tuple[Path, str], one_image: Path) -
     assert "Model (9): sky, road, pavement" in output and "Dataset (2): cat, dog" in output
 
 
-def test_as_a_teacher_of_some_of_its_classes(
-    kaseg: Any, trained: tuple[Path, str], one_image: Path, tmp_path: Path
-) -> None:
+def test_as_a_teacher_of_some_of_its_classes(kaseg, trained, one_image, tmp_path):
     (one_image / "classes.txt").write_text("sky\nroad\n")
     where = ("--dataset", one_image, "--split", "train")
     arguments = ("evaluate", trained[0], *where, "--device", "cpu", "--json", tmp_path / "scores.json")
@@ -160,9 +158,7 @@ def test_two_processes_write_once_what_one_does(kaseg: Any, trained: tuple[Path,
 
 
 @pytest.mark.slow
-def test_a_real_network_on_real_pictures_against_numpy(
-    kaseg: Any, voc_deeplab: Path, voc: Path, tmp_path: Path
-) -> None:
+def test_a_real_network_on_real_pictures_against_numpy(kaseg, voc_deeplab, voc, tmp_path):
     """mIoU counted with numpy from masks that transformers itself predicts, image by image."""
     theirs = MobileNetV2ForSemanticSegmentation.from_pretrained(voc_deeplab).eval()
     file = tmp_path / "scores.json"
@@ -229,9 +225,7 @@ def test_columns_of_its_own_and_bad_samples(kaseg: Any, trained: tuple[Path, str
     assert json.loads(file.read_text())["num_images"] == 2
 
 
-def test_mistakes(
-    kaseg: Any, trained: tuple[Path, str], one_image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mistakes(kaseg, trained, one_image, tmp_path, monkeypatch):
     scenes = ("--dataset", "scenes", "--max-samples", 1)
     assert "nowhere: no such folder" in kaseg.fail("evaluate", tmp_path / "nowhere", *scenes)
     (tmp_path / "config.json").write_text('{"model_type": "segformer"}')

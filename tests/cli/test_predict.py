@@ -76,9 +76,7 @@ def test_videos(kaseg: Any, trained: tuple[Path, str], images: Path, tmp_path: P
     assert "two videos would have one name" in kaseg.fail(*command, tmp_path / "DRIVE.mkv")
 
 
-def test_images_above_the_limit_are_refused(
-    kaseg: Any, trained: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_above_the_limit_are_refused(kaseg, trained, tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # put back after the test
     Image.new("RGB", (1100, 1000)).save(tmp_path / "large.png")
     command = ("predict", tmp_path / "large.png", "--model", trained[0], "--output", tmp_path / "out")

@@ -99,9 +99,7 @@ def test_a_row_without_its_recipe_is_found_when_the_next_is_written(collect, res
     }
 
 
-def test_runs_are_named_by_their_folders_wherever_one_stands(
-    collect: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_runs_are_named_by_their_folders_wherever_one_stands(collect, tmp_path, monkeypatch):
     named: list[str] = []
     monkeypatch.setattr(collect, "add", lambda folder, results: named.extend(results))
     folder = tmp_path / "os16/plain/seed-1"

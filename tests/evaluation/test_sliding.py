@@ -41,9 +41,7 @@ def position_dependent(parts: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("size", [(13, 17), (5, 30), (30, 4), (3, 2), (8, 6)])
 @pytest.mark.parametrize("window, overlap", [((8, 6), (3, 2)), ((8, 6), (0, 5)), ((5, 5), (4, 0))])
-def test_mean_over_the_windows_of_every_pixel(
-    size: tuple[int, int], window: tuple[int, int], overlap: tuple[int, int]
-) -> None:
+def test_mean_over_the_windows_of_every_pixel(size, window, overlap):
     pixels = torch.randn(2, 3, *size, dtype=torch.float64)
     stride = (window[0] - overlap[0], window[1] - overlap[1])
     expected = torch.zeros(2, 2, *size, dtype=torch.float64)

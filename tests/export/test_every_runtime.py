@@ -109,9 +109,7 @@ def test_masks_of_the_graph(runtime: str, size: tuple[int, int], processor: KASe
         ("onnx", (97, 161), {"shortest_edge": 80, "longest_edge": 112}),
     ],
 )
-def test_masks_of_a_graph_that_resizes(
-    format: str, size: tuple[int, int] | None, resized_to: dict[str, int], tmp_path: Path
-) -> None:
+def test_masks_of_a_graph_that_resizes(format, size, resized_to, tmp_path):
     """The export is compared with Pillow, image processor and model; that these resize is looked at here."""
     options = ExportOptions(format, output="mask", size=size)  # type: ignore[arg-type]
     for module in needs(options):
@@ -153,9 +151,7 @@ def types_around_convolutions(file: Path) -> tuple[set[str], set[str]]:
     "format, dtype",
     [("openvino", "bf16"), ("torch-export", "bf16"), ("onnx", "int8"), ("openvino", "int8"), ("litert", "int8")],
 )
-def test_other_number_types(
-    format: str, dtype: str, output: str, processor: KASegImageProcessor, tmp_path: Path
-) -> None:
+def test_other_number_types(format, dtype, output, processor, tmp_path):
     image_dtype = "uint8" if format == "litert" else "float32"  # of masks; the test above has uint8
     options = ExportOptions(format, dtype, output, image_dtype, size=(97, 129))
     for module in needs(options):

@@ -192,9 +192,7 @@ def test_a_fixed_size(exported: Callable[..., Path], model: KASegModel) -> None:
             runtime(torch.zeros(shape))
 
 
-def test_a_file_that_computes_something_else_is_not_kept(
-    model: KASegModel, processor: KASegImageProcessor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_computes_something_else_is_not_kept(model, processor, tmp_path, monkeypatch):
     write = formats_file.write_onnx
 
     def write_wrongly(program, file: Path, options) -> None:

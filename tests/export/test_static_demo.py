@@ -82,9 +82,7 @@ def npm(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
 
 
 @pytest.mark.parametrize("isolated", [False, True])
-def test_a_dropped_photo_and_the_webcam_in_chromium(
-    isolated: bool, export: Path, model: KASegModel, tmp_path: Path
-) -> None:
+def test_a_dropped_photo_and_the_webcam_in_chromium(isolated, export, model, tmp_path):
     chromium()
     write_static_demo(export, tmp_path / "page", PACKAGE)
     (tmp_path / "images").mkdir()
@@ -137,9 +135,7 @@ def test_another_export_is_refused(export: Path, package: Path, tmp_path: Path) 
             write_static_demo(tmp_path, tmp_path / "page", package)
 
 
-def test_a_page_is_written_wholly_or_not_at_all(
-    export: Path, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_page_is_written_wholly_or_not_at_all(export, package, tmp_path, monkeypatch):
     """So that the same command can be given again when there is room."""
     copy = shutil.copyfile
 

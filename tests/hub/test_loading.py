@@ -66,9 +66,7 @@ def test_offline_and_without_a_server(hub: HubServer, checkpoint_files: Files, n
         KASegModel.from_pretrained("me/other")
 
 
-def test_a_download_that_is_cut_off_goes_on_where_it_was(
-    hub: HubServer, checkpoint: Path, checkpoint_files: Files, no_waiting: list, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_download_that_is_cut_off_goes_on_where_it_was(hub, checkpoint, checkpoint_files, no_waiting, monkeypatch):
     hub.add_repo("me/student", checkpoint_files)
     hub.fail("GET", WEIGHTS, cut=True)
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 65536)  # what was received in whole chunks is kept
@@ -200,9 +198,7 @@ def test_pickles_are_not_read(hub: HubServer, checkpoint_files: Files, tmp_path:
     assert hub.count("GET", "/commits/|/discussions") == 0, "the conversion service was not asked"
 
 
-def test_code_in_a_repository_is_not_run(
-    hub: HubServer, checkpoint_files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_code_in_a_repository_is_not_run(hub, checkpoint_files, tmp_path, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda *text: "y")  # whatever transformers asks on a terminal
     trace = tmp_path / "trace"
     code = f"open({str(trace)!r}, 'w')\nclass Evil: ...\n".encode()

@@ -39,9 +39,7 @@ def test_a_folder_is_sent_with_the_page(kaseg, hub: HubServer, checkpoint: Path)
     assert {"torch", "transformers", "timm", "av"} <= names and not {"gradio", "pytest", "onnx"} & names
 
 
-def test_what_lies_in_the_package_beside_its_code_stays(
-    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_lies_in_the_package_beside_its_code_stays(tmp_path, checkpoint, monkeypatch):
     """In a wheel, the shipped checkpoints do."""
     package = tmp_path / "kaseg"
     for name in ("__init__.py", "data/catalog.yaml", "data/__pycache__/a.pyc", "hub_configs/os16/model.safetensors"):

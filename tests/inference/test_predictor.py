@@ -110,9 +110,7 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def test_large_pictures_take_turns_with_all_threads(
-    model: KASegModel, two_threads: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_large_pictures_take_turns_with_all_threads(model, two_threads, tmp_path, monkeypatch):
     predictor = Predictor(model, KASegImageProcessor(), max_pixels=40 * 40)
     working: list[int] = []
     seen: list[tuple[int, int]] = []
@@ -131,9 +129,7 @@ def test_large_pictures_take_turns_with_all_threads(
     assert seen == [(1, 2)] * 4
 
 
-def test_several_pictures_at_once_and_the_threads_given_back(
-    model: KASegModel, two_threads: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_several_pictures_at_once_and_the_threads_given_back(model, two_threads, tmp_path, monkeypatch):
     predictor = Predictor(model, KASegImageProcessor())
     barrier = threading.Barrier(2, timeout=60)  # passes only where two images are at work at once
     seen: list[int] = []
@@ -151,9 +147,7 @@ def test_several_pictures_at_once_and_the_threads_given_back(
     assert seen == [1] * 4 and torch.get_num_threads() == 2
 
 
-def test_overlays_of_huge_pictures_are_reduced(
-    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_overlays_of_huge_pictures_are_reduced(predictor, tmp_path, monkeypatch):
     monkeypatch.setattr("kaseg.inference.predictor._LONGEST_OVERLAY", 60)
     make_image(60, 120, 0).save(tmp_path / "x.png")
     (result,) = predictor.predict_files(tmp_path / "x.png", tmp_path / "out")
@@ -181,9 +175,7 @@ def test_the_palette_of_the_checkpoint_is_used(model: KASegModel, tmp_path: Path
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_unreadable_pictures_are_skipped_by_name(
-    batch_size: int, model: KASegModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unreadable_pictures_are_skipped_by_name(batch_size, model, tmp_path, caplog):
     for name in ("a.png", "c.png", "d.png"):
         make_image(40, 40, 1).save(tmp_path / name)
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])

@@ -80,9 +80,7 @@ def test_odd_sizes_and_masks_alone(predictor: Predictor, tmp_path: Path) -> None
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["odd_mask.mkv"]
 
 
-def test_a_webcam_ends_when_the_iterator_is_closed(
-    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_webcam_ends_when_the_iterator_is_closed(predictor, tmp_path, monkeypatch):
     monkeypatch.setitem(video._CAMERAS, sys.platform, ("lavfi", "testsrc=size=64x48:rate=10,trim=start_frame={}", {}))
     masks = predict_video(predictor, "webcam:0", tmp_path)
     for _ in range(3):
@@ -94,9 +92,7 @@ def test_a_webcam_ends_when_the_iterator_is_closed(
     assert frame_count("webcam:0") is None
 
 
-def test_a_camera_that_has_no_frame_yet_is_asked_again(
-    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_camera_that_has_no_frame_yet_is_asked_again(predictor, tmp_path, monkeypatch):
     class Slow:
         """A container whose decoder is not ready every other time, as avfoundation's."""
 

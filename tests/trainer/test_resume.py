@@ -118,9 +118,7 @@ def jobs() -> Iterator[Jobs]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
-def test_distillation_killed_in_any_stage_ends_the_same(
-    whole_with_levers: Path, jobs: Jobs, tmp_path: Path, stage: str
-) -> None:
+def test_distillation_killed_in_any_stage_ends_the_same(whole_with_levers, jobs, tmp_path, stage):
     codes, printed = jobs.run("killed_in", stage, str(tmp_path))
     assert codes == [-signal.SIGKILL], printed
     torch.manual_seed(99)

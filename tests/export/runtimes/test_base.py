@@ -69,9 +69,7 @@ def test_same_outputs_as_the_model(engine: str, export: Path, model: KASegModel)
 
 
 @any_size
-def test_it_is_scored_and_predicts_like_the_model(
-    engine: str, export: Path, model: KASegModel, processor: KASegImageProcessor
-) -> None:
+def test_it_is_scored_and_predicts_like_the_model(engine, export, model, processor):
     runtime = RUNTIMES[engine][0].from_pretrained(export)
     scenes = load_segmentation_dataset("scenes", split="validation", num_scenes=1)
     expected = evaluate_model(model, scenes, processor)["mean_iou"]
@@ -208,9 +206,7 @@ def test_providers_and_devices_that_are_not_there(exported: Callable[..., Path])
         KASegOpenVINOModel.from_pretrained(exported(format="openvino"), device="TPU")
 
 
-def test_openvino_computes_in_the_type_that_was_exported(
-    exported: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_openvino_computes_in_the_type_that_was_exported(exported, monkeypatch):
     """It is asked to; what it then does shows only where the processor can do bfloat16."""
     file, core, asked = exported(format="openvino") / OPENVINO_NAME, openvino_core(), []
 
