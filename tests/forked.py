@@ -4,8 +4,6 @@ One process imports a test file and computes nothing; each job is forked from it
 job could not train: autograd's threads do not survive a fork.)
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -3,8 +3,6 @@
 Everything is kept in memory. Standard library only.
 """
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import hashlib
@@ -17,7 +15,7 @@ import urllib.parse
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Self
 
 LFS_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".parquet", ".png", ".jpg")
 TOKEN = "hf_writer"
@@ -92,7 +90,7 @@ class HubServer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.http.server_address[1]}"
 
-    def __enter__(self) -> HubServer:
+    def __enter__(self) -> Self:
         self.thread.start()
         return self
 

@@ -1,7 +1,5 @@
 """Node and headless Chromium for the tests of what runs in browsers; where one is missing they skip with a reason."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

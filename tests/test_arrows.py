@@ -1,7 +1,5 @@
 """Imports point one way, as CONTRIBUTING.md has it, and nothing imports the package root."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 
 from kaseg.best_effort import best_effort, noting

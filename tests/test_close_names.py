@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import pytest
 
 from kaseg.close_names import did_you_mean

@@ -1,8 +1,6 @@
 """What README and docs name exists: extras, commands and their flags, recipe fields, runs of families, Python names and
 arguments, options of scripts, files, pages. Snippets that train are run."""
 
-from __future__ import annotations
-
 import ast
 import fnmatch
 import importlib

@@ -1,7 +1,5 @@
 """Every option is set once: something changes, or it is refused. A new option has its line here, too."""
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 import re

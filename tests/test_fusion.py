@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import torch
 from timm.layers import BatchNormAct2d
 from torch import nn

@@ -1,7 +1,5 @@
 """KASegImageProcessor against plain numpy and PIL."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from types import SimpleNamespace

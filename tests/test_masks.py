@@ -1,7 +1,5 @@
 """Resizing in strips against resizing at once."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

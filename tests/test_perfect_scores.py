@@ -1,7 +1,5 @@
 """A score that needs no skill never stands alone: one-class data, all-void data, a constant prediction."""
 
-from __future__ import annotations
-
 import json
 import logging
 from pathlib import Path

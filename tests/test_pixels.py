@@ -1,7 +1,5 @@
 """The same image gives the same pixel values and the same mask, whoever asks."""
 
-from __future__ import annotations
-
 import inspect
 import json
 from pathlib import Path

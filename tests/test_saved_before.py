@@ -3,8 +3,6 @@
 It was written by `kaseg distill` at commit d58d150, with tensors by name and shape in place of the weights.
 """
 
-from __future__ import annotations
-
 import inspect
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Whole commands on data and folders with awkward names, and with whatever comes after the long part made to fail."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

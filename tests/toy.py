@@ -1,7 +1,5 @@
 """A tiny task that trainers can be run on in a second, and what tests of several rooms make of such parts."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path

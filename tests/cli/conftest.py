@@ -1,7 +1,5 @@
 """A tiny run that the tests of several commands use."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

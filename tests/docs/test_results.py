@@ -1,7 +1,5 @@
 """The tables of results under docs/results/ and the script that adds runs to them."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import re

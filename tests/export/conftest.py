@@ -1,7 +1,5 @@
 """One tiny model and its exports, each made once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What every runtime gives: masks of the graph, at sizes that no stride divides, and each number type."""
 
-from __future__ import annotations
-
 import base64
 import functools
 import importlib

@@ -1,7 +1,5 @@
 """What `kaseg export --format transformers` writes: it is loaded by transformers where kaseg cannot be imported."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """What `kaseg export --format transformers-js` writes, run by transformers.js on Node and in Chromium."""
 
-from __future__ import annotations
-
 import base64
 import json
 from pathlib import Path

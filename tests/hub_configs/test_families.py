@@ -1,7 +1,5 @@
 """The recipes of whole families: every model of them is built, and one of each kind trains a step."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Videos in and out. Webcams are stood in for by FFmpeg's own test image."""
 
-from __future__ import annotations
-
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -99,7 +97,7 @@ def test_a_camera_that_has_no_frame_yet_is_asked_again(predictor, tmp_path, monk
         def __init__(self, container) -> None:
             self.container, self.calls = container, 0
 
-        def __enter__(self) -> Slow:
+        def __enter__(self):
             return self
 
         def __exit__(self, *error) -> None:

@@ -1,7 +1,5 @@
 """Weights of `auto` in KnowledgeAdaptationTrainer."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch.nn import functional as F

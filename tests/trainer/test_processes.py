@@ -1,7 +1,5 @@
 """The same global batch on one and on two processes, by real processes on the CPU (gloo)."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator

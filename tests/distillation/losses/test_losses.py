@@ -1,7 +1,5 @@
 """What all losses between maps have in common; each one's formula and invariances are in its own file."""
 
-from __future__ import annotations
-
 import doctest
 import importlib
 import re

@@ -1,7 +1,5 @@
 """Every family that the documentation names as a possible teacher."""
 
-from __future__ import annotations
-
 import datasets
 import pytest
 import torch

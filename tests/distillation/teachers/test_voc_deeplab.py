@@ -1,7 +1,5 @@
 """A real teacher: the VOC-trained DeepLab on real VOC pairs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Every family of teacher that the documentation names, tiny and with random weights."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any

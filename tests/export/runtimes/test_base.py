@@ -1,7 +1,5 @@
 """What all runtimes do."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
