@@ -120,9 +120,10 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
         super().check()
         if given := [name for name in ("activation_checkpointing", "gradient_checkpointing") if getattr(self, name)]:
             raise ValueError(f"{', '.join(given)}: the student and its adapters have no checkpoints of activations.")
-        for name in ("sparsity_weight", "autoencoder_epochs", "autoencoder_classifier_weight", "adapter_warmup_steps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
+        self._require_not_negative(
+            *("adapter_learning_rate_scale", "adapter_warmup_steps", "sparsity_weight", "autoencoder_epochs"),
+            *("autoencoder_learning_rate", "autoencoder_weight_decay", "autoencoder_classifier_weight"),
+        )
         self.adaptation_weight = parse_weight(self.adaptation_weight, "adaptation_weight")
         self.affinity_weight = parse_weight(self.affinity_weight, "affinity_weight")
         self._require_one_of("distillation_schedule", DISTILLATION_SCHEDULES)

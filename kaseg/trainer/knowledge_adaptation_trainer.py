@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,8 @@ from kaseg.trainer.hyperparameter_search import FIRST_STAGES, initial_model
 from kaseg.trainer.image_processor import image_processor_for
 from kaseg.trainer.knowledge_adaptation_config import KnowledgeAdaptationConfig
 from kaseg.trainer.stages import is_finished, stage_folder
+
+logger = logging.getLogger(__name__)
 
 
 class KnowledgeAdaptationTrainer(DistillationStep):
@@ -151,6 +154,8 @@ class KnowledgeAdaptationTrainer(DistillationStep):
         """Keep the channels and strides of the maps that the terms compare, and the classes that the teacher knows; a
         ValueError if the parts do not fit each other."""
         shapes, sources = teacher.maps(model.config.num_channels), sources_of(args.term_settings)
+        if not sources:
+            logger.warning("Every term has a weight of 0: the student learns from its labels alone.")
         self.teacher_channels, self.teacher_stride = shapes["features"]
         self.student_stride = student_map_shapes(model, args.student_tap)["features"].stride
         latent_channels = args.latent_channels if autoencoder is None else autoencoder.config.latent_channels

@@ -172,10 +172,7 @@ class SegmentationConfig(TrainingArguments):
             raise ValueError(
                 f"class_weights need two positive numbers, or nothing is learned, got {self.class_weights}."
             )
-        if self.backbone_learning_rate_scale < 0:
-            raise ValueError(
-                f"backbone_learning_rate_scale must not be negative, got {self.backbone_learning_rate_scale}."
-            )
+        self._require_not_negative("learning_rate", "weight_decay", "max_grad_norm", "backbone_learning_rate_scale")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must be above 0 and below 1, or left out, got {self.ema_decay}.")
 
@@ -183,6 +180,11 @@ class SegmentationConfig(TrainingArguments):
         """Those of the fields that do not have their default."""
         defaults = {f.name: f.default if f.default_factory is MISSING else f.default_factory() for f in fields(self)}
         return [name for name in defaults if name in names and getattr(self, name) != defaults[name]]
+
+    def _require_not_negative(self, *names: str) -> None:
+        for name in names:
+            if not 0 <= float(getattr(self, name)) < math.inf:  # NaN is neither
+                raise ValueError(f"{name} must not be negative, infinite or NaN, got {getattr(self, name)}.")
 
     def _require_one_of(self, name: str, choices: Collection[Any]) -> None:
         if getattr(self, name) not in choices:

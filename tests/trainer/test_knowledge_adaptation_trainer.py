@@ -519,13 +519,14 @@ class TestAutoencoderWithTheTeachersClassifier:
         assert states_equal(before, teacher.state_dict())
         assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
 
-    def test_a_tap_that_no_classifier_reads_is_refused(self, tmp_path) -> None:
+    def test_a_tap_that_no_classifier_reads_is_refused(self, tmp_path, caplog) -> None:
         fields = {"teacher_tap": "head", "autoencoder_classifier_weight": 1.0}
         with pytest.raises(ValueError, match=r"output of head.*autoencoder_classifier_weight"):
             ka_trainer(tmp_path, **fields)
         ka_trainer(tmp_path, **{**fields, "autoencoder_classifier_weight": 0.0})
         # Whom nobody will ask need not be there.
         ka_trainer(tmp_path, **fields, adaptation_weight=0.0, affinity_weight=0.0)
+        assert caplog.text.count("learns from its labels alone") == 1
         ka_trainer(tmp_path, autoencoder=make_autoencoder(), **fields)
 
     def test_half_a_classifier_is_none(self, tmp_path) -> None:
