@@ -338,7 +338,7 @@ RESIZED = {"do_resize": True, "size": {"height": 16, "width": 16}}
 PADDED = {"do_pad": True}
 PROCESSOR: dict[str, tuple[Any, dict[str, Any]]] = {
     "do_convert_rgb": (False, {"image_mean": 0.5, "image_std": 0.5}),
-    "do_resize": (True, {"size": {"height": 16, "width": 16}}),
+    "do_resize": (True, {"do_resize": False, "size": {"height": 16, "width": 16}}),
     "size": ({"height": 8, "width": 8}, RESIZED),
     "resample": (PILImageResampling.NEAREST, RESIZED),
     "do_rescale": (False, {}),
@@ -346,7 +346,7 @@ PROCESSOR: dict[str, tuple[Any, dict[str, Any]]] = {
     "do_normalize": (False, {}),
     "image_mean": ([0.1, 0.1, 0.1], {}),
     "image_std": ([0.1, 0.1, 0.1], {}),
-    "do_pad": (True, {"size_divisor": 32}),
+    "do_pad": (True, {"do_pad": False, "size_divisor": 32}),
     "pad_size": ({"height": 64, "width": 64}, PADDED),
     "size_divisor": (64, PADDED),
     "ignore_index": (-100, {**PADDED, "size_divisor": 64}),
