@@ -1,5 +1,5 @@
 """What README and docs name exists: extras, commands and their flags, recipe fields, runs of families, Python names and
-arguments, options of scripts, files, pages. Snippets that train are run."""
+arguments (those of the scripts, too), options of scripts, files, pages. Snippets that train are run."""
 
 import ast
 import fnmatch
@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 CARDS = sorted((ROOT / "hub_configs").glob("*/README.md"))
+SCRIPTS = sorted([*(ROOT / "tests/benchmarks").glob("*.py"), *(ROOT / "docs/results").glob("*.py")])
 FAMILIES = sorted((ROOT / "hub_configs").glob("*.yaml"))
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # Extras for who works on kaseg, and how the package of an extra is imported.
@@ -87,10 +88,11 @@ def test_commands_and_flags(page: Path) -> None:
             assert known or is_field in fields(), f"kaseg {' '.join(words)}: {command} has no {flag}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=name_of)
+@pytest.mark.parametrize("page", [*PAGES, *SCRIPTS], ids=name_of)
 def test_python_names(page: Path) -> None:
     names: dict[str, object] = {"kaseg": kaseg}
-    for block in blocks(page, "python", "py"):
+    is_script = page.suffix == ".py"
+    for block in [page.read_text(encoding="utf-8")] if is_script else blocks(page, "python", "py"):
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "kaseg":
                 module = importlib.import_module(node.module or "")
