@@ -78,7 +78,12 @@ def predicted_samples(
             pixel_values = torch.cat([sample.pixel_values for sample in batch])
             check_channels(model.config, pixel_values, f"Sample {batch[0].name}")
             masks = predict_masks(model, pixel_values, [sample.size for sample in batch], protocol)
-            yield from zip(batch, masks, strict=True)
+            for sample in batch:
+                try:
+                    mask = next(masks)
+                except ValueError as error:
+                    raise ValueError(f"Sample {sample.name}: {error}") from error
+                yield sample, mask
             if progress is not None:
                 progress(len(batch))
     finally:
