@@ -210,6 +210,7 @@ REFUSED: dict[str, Any] = {
     "label_smoothing_factor": 0.1,
     "length_column_name": "size",
     "liger_kernel_config": {"rope": True},
+    "labelled_share": 0.25,  # without images that have no mask
     "mix_of": "unlabelled",  # without such images, or a mix
     "neftune_noise_alpha": 5.0,
     "optim_target_modules": "all-linear",

@@ -151,14 +151,15 @@ class SegmentationDataset(_Augmented, torch.utils.data.Dataset):
 
 
 class WithUnlabelled(torch.utils.data.ConcatDataset):
-    """Labelled samples, then unlabelled ones; the fewer of the two are repeated until there are as many of each.
+    """Labelled samples, then unlabelled ones; those of which there are too few are repeated.
 
-    Shuffled, half of a batch is labelled on average. Repeated samples are augmented anew each time.
+    Shuffled, `labelled_share` of a batch is labelled on average. Repeated samples are augmented anew each time.
 
     Args:
         labelled: Data with the columns `image` and `label`.
         unlabelled: Data with the column `image`; a `ConcatDataset` of several such.
         transform, seed, num_labels, maps: As for [`SegmentationDataset`].
+        labelled_share: Above 0 and below 1.
 
     Raises:
         ValueError: One of the two is empty.
@@ -172,15 +173,17 @@ class WithUnlabelled(torch.utils.data.ConcatDataset):
         seed: int = 0,
         num_labels: int | None = None,
         maps: MapsOfCrop | None = None,
+        labelled_share: float = 0.5,
     ) -> None:
         if not len(labelled) or not len(unlabelled):
             raise ValueError(f"There are {len(labelled)} labelled and {len(unlabelled)} unlabelled samples: need both.")
-        length = max(len(labelled), len(unlabelled))
+        samples = max(len(labelled) / labelled_share, len(unlabelled) / (1 - labelled_share))
+        lengths = round(samples * labelled_share), round(samples * (1 - labelled_share))
         options: dict[str, Any] = {"maps": maps, "with_names": True}
-        first = SegmentationDataset(_repeated(labelled, length), transform, seed, num_labels=num_labels, **options)
+        first = SegmentationDataset(_repeated(labelled, lengths[0]), transform, seed, num_labels=num_labels, **options)
         # With a seed of its own, so that the two samples of an index are not augmented alike.
         own_seed = sample_seed(seed, "unlabelled")
-        second = SegmentationDataset(_repeated(unlabelled, length), transform, own_seed, unlabelled=True, **options)
+        second = SegmentationDataset(_repeated(unlabelled, lengths[1]), transform, own_seed, unlabelled=True, **options)
         super().__init__([first, second])
         self.dataset = labelled  # whose name and license a model card states
 

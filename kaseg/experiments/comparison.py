@@ -26,7 +26,6 @@ from kaseg.model_card.results import RESULTS_NAME
 from kaseg.model_card.settings import recipe_of
 from kaseg.progress import progress_bar
 from kaseg.trainer import KnowledgeAdaptationConfig, SegmentationConfig
-from kaseg.trainer.segmentation_config import check_mixed_images
 
 TEACHER = "teacher"
 PLAIN_PARTS = (ModelArguments, DataArguments, SegmentationConfig)
@@ -310,7 +309,7 @@ def _check_values(runs: Sequence[Run], output_dir: str | Path, overrides: Mappin
             model_args, data_args, *teacher_args, args = _arguments(run, output_dir, overrides)
             check_model(model_args)
             more_images = any(part.unlabelled_dir is not None for part in teacher_args)
-            check_mixed_images(args, more_images or (run.distils and data_args.max_labelled_samples is not None))
+            args.check_unlabelled(more_images or (run.distils and data_args.max_labelled_samples is not None))
         except ValueError as error:
             raise ValueError(f"{run.name}: {error}") from None
 

@@ -74,6 +74,7 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
         False, "Weigh positions of the adaptation loss by class_weights of their label (void: 1)."
     )
     adapter_learning_rate_scale: float = option(1.0, "Factor on learning_rate for the adapters.")
+    labelled_share: float = option(0.5, "Share of a batch that has masks, beside images without masks.")
     adapter_warmup_steps: int = option(0, "Steps that fit the adapters alone before the student learns (0: paper).")
     adapter_warmup_optim: str = option("adamw_torch", "Its optimizer. Steps of AdamW do not depend on a term's size.")
     adapter_warmup_learning_rate: float = option(1e-3, "Its learning rate; the schedule is poly.")
@@ -138,9 +139,16 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
         for name in ("distillation_class_weights", "autoencoder_class_weights"):
             if getattr(self, name) and self.class_weights is None:
                 raise ValueError(f"{name} weighs by class_weights, but there are none: set them, too.")
+        if not 0 < self.labelled_share < 1:
+            raise ValueError(f"labelled_share must be above 0 and below 1, got {self.labelled_share}.")
         self._check_adaptation_form()
         self._check_balance()
         self._check_warmup()
+
+    def check_unlabelled(self, given: bool) -> None:
+        super().check_unlabelled(given)
+        if not given:
+            self._refuse_given(("labelled_share",), "there are no images without masks")
 
     def _check_adaptation_form(self) -> None:
         self._require_one_of("adaptation_form", ADAPTATION_FORMS)

@@ -58,9 +58,9 @@ class KnowledgeAdaptationTrainer(DistillationStep):
         autoencoder ([`FeatureAutoencoder`], `str` or `Path`, *optional*): A fitted autoencoder, which skips the first
             stage. There is no such stage, and this is not used, where no term reads the code.
         unlabelled_dataset (`datasets.Dataset` or a `ConcatDataset` of them, *optional*): Images without masks, such as
-            [`~kaseg.data.load_images`] gives. The terms learn from them, too, the labels' loss does not; half of a
-            batch is theirs on average, and an epoch is twice the longer of the two datasets
-            ([`~kaseg.data.WithUnlabelled`]). A column `label` is not looked at.
+            [`~kaseg.data.load_images`] gives. The terms learn from them, too, the labels' loss does not. They
+            are mixed with the others by `labelled_share` ([`~kaseg.data.WithUnlabelled`]). A column `label` is not
+            looked at.
         train_dataset, eval_dataset, data_collator, processing_class, kwargs: As in [`SegmentationTrainer`].
 
     Raises:
@@ -242,7 +242,8 @@ class KnowledgeAdaptationTrainer(DistillationStep):
                 raise ValueError(f"Beside unlabelled images, {name} must be a datasets.Dataset, not {type(data)}.")
         transform = self._train_transform(args)
         maps = None if self._teacher_maps is None else self._teacher_maps.crop
-        return WithUnlabelled(dataset, self._unlabelled, transform, args.augmentation_seed, self.num_labels, maps)
+        seed, share = args.augmentation_seed, args.labelled_share
+        return WithUnlabelled(dataset, self._unlabelled, transform, seed, self.num_labels, maps, share)
 
     @property
     def student(self) -> KASegModel:

@@ -212,11 +212,10 @@ class SegmentationConfig(TrainingArguments):
         """Seed of the random crops, scales and colors: `data_seed` where it is given, as for the data order."""
         return self.seed if self.data_seed is None else self.data_seed
 
-
-def check_mixed_images(args: SegmentationConfig, unlabelled: bool) -> None:
-    """Raise a `ValueError` if images without masks are to be mixed and there are none."""
-    if args.mix_of == "unlabelled" and not unlabelled:
-        raise ValueError(
-            "mix_of='unlabelled' mixes images without masks, but there are none: give them (unlabelled_dataset; in "
-            "recipes unlabelled_dir or max_labelled_samples, and a teacher), or set mix_of to 'all'."
-        )
+    def check_unlabelled(self, given: bool) -> None:
+        """Raise a `ValueError` for options of images without masks where none are given."""
+        if self.mix_of == "unlabelled" and not given:
+            raise ValueError(
+                "mix_of='unlabelled' mixes images without masks, but there are none: give them (unlabelled_dataset; in "
+                "recipes unlabelled_dir or max_labelled_samples, and a teacher), or set mix_of to 'all'."
+            )

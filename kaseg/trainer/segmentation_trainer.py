@@ -36,7 +36,7 @@ from kaseg.trainer.hyperparameter_search import initial_model
 from kaseg.trainer.image_processor import image_processor_for
 from kaseg.trainer.options import fields_for
 from kaseg.trainer.scoring import ScoringTrainer
-from kaseg.trainer.segmentation_config import SegmentationConfig, check_mixed_images
+from kaseg.trainer.segmentation_config import SegmentationConfig
 
 logger = logging.getLogger(__name__)
 
@@ -189,7 +189,7 @@ class SegmentationTrainer(ScoringTrainer):
             )
 
     def _mixer_of(self, args: SegmentationConfig) -> BatchMixer | None:
-        check_mixed_images(args, self._unlabelled is not None)
+        args.check_unlabelled(self._unlabelled is not None)
         if args.mix is None:
             return None
         return BatchMixer(args.mix, args.mix_probability, args.mix_of, args.augmentation_seed)

@@ -180,6 +180,17 @@ class TestWithUnlabelled:
             assert torch.equal(other["pixel_values"], others[100 + index % unlabelled]["pixel_values"])
             assert other["labels"].shape == (24, 32) and other["labels"].eq(255).all()
 
+    @pytest.mark.parametrize(
+        "labelled, unlabelled, share, expected",
+        [(6, 2, 0.75, (6, 2)), (6, 1, 0.75, (6, 2)), (2, 4, 0.75, (12, 4)), (2, 3, 0.25, (2, 6)), (7, 2, 0.8, (8, 2))],
+    )
+    def test_shares(self, labelled: int, unlabelled: int, share: float, expected: tuple[int, int]) -> None:
+        data = WithUnlabelled(_samples(labelled), self._images(unlabelled), EvalTransform(), labelled_share=share)
+        with_labels = [sample["labels"].ne(255).any().item() for sample in data]
+        assert (sum(with_labels), len(with_labels) - sum(with_labels)) == expected
+        images = {sample["pixel_values"].numpy().tobytes() for sample in data}
+        assert len(images) == labelled + unlabelled  # none is left out
+
     def test_repeated_samples_are_augmented_anew(self) -> None:
         data = WithUnlabelled(_samples(1), self._images(8), CROP)
         assert len({data[index]["pixel_values"].numpy().tobytes() for index in range(16)}) == 16

@@ -111,6 +111,10 @@ class TestUnlabelledImages:
         expected = trainer.label_loss(logits[labelled], batch["labels"][labelled], None)
         torch.testing.assert_close(found, expected)
 
+    def test_their_share(self, tmp_path) -> None:
+        trainer = ka_trainer(tmp_path, unlabelled=make_dataset(6, seed=5), labelled_share=0.25, **ALONE)
+        assert [len(part) for part in trainer.train_dataset.datasets] == [12, 36]
+
     def test_the_card_states_the_labelled_datas_name_and_license(self, tmp_path) -> None:
         scenes = load_segmentation_dataset("scenes", split="train", num_scenes=4, height=32, width=32)
         model = make_model(num_labels=9)
