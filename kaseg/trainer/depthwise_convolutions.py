@@ -52,15 +52,15 @@ class _Depthwise(nn.Conv2d):
         )
 
     def _phase_by_phase(self, input: torch.Tensor) -> torch.Tensor:
-        """Every `dilation`-th position sees only others of its phase, so a phase is a channel without dilation."""
-        dilation = self.dilation[0]
-        height, width = input.shape[-2:]
-        phases = F.pixel_unshuffle(F.pad(input, (0, -width % dilation, 0, -height % dilation)), dilation)
-        weight = self.weight.repeat_interleave(dilation**2, 0)
-        bias = None if self.bias is None else self.bias.repeat_interleave(dilation**2, 0)
+        """Every `dilation`-th position sees only others of its phase, so a phase is an image without dilation."""
+        dilation, (height, width) = self.dilation[0], input.shape[-2:]
+        padded = F.pad(input, (0, -width % dilation, 0, -height % dilation)).permute(0, 2, 3, 1)
+        phases = padded.unflatten(2, (-1, dilation)).unflatten(1, (-1, dilation)).permute(2, 4, 0, 1, 3, 5)
+        images = phases.flatten(0, 2).permute(0, 3, 1, 2)
         padding = [size // 2 for size in self.kernel_size]
-        maps = F.conv2d(phases, weight, bias, padding=padding, groups=phases.shape[1])
-        return F.pixel_shuffle(maps, dilation)[..., :height, :width]
+        maps = F.conv2d(images, self.weight, self.bias, padding=padding, groups=self.groups)
+        whole = maps.permute(0, 2, 3, 1).unflatten(0, phases.shape[:3]).permute(2, 3, 0, 4, 1, 5)
+        return whole.reshape(padded.shape).permute(0, 3, 1, 2)[..., :height, :width]
 
 
 def train_fast_on_cpu(model: nn.Module) -> None:
