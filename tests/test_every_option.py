@@ -175,7 +175,7 @@ ROWS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("loss", {"teacher_scale": 2.0, "teacher_output_stride": 8, "student_tap": 0}, {}),
     ("loss", {"distillation_class_weights": True}, WEIGHTS),
     ("loss", {"teacher_tap": "encoder"}, {"use_autoencoder": False}),
-    ("loss", {"teacher_label_map": SWAPPED}, LOGITS),
+    ("loss", {"teacher_label_map": SWAPPED, "correct_teacher": True}, LOGITS),
     ("maps", {"teacher_view": "image"}, {}),
     ("maps", {"teacher_maps_dir": "elsewhere"}, {"teacher_view": "image"}),
     ("balance", {"balanced_share": 0.2, "balanced_every": 3, "balanced_decay": 0.5}, {"adaptation_weight": "auto"}),

@@ -12,6 +12,7 @@ from torch import nn
 from kaseg.distillation.autoencoder import FeatureAutoencoder
 from kaseg.distillation.balance import squared_norms
 from kaseg.distillation.composite import teacher_maps
+from kaseg.distillation.correction import corrected_logits
 from kaseg.masks import argmax_resized
 from kaseg.trainer.segmentation_trainer import SegmentationTrainer
 
@@ -50,6 +51,8 @@ class DistillationStep(SegmentationTrainer):
         images = inputs["pixel_values"]
         with self.accelerator.autocast():
             maps = teacher_maps(self.teacher, self.autoencoder, self.model.sources, inputs)
+        if self.args.correct_teacher:
+            maps["logits"] = corrected_logits(maps["logits"], inputs["labels"], self.model.known_classes)
         labels = inputs["labels"] if any(term.needs_labels for term in self.model.terms.values()) else None
         measures = self._measures(model)
         with self.model.recorded_map() if measures else nullcontext([]) as tapped:

@@ -15,6 +15,7 @@ from kaseg.distillation.terms import (
     has_adapters,
     parse_losses,
     parse_weight,
+    sources_of,
 )
 from kaseg.trainer.options import option, with_fields_in_doc
 from kaseg.trainer.segmentation_config import SegmentationConfig
@@ -69,6 +70,9 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
         "wants another adaptation_weight.",
     )
     squared_affinity_rows: bool = option(False, "Square the rows' norms (affinity).")
+    correct_teacher: bool = option(
+        False, "Where the teacher's class is not the label, swap its logits of the two before they are compared."
+    )
     ignore_void_positions: bool = option(False, "Leave void out of the distillation terms; intra_class always does.")
     distillation_class_weights: bool = option(
         False, "Weigh positions of the adaptation loss by class_weights of their label (void: 1)."
@@ -139,6 +143,11 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
         for name in ("distillation_class_weights", "autoencoder_class_weights"):
             if getattr(self, name) and self.class_weights is None:
                 raise ValueError(f"{name} weighs by class_weights, but there are none: set them, too.")
+        if self.correct_teacher and "logits" not in sources_of(self.term_settings):
+            raise ValueError(
+                "correct_teacher would change nothing, as no term reads the teacher's logits: leave it out, or add one "
+                "that does (distillation_losses: {knowledge_distillation: ...})."
+            )
         if not 0 < self.labelled_share < 1:
             raise ValueError(f"labelled_share must be above 0 and below 1, got {self.labelled_share}.")
         self._check_adaptation_form()

@@ -45,6 +45,7 @@ def _config(tmp_path, **fields) -> KnowledgeAdaptationConfig:
         ({"adaptation_form": "channel", "adaptation_p": 2.0}, "adaptation_p and adaptation_q are norms of"),
         ({"adaptation_form": "whitened", "adaptation_q": 1.0}, "'whitened' has none"),
         *(({"labelled_share": s}, "labelled_share must be above 0 and below 1") for s in (0.0, 1.0, math.nan)),
+        ({"correct_teacher": True}, "correct_teacher would change nothing, as no term reads"),
         ({"latent_channels": 0}, "latent_channels must be at least 1"),
         ({"distillation_schedule": "step"}, "distillation_schedule must be one of .*linear"),
         ({"distillation_class_weights": True}, "distillation_class_weights .*there are none"),
