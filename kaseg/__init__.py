@@ -3,8 +3,6 @@
 Importing it is quick: its names import torch and transformers when they are first used.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from .auto_classes import register_auto_classes

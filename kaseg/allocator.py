@@ -1,7 +1,5 @@
 """The C library's memory allocator, set for tensors."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import platform

@@ -1,7 +1,5 @@
 """Registration with the Auto classes of transformers, which costs nothing until they are imported."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.machinery import ModuleSpec

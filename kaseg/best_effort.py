@@ -1,7 +1,5 @@
 """Work that follows a result: its failure neither loses the result nor hides where it is."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager

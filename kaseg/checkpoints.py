@@ -1,7 +1,5 @@
 """The checkpoints that ship with the package: their names and where they lie. Standard library only."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 NAMESPACE = "kaseg"

@@ -3,8 +3,6 @@
 The file is flat and imports nothing of kaseg, so that it can lie in a Hub repository beside the model files.
 """
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Callable, Iterable
 

@@ -1,10 +1,8 @@
 """Configuration of KASegModel."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from transformers import PreTrainedConfig
 
@@ -114,7 +112,7 @@ class KASegConfig(PreTrainedConfig):
         self._check_names(kwargs)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> KASegConfig:
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Self:
         """As in `PreTrainedConfig`; knows the shipped checkpoints by name.
 
         Raises:

@@ -1,7 +1,5 @@
 """Weights of transformers' MobileNetV2ForSemanticSegmentation in our layout and back: the same network, other names."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Encoders: any timm encoder that offers feature maps, at a chosen output stride."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from pickle import UnpicklingError

@@ -1,7 +1,5 @@
 """Checks for NaN and infinite weights: such models are neither scored nor saved nor published."""
 
-from __future__ import annotations
-
 import itertools
 
 import torch

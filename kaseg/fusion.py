@@ -1,7 +1,5 @@
 """Folding BatchNorm into the convolutions before it, for deployment."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Segmentation heads: feature maps of an encoder -> the map that the 1x1 classifier reads."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Names of a package that are imported on first use (PEP 562). Standard library only."""
 
-from __future__ import annotations
-
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence

@@ -3,8 +3,6 @@
 The file is flat and imports no other of ours, so that it can lie in a Hub repository beside the model files.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

@@ -1,7 +1,5 @@
 """Users' words in Markdown: names of classes, folders and settings stay what they are."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any

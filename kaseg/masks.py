@@ -3,8 +3,6 @@
 The file is flat and imports nothing of kaseg, so that it can lie in a Hub repository beside the image processor.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 

@@ -1,12 +1,10 @@
 """KASegModel: a timm encoder, a segmentation head and a 1x1 classifier."""
 
-from __future__ import annotations
-
 import copy
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import timm
 import torch
@@ -115,7 +113,7 @@ class KASegModel(PreTrainedModel):
                 tensor._is_hf_initialized = True  # type: ignore[attr-defined]
         super().post_init()
 
-    def fuse(self) -> KASegModel:
+    def fuse(self) -> Self:
         """Fold every BatchNorm into the convolution before it, in place, for deployment. Returns the model itself.
 
         Encoders with branches for training alone (RepVGG, MobileOne, FastViT) are first reduced to one branch by timm.
@@ -142,7 +140,7 @@ class KASegModel(PreTrainedModel):
             )
         return super().save_pretrained(save_directory, *args, **kwargs)
 
-    def train(self, mode: bool = True) -> KASegModel:
+    def train(self, mode: bool = True) -> Self:
         if mode and self._fused:
             raise ValueError("A fused model has no BatchNorm left to train: load the checkpoint again to train it.")
         super().train(mode)
@@ -153,7 +151,7 @@ class KASegModel(PreTrainedModel):
         return self
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> KASegModel:
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Self:
         """As in `PreTrainedModel`, from a Hub id, a local folder or a shipped checkpoint such as
         `"kaseg/mobilenetv2-os16-camvid-ka"`.
 
@@ -211,7 +209,7 @@ class KASegModel(PreTrainedModel):
             setattr(self.config, field, getattr(wanted, field))
 
     @classmethod
-    def from_transformers(cls, model: PreTrainedModel) -> KASegModel:
+    def from_transformers(cls, model: PreTrainedModel) -> Self:
         """The same network as a `transformers` `MobileNetV2ForSemanticSegmentation`, with its weights, in eval mode.
 
         Its images are normalized with its own processor's mean and standard deviation (0.5 and 0.5 for Google's

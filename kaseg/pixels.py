@@ -4,13 +4,11 @@ The file is flat and imports only flat files beside it, so that it can lie in a 
 processor.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -197,7 +195,7 @@ class Normalization:
         image_mean: float | Sequence[float] | None,
         image_std: float | Sequence[float] | None,
         num_channels: int = 3,
-    ) -> Normalization:
+    ) -> Self:
         """Reads the options that all image processors of transformers share.
 
         One that does not normalize leaves pixels in 0..1, one that does not rescale either in 0..255.
@@ -210,7 +208,7 @@ class Normalization:
         return cls(tuple(value / factor for value in mean), tuple(value / factor for value in std))
 
     @classmethod
-    def of_processor(cls, processor: Any) -> Normalization:
+    def of_processor(cls, processor: Any) -> Self:
         """Reads how an image processor of transformers makes pixel values.
 
         Raises:

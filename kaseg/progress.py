@@ -1,7 +1,5 @@
 """Progress bars of what may take long."""
 
-from __future__ import annotations
-
 from typing import Any
 
 

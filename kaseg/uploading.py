@@ -1,7 +1,5 @@
 """Sending files to the Hub: one commit, repeated after passing trouble, and errors that say what to do."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Mapping

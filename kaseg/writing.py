@@ -1,7 +1,5 @@
 """Files and folders that are written wholly or not at all."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """Checkpoints that lack weights; what the Hub has to do with loading is in tests/hub/test_loading.py."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path

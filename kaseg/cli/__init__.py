@@ -1,7 +1,5 @@
 """The command line. Each command has its file, which imports what it needs when it runs, so that help is quick."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -1,7 +1,5 @@
 """What all commands share: how errors end a command, and the version."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import typer

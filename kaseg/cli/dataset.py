@@ -1,7 +1,5 @@
 """`kaseg dataset`."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

@@ -1,7 +1,5 @@
 """`kaseg evaluate`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any

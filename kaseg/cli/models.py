@@ -1,7 +1,5 @@
 """Loading of checkpoints for the commands that use them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

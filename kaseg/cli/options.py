@@ -8,8 +8,6 @@ This is our own because a recipe and its flags are read alike, which no library 
 - jsonargparse 4.53: no `--learning-rate`, no `336,448`, no `crop_size: 100`, and help without our texts and groups.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 import json

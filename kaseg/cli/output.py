@@ -1,7 +1,5 @@
 """Tables of the commands."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path

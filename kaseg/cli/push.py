@@ -1,7 +1,5 @@
 """`kaseg push` and `kaseg publish`."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

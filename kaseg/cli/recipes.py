@@ -1,7 +1,5 @@
 """Recipe files: YAML mappings from field names to values."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping

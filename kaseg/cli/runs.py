@@ -1,7 +1,5 @@
 """`kaseg train` and `kaseg distill`: commands made of a run's argument dataclasses."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal

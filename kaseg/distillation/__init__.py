@@ -1,7 +1,5 @@
 """Knowledge adaptation's parts: teachers, the feature autoencoder, adapters and losses; imported on first use."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from kaseg.lazy import import_on_use

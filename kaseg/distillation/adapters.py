@@ -1,7 +1,5 @@
 """The layers that carry the student's map into the teacher's latent space during distillation."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import orthogonal

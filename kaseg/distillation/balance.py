@@ -1,7 +1,5 @@
 """Weights of distillation terms set from the size of their gradients."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

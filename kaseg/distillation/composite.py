@@ -1,7 +1,5 @@
 """The student with its adapters in one module: what is trained where a teacher teaches."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The teacher's logits, put right where labels contradict them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

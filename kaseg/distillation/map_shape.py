@@ -1,7 +1,5 @@
 """Channels and stride of a feature map."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 

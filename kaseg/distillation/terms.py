@@ -1,7 +1,5 @@
 """Named losses as trainable terms: what each one reads of the teacher, on which grid, and through which adapter."""
 
-from __future__ import annotations
-
 import inspect
 import math
 import re

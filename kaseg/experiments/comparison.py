@@ -1,7 +1,5 @@
 """Families of runs: one recipe for every student, objective and seed, so that what differs is what is compared."""
 
-from __future__ import annotations
-
 import dataclasses
 import fnmatch
 import functools

@@ -1,7 +1,5 @@
 """A trained network's encoder as the start of a new model."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """The page of one evaluation: scores per class, confusion matrix, and the images that the model does worst on."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path

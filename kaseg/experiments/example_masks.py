@@ -1,7 +1,5 @@
 """Masks of several models on the same images, to be looked at side by side."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

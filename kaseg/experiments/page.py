@@ -1,7 +1,5 @@
 """One self-contained HTML page with tables of results, figures and masks."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Several runs at a time, each in a process of its own: small students leave most of a GPU idle."""
 
-from __future__ import annotations
-
 import itertools
 import multiprocessing
 import os

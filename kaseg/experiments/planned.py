@@ -1,7 +1,5 @@
 """The models that a family of runs is a recipe for, before they are trained."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

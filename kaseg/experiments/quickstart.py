@@ -1,7 +1,5 @@
 """What kaseg is for, in minutes: few masks, many images, and a student that learns the rest from a teacher."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any

@@ -1,7 +1,5 @@
 """What a run is made of, beside the trainer's own arguments: model, data and teacher."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

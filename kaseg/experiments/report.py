@@ -1,7 +1,5 @@
 """What a family of runs says, as JSON, Markdown and one page."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path

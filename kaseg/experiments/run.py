@@ -1,7 +1,5 @@
 """One run from its recipe: build, train, evaluate, write what came out."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import time

@@ -1,7 +1,5 @@
 """What a family of runs says: means, spreads and paired gains."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Mapping, Sequence

@@ -3,8 +3,6 @@
 Each is checked against the model. The packages of a format are imported when it is used.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from kaseg.lazy import import_on_use

@@ -1,7 +1,5 @@
 """Images of a dataset as inputs of an exported graph, and what quantization does to the mean IoU."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """The card of an exported model."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """From a model to a folder with its export: written, compared with the model, and only then put in place."""
 
-from __future__ import annotations
-
 import copy
 import sys
 from collections.abc import Callable, Sequence

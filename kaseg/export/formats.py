@@ -1,7 +1,5 @@
 """What each format needs, how its files are written, and how they are run."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What is exported: the model alone, or image in, mask out; and its `torch.export` program."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

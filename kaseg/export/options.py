@@ -1,7 +1,5 @@
 """What to export: the choices of [`~kaseg.export.export_model`]."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, get_args
 

@@ -1,7 +1,5 @@
 """Packages that an export needs and that kaseg itself does not."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import io

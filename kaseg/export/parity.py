@@ -1,7 +1,5 @@
 """Whether an exported file computes what the model computes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any

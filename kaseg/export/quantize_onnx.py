@@ -1,7 +1,5 @@
 """Static int8 quantization of ONNX files by ONNX Runtime."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args

@@ -1,7 +1,5 @@
 """`export.json`: what an exported folder holds, how it was made and how well it agrees with the model."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

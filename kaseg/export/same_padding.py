@@ -1,7 +1,5 @@
 """TensorFlow's padding in a form that traces quickly, that can be saved and that a quantizer cannot round."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """A page that segments photos and the webcam in the visitor's browser; it needs no server but one for files."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """ExecuTorch files out of `torch.export` programs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

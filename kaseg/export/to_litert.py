@@ -1,7 +1,5 @@
 """LiteRT files (`.tflite`) out of `torch.export` programs, and their int8 quantization."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterator, Sequence

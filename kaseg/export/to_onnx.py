@@ -1,7 +1,5 @@
 """ONNX files out of `torch.export` programs."""
 
-from __future__ import annotations
-
 import logging
 import operator
 import re

@@ -1,7 +1,5 @@
 """OpenVINO files out of ONNX files, and their int8 quantization by NNCF."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Folders that transformers loads by itself: no kaseg, no timm, no remote code."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Folders that transformers.js loads, in browsers and on Node."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

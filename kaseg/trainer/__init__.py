@@ -9,8 +9,6 @@ Each class adds one thing to the one before it:
 - `TermTrainer` -> `StageTrainer` (`stages.py`) -> `AutoencoderTrainer`, `AdapterTrainer`.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from kaseg.lazy import import_on_use

@@ -1,7 +1,5 @@
 """The warm-up of the adapters: they are fitted alone, before the student's schedule begins."""
 
-from __future__ import annotations
-
 import copy
 import os
 from pathlib import Path

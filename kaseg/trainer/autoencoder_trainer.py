@@ -1,7 +1,5 @@
 """First stage of knowledge adaptation: the autoencoder over the teacher's features."""
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterator

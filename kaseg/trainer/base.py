@@ -1,7 +1,5 @@
 """What all trainers share: where to resume, which learning rate a parameter has, named loss terms in the logs."""
 
-from __future__ import annotations
-
 import json
 import logging
 import re

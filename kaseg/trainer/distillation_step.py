@@ -1,7 +1,5 @@
 """The loss of a step of distillation: that of the labels and the weighted terms."""
 
-from __future__ import annotations
-
 import math
 from contextlib import nullcontext
 from typing import Any

@@ -1,7 +1,5 @@
 """The moving average of the weights, which is evaluated and saved in place of those that are trained."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What a run is made of, written into its checkpoints, so that no other run goes on from them unnoticed."""
 
-from __future__ import annotations
-
 import json
 import logging
 from pathlib import Path

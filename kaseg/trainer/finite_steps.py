@@ -1,7 +1,5 @@
 """Training stops where a loss or a gradient is no longer a finite number."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import torch

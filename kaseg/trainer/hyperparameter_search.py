@@ -1,7 +1,5 @@
 """What a hyper-parameter search may vary, and what it goes by."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Which image processor a trainer trains with and saves."""
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

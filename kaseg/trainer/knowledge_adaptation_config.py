@@ -1,7 +1,5 @@
 """Arguments of KnowledgeAdaptationTrainer."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, ClassVar
 

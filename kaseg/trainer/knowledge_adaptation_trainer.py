@@ -1,7 +1,5 @@
 """Knowledge adaptation: a student taught by a frozen teacher (He et al. 2019)."""
 
-from __future__ import annotations
-
 import copy
 import logging
 import shutil

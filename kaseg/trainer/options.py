@@ -1,7 +1,5 @@
 """Fields of argument dataclasses, each described once: for the command line's help and for the docstring."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 from collections.abc import Callable

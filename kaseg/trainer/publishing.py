@@ -1,7 +1,5 @@
 """A `Trainer` that sends to the Hub what a consumer needs, and whose runs outlive a Hub that fails."""
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Evaluation: a confusion matrix of every image at the size of its labels."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager

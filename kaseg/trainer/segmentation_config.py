@@ -1,7 +1,5 @@
 """Arguments of SegmentationTrainer."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Iterable
 from dataclasses import MISSING, dataclass, fields

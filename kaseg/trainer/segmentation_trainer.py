@@ -1,7 +1,5 @@
 """Training of teachers and plain students, and fine-tuning."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """What comes before the student is trained: stages with arguments and a folder of their own."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

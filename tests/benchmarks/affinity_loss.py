@@ -8,8 +8,6 @@ spoil both losses' times, and the smaller one's most. Memory is the peak of all 
 inputs, counted in a run of its own; scratch space inside a single operation is not seen.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import statistics

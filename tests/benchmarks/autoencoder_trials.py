@@ -12,8 +12,6 @@ the maps' variance that the reconstruction explains is printed.
 the maps, and `--no-statistics` leaves them as they are, as before autoencoders normalized them.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -7,8 +7,6 @@ allow it, on all of them. Eager PyTorch on one thread is timed beside it, on the
 of the static demo need (`npm install --prefix tests/javascript`, Chromium), and a machine that does nothing else.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import sys

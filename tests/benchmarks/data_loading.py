@@ -11,8 +11,6 @@ pad, crop, flip, `to_dtype(scale=True)`, `normalize`. Both draw the scales 0.5..
 on the processor time of this process. The script fails if a stage runs more than once for a sample.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import statistics

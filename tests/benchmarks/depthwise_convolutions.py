@@ -7,8 +7,6 @@ the relative error of the weights' gradient of both against float64 (bfloat16 it
 training step of a student at stride 16. See `kaseg.trainer.depthwise_convolutions`.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import statistics

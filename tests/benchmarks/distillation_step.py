@@ -8,8 +8,6 @@ The ratio is adapted / (plain + teacher). The last column is a step that measure
 one step in `balanced_every` does, over one that does not. `--profile` also lists the operations of the adapted step.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import statistics

@@ -6,8 +6,6 @@ Nothing is installed: uv resolves the dependencies into a lock file that holds t
 only the build of PyTorch for GPUs needs; `--torch-backend cpu` takes PyTorch's own index instead, without it.
 """
 
-from __future__ import annotations
-
 import argparse
 import subprocess
 import tomllib

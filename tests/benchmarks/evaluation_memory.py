@@ -8,8 +8,6 @@ would show: one image's full-size logits take 8 MiB. Fails if the largest peak i
 smallest.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import resource

@@ -8,8 +8,6 @@ does not count. int8 is calibrated on drawn scenes: good for speed alone. A form
 out, with the reason.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import time

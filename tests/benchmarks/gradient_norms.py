@@ -7,8 +7,6 @@ weights:
     python tests/benchmarks/gradient_norms.py runs/ka --teacher kaseg/mobilenetv2-os16-camvid-teacher --data-dir DIR
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import tempfile

@@ -7,8 +7,6 @@ the same ones, again and again (Efron's paired bootstrap). Printed are each scor
 difference with the range that holds 95 % of the draws.
 """
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 

@@ -8,8 +8,6 @@ nothing is downloaded. Engines and models take turns, so that a machine that slo
 `kaseg[export]`, nncf and segmentation-models-pytorch; an engine that is missing is left out, with the reason.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import time

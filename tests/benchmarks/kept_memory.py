@@ -7,8 +7,6 @@ they free and in processes that do not, taking turns; medians over all passes af
 random. Besides: page faults per pass, and the largest size of the process.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -20,8 +20,6 @@ The classifier is ridge regression to one-hot labels, fitted on training images 
 at the student's stride.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections import defaultdict
 from collections.abc import Callable, Sequence

@@ -8,8 +8,6 @@ process with torch's threads: decode, preprocess, model (one picture at a time),
 logits, mask and overlay). The rounds of stages and pipeline take turns; the medians are compared.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import statistics

@@ -15,8 +15,6 @@ caches. The compared ways are:
 On a busy machine use `--threads 1 --clock cpu`.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import statistics

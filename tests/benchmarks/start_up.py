@@ -8,8 +8,6 @@ a ratio is the median over the turns of the two times of one turn. The bounds ar
 exits with 1 if one is missed.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -6,8 +6,6 @@
 prints the mean IoU of each on the same random crops of a split, against the labels, and the seconds per crop.
 """
 
-from __future__ import annotations
-
 import argparse
 import tempfile
 import time

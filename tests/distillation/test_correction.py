@@ -1,7 +1,5 @@
 """Tests of kaseg.distillation.correction."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Losses of knowledge adaptation and of the baselines that it is compared with, one file each."""
 
-from __future__ import annotations
-
 from kaseg.distillation.losses.adaptation import AdaptationLoss
 from kaseg.distillation.losses.affinity import AffinityLoss
 from kaseg.distillation.losses.attention_transfer import AttentionTransferLoss

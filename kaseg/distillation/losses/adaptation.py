@@ -1,7 +1,5 @@
 """Adaptation loss: the student's map must point where the teacher's code points, position by position."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

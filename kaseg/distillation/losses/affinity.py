@@ -1,7 +1,5 @@
 """Affinity loss: how alike any two positions are must agree between student and teacher."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Attention transfer: the student must be active where the teacher is."""
 
-from __future__ import annotations
-
 from torch import Tensor
 from torch.nn import functional as F
 

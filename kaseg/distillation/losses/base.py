@@ -1,7 +1,5 @@
 """What the losses between a student's map and a teacher's have in common."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager
 
 import torch

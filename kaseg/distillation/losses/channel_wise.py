@@ -1,7 +1,5 @@
 """Channel-wise distillation: each channel must put its weight where the teacher's does."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

@@ -1,7 +1,5 @@
 """DIST: the student's class probabilities must correlate with the teacher's, instead of being equal to them."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

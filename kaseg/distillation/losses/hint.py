@@ -1,7 +1,5 @@
 """Hint: the student's map, through a regressor, must be the teacher's."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from kaseg.distillation.losses.base import MapLoss

@@ -1,7 +1,5 @@
 """Intra-class feature variation: how far pixels lie from their class's mean must agree with the teacher."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

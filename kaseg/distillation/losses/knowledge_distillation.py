@@ -1,7 +1,5 @@
 """Logit distillation: the student's class probabilities must be the teacher's, pixel by pixel."""
 
-from __future__ import annotations
-
 from torch import Tensor
 from torch.nn import functional as F
 

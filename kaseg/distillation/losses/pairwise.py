@@ -1,7 +1,5 @@
 """Pairwise structured distillation: how alike regions are must agree between student and teacher."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

@@ -1,7 +1,5 @@
 """Adaptation per channel: each channel of the student's map must rise and fall over the positions as the teacher's."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

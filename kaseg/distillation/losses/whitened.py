@@ -1,7 +1,5 @@
 """Adaptation to a whitened code: every direction in which the teacher's code varies counts alike."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

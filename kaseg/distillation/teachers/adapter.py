@@ -1,12 +1,10 @@
 """The adapter that makes a frozen teacher of any segmentation network."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -156,7 +154,7 @@ class TeacherAdapter(nn.Module):
             raise ValueError("label_map would change nothing: it belongs to student_labels, which are missing.")
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, tap: str | None = None, **options: Any) -> TeacherAdapter:
+    def from_pretrained(cls, name_or_path: str | Path, tap: str | None = None, **options: Any) -> Self:
         """`TeacherAdapter(name_or_path, tap, **options)`: a teacher from a Hub id, folder or shipped name.
 
         Any semantic or universal segmentation model of transformers, or one saved by segmentation_models.pytorch, whose
@@ -168,7 +166,7 @@ class TeacherAdapter(nn.Module):
         """
         return cls(str(name_or_path), tap, **options)
 
-    def train(self, mode: bool = True) -> TeacherAdapter:
+    def train(self, mode: bool = True) -> Self:
         return super().train(False)
 
     @torch.compiler.disable

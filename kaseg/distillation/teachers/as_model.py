@@ -1,7 +1,5 @@
 """A teacher as a model that can be scored: what it makes of a dataset's classes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -1,7 +1,5 @@
 """The teacher of a run, from whatever the user names."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from torch import nn

@@ -1,9 +1,7 @@
 """Teachers that insist on an image size: what they are given in place of the student's image."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from timm.layers import PatchEmbed
@@ -39,7 +37,7 @@ class InputSize:
     shift: float = 0.0
 
     @classmethod
-    def of(cls, model: nn.Module) -> InputSize:
+    def of(cls, model: nn.Module) -> Self:
         """What is known of transformers, segmentation_models.pytorch and timm models; any size for all others."""
         config: Any = getattr(model, "config", None)
         kind = getattr(config, "model_type", None)

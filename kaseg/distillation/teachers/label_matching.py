@@ -1,7 +1,5 @@
 """Which of the student's classes a teacher knows, and how its logits become logits of these classes."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

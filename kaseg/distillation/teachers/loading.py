@@ -1,7 +1,5 @@
 """Teachers from a Hub id, a folder or a shipped name: network, normalization and what else its forward pass needs."""
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Mapping

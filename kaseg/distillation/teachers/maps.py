@@ -1,7 +1,5 @@
 """What a teacher makes of whole images, computed once, kept on disk and cut out for each crop of the student."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -1,7 +1,5 @@
 """How a teacher wants its pixels: what can be found out without fetching anything."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The same weights at another output stride."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What a teacher's forward pass returns, in one form."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

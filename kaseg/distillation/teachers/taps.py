@@ -1,7 +1,5 @@
 """Where a teacher is tapped: the submodule whose input or output is distilled, and maps made of what it gives."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

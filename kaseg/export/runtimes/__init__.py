@@ -1,7 +1,5 @@
 """Models that run exported files and look like [`KASegModel`]."""
 
-from __future__ import annotations
-
 from kaseg.export.runtimes.base import ExportedModel
 from kaseg.export.runtimes.litert import KASegLiteRTModel
 from kaseg.export.runtimes.onnx import KASegOnnxModel

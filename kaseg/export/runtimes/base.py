@@ -1,7 +1,5 @@
 """What the runtimes of exported models share: loading, the model's interface, saving and publishing."""
 
-from __future__ import annotations
-
 import contextlib
 import shutil
 from abc import abstractmethod

@@ -1,7 +1,5 @@
 """Exported models on LiteRT."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

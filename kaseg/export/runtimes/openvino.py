@@ -1,7 +1,5 @@
 """Exported models on OpenVINO."""
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 from types import ModuleType
