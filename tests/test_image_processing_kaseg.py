@@ -46,9 +46,11 @@ def test_normalization_is_the_same_for_every_container(kind: str) -> None:
     np.testing.assert_allclose(pixel_values(given), normalized(rgb), atol=1e-6)
 
 
-@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "1"])
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "P with transparency", "CMYK", "1"])
 def test_pil_modes_become_what_pil_makes_of_them(mode: str) -> None:
-    source = Image.fromarray(make_image()).convert(mode)
+    source = Image.fromarray(make_image()).convert(mode.split()[0])
+    if mode == "P with transparency":
+        source.info["transparency"] = bytes(range(21))
     if mode in ("LA", "RGBA"):
         source.putalpha(Image.fromarray(make_image(channels=1)[..., 0]))
     np.testing.assert_allclose(pixel_values(source), normalized(np.asarray(source.convert("RGB"))), atol=1e-6)

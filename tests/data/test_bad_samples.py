@@ -88,18 +88,6 @@ def test_a_stream_warns_about_missing_files_and_about_the_first(folder):
         load_segmentation_dataset(folder, split="train", label_space=TWO, on_error="skip", streaming=True)
 
 
-def test_nothing_is_skipped_by_default(folder):
-    with pytest.raises(FileNotFoundError, match=REASONS["d"]):
-        load_segmentation_dataset(folder, split="train", label_space=TWO)
-    official.write_mask(folder / "masks/d.png", [0])
-    data = load_segmentation_dataset(folder, split="train", label_space=TWO)
-    assert len(data) == 7
-    for index, name in enumerate("abcdefz"):
-        if name in "bcef":
-            with pytest.raises(ValueError, match=REASONS[name]):
-                data[index]
-
-
 def test_files_that_change_are_tried_again(folder):
     options = {"split": "train", "label_space": TWO, "on_error": "skip"}
     with pytest.warns(UserWarning, match="5 of 7"):
@@ -107,27 +95,6 @@ def test_files_that_change_are_tried_again(folder):
     official.write_mask(folder / "masks/e.png", [0])
     with pytest.warns(UserWarning, match="4 of 7"):
         assert len(load_segmentation_dataset(folder, **options)) == 3
-
-
-@pytest.mark.filterwarnings("ignore:.*were skipped")
-@pytest.mark.parametrize("streaming", [False, True])
-def test_listed_files_that_are_missing(tmp_path, streaming):
-    official.write_voc(tmp_path)
-    (tmp_path / "VOCdevkit/VOC2012/SegmentationClass/2007_000032.png").unlink()
-    options = {"data_dir": tmp_path, "split": "train", "streaming": streaming}
-    with pytest.raises(FileNotFoundError, match=r"SegmentationClass/2007_000032\.png: no such file, but .*train\.txt"):
-        load_segmentation_dataset("voc2012", **options)
-    skipped: list[SkippedSample] = []
-    data = load_segmentation_dataset("voc2012", on_error="skip", skipped=skipped, **options)
-    assert [sample["id"] for sample in data] == ["2007_000039"]
-    assert [sample.id for sample in skipped] == ["2007_000032"]
-
-
-def test_nothing_left(folder):
-    for name in "az":
-        (folder / f"images/{name}.jpg").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"7 of 7 samples were skipped, so none remains\.\n.*  d: "):
-        load_segmentation_dataset(folder, split="train", label_space=TWO, on_error="skip")
 
 
 def test_empty_lists(tmp_path):

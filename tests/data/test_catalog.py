@@ -129,13 +129,6 @@ def test_cityscapes_coarse(tmp_path):
     assert set(np.unique(_labels(data["train_extra"])[0])) == {*range(19), 255}
 
 
-def test_an_unlabelled_picture_in_a_labelled_split(tmp_path):
-    official.write_cityscapes(tmp_path)
-    official.write_picture(tmp_path / "leftImg8bit/train/ulm/ulm_000000_000019_leftImg8bit.png")
-    with pytest.raises(FileNotFoundError, match=r"gtFine/train/ulm/ulm_000000_000019_gtFine_labelIds\.png: no such"):
-        _load("cityscapes", tmp_path, split="train")
-
-
 @STREAMING
 def test_ade20k(tmp_path, streaming):
     official.write_ade20k(tmp_path)

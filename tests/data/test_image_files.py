@@ -48,29 +48,6 @@ def test_url_of_a_streamed_file(tmp_path):
     np.testing.assert_array_equal(np.asarray(image), PIXELS)
 
 
-def test_gray_alpha_palette_and_bilevel_pictures():
-    gray = PIXELS[..., 0]
-    for source in (Image.fromarray(gray), Image.fromarray(np.stack([gray, PIXELS[..., 1]], -1))):
-        np.testing.assert_array_equal(np.asarray(read_image(_encode(source))), np.stack([gray] * 3, -1))
-
-    rgba = np.concatenate([PIXELS, PIXELS[..., :1]], axis=-1)
-    np.testing.assert_array_equal(np.asarray(read_image(_encode(Image.fromarray(rgba)))), PIXELS)
-
-    colors = np.array(palette_for(256), dtype=np.uint8)
-    np.testing.assert_array_equal(np.asarray(read_image(_encode(_palette_mask(INDICES)))), colors[INDICES])
-    with_alpha = _encode(_palette_mask(INDICES), transparency=bytes(range(21)))
-    np.testing.assert_array_equal(np.asarray(read_image(with_alpha)), colors[INDICES])
-
-    bilevel = Image.fromarray((gray > 127).astype(np.uint8) * 255).convert("1")
-    np.testing.assert_array_equal(np.asarray(read_image(_encode(bilevel)))[..., 1], np.where(gray > 127, 255, 0))
-
-
-def test_16_bit_gray_is_scaled():
-    values = np.array([[0, 128, 129, 257, 32768, 65278, 65535]], dtype=np.uint16)
-    image = read_image(_encode(Image.fromarray(values)))
-    np.testing.assert_array_equal(np.asarray(image)[..., 2], np.round(values / 257.0).astype(np.uint8))
-
-
 def test_pictures_without_a_known_range_are_refused():
     tiff = {"format": "TIFF"}
     with pytest.raises(ValueError, match="Sample s: the image: .*mode .F. has no fixed range"):

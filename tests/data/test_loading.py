@@ -350,12 +350,6 @@ def test_hub_test_splits_without_masks(monkeypatch, streaming):
         load_segmentation_dataset("org/name", split="train", label_space=TWO, streaming=streaming)
 
 
-def test_empty_columns(monkeypatch):
-    _fake_hub(monkeypatch, _rows({"image": [], "label": []}))
-    with pytest.raises(ValueError, match="org/name, split train: the split is empty"):
-        load_segmentation_dataset("org/name", split="train", label_space=TWO)
-
-
 @pytest.mark.parametrize("folders", [("images", "labels"), ("img/{split}", "ann/{split}"), (None, "labels")])
 def test_own_folder_names(tmp_path, folders):
     (image, label), *_ = _pictures(1)

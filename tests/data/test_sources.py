@@ -40,6 +40,9 @@ def test_specs_are_complete():
     assert SPECS["camvid"].license == "CC-BY-NC-4.0"
     for space, name in ((CAMVID, "camvid"), (PASCAL_VOC, "voc2012"), (SCENES, "scenes")):
         assert space is SPECS[name].label_space
+    assert CAMVID.id2label[10] == "bicyclist" and CAMVID.label2id["sky"] == 0
+    assert PASCAL_VOC.id2label[15] == "person" and PASCAL_VOC.id2label[20] == "tvmonitor"
+    assert SCENES.names == ("sky", "road", "pavement", "building", "tree", "car", "person", "pole", "sign")
 
 
 def test_raw_values_of_each_encoding():

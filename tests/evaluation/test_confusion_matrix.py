@@ -85,19 +85,6 @@ def test_nothing_counted_is_nan_without_warnings():
     assert counted(np.zeros((0, 4), int), np.zeros((0, 4), int)).sum() == 0
 
 
-def test_permuting_pixels_changes_nothing_and_permuting_classes_permutes():
-    prediction, reference = make_pair(3)
-    matrix = counted(prediction, reference)
-    order = np.random.default_rng(0).permutation(prediction.size)
-    assert torch.equal(counted(prediction.ravel()[order], reference.ravel()[order]), matrix)
-    relabel = np.arange(256)
-    relabel[:7] = np.random.default_rng(1).permutation(7)
-    permuted = counted(relabel[prediction], relabel[reference])
-    assert_allclose(permuted[relabel[:7]][:, relabel[:7]], matrix)
-    assert not torch.equal(permuted, matrix)
-    assert iou_scores(permuted)["mean_iou"] == pytest.approx(iou_scores(matrix)["mean_iou"])
-
-
 def test_updates_and_merge_equal_one_update_on_everything():
     (first, first_reference), (second, second_reference) = make_pair(4), make_pair(5)
     together = counted(np.concatenate([first, second]), np.concatenate([first_reference, second_reference]))
@@ -219,7 +206,7 @@ def test_wrong_shapes_types_and_settings():
     with pytest.raises(ValueError, match="never a class"):
         ConfusionMatrix(300)
     with pytest.raises(ValueError, match="at least 2"):
-        ConfusionMatrix(0)
+        ConfusionMatrix(1)
     with pytest.raises(ValueError, match=r"square.*\(2, 3\)"):
         iou_scores(np.zeros((2, 3)))
 

@@ -13,7 +13,7 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from kaseg import KASegConfig, KASegImageProcessor, KASegModel
 from kaseg.data import SCENES, SPECS, load_segmentation_dataset, map_labels
-from kaseg.evaluation import ConfusionMatrix, InferenceProtocol, MeanIoU
+from kaseg.evaluation import InferenceProtocol
 from kaseg.evaluation.boundary import BoundaryCounts
 from kaseg.evaluation.evaluator import PROTOCOL, evaluate_model, protocol_of
 from kaseg.inference import Predictor
@@ -243,11 +243,3 @@ def test_models_of_others_whose_classes_cannot_be_scored(use: str, labels: dict,
             Predictor(model, KASegImageProcessor())
         else:
             SegmentationTrainer(model=model, args=SegmentationConfig(str(tmp_path), use_cpu=True, report_to="none"))
-
-
-def test_one_class_has_no_score() -> None:
-    for build in (ConfusionMatrix, MeanIoU):
-        with pytest.raises(ValueError, match="at least 2"):
-            build(1)
-    with pytest.raises(ValueError, match="at least 2"):
-        MeanIoU().compute(predictions=[np.zeros((2, 2), int)], references=[np.zeros((2, 2), int)], num_labels=1)

@@ -6,15 +6,9 @@ import pytest
 import torch
 import yaml
 from hub_server import HubServer
-from toy import arguments, make_dataset, make_model, make_teacher
+from toy import arguments, ka_trainer, seg_trainer
 
-from kaseg import (
-    KASegModel,
-    KnowledgeAdaptationConfig,
-    KnowledgeAdaptationTrainer,
-    SegmentationConfig,
-    SegmentationTrainer,
-)
+from kaseg import KASegModel
 from kaseg.uploading import UploadError
 
 PUSHING = {"save_strategy": "steps", "save_steps": 1, "push_to_hub": True, "hub_model_id": "me/student"}
@@ -22,17 +16,12 @@ EVERY_SAVE = {**PUSHING, "hub_strategy": "every_save", "hub_always_push": True}
 PUSHED = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
 
 
-def make_trainer(output_dir: Path, **kwargs: object) -> SegmentationTrainer:
-    args = SegmentationConfig(**arguments(output_dir, max_steps=2, **kwargs))
-    return SegmentationTrainer(make_model(), args, train_dataset=make_dataset())
-
-
 def pickles(files: dict[str, bytes]) -> set[str]:
     return {name for name in files if name.endswith((".bin", ".pt", ".pth", ".pkl"))}
 
 
 def test_push_after_training(hub: HubServer, tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path / "student")
+    trainer = seg_trainer(tmp_path / "student", max_steps=2)
     trainer.train()
     trainer.push_to_hub(commit_message="done", private=True, revision="v1")
     repo = hub.repo("me/student")
@@ -43,9 +32,7 @@ def test_push_after_training(hub: HubServer, tmp_path: Path) -> None:
 
 
 def test_an_adapted_student_is_pushed_without_its_adapters(hub: HubServer, tmp_path: Path) -> None:
-    fields = arguments(tmp_path / "out", max_steps=2, **EVERY_SAVE)
-    args = KnowledgeAdaptationConfig(**fields, autoencoder_max_steps=1, latent_channels=8)
-    trainer = KnowledgeAdaptationTrainer(make_model(), make_teacher(), args, train_dataset=make_dataset())
+    trainer = ka_trainer(tmp_path / "out", max_steps=2, **EVERY_SAVE)
     trainer.train()
     trainer.push_to_hub()
     repo = hub.repo("me/student")
@@ -60,7 +47,7 @@ def test_an_adapted_student_is_pushed_without_its_adapters(hub: HubServer, tmp_p
     ("strategy", "folder"), [("end", None), ("checkpoint", "last-checkpoint"), ("all_checkpoints", "checkpoint-2")]
 )
 def test_hub_strategies(hub: HubServer, tmp_path: Path, strategy: str, folder: str | None) -> None:
-    trainer = make_trainer(tmp_path / "out", **{**PUSHING, "save_steps": 2, "hub_strategy": strategy})
+    trainer = seg_trainer(tmp_path / "out", **{"max_steps": 2, **PUSHING, "save_steps": 2, "hub_strategy": strategy})
     trainer.train()
     trainer._finish_current_push()
     files = hub.repo("me/student").files()
@@ -74,7 +61,7 @@ def test_hub_strategies(hub: HubServer, tmp_path: Path, strategy: str, folder: s
 
 
 def test_training_outlives_a_hub_that_fails(hub: HubServer, tmp_path: Path, no_waiting: list, caplog) -> None:
-    trainer = make_trainer(tmp_path / "out", **EVERY_SAVE)
+    trainer = seg_trainer(tmp_path / "out", max_steps=2, **EVERY_SAVE)
     hub.fail("POST", "/commit/", times=1000, status=500)
     trainer.train()
     assert trainer.state.global_step == 2 and "Training goes on" in caplog.text
@@ -87,7 +74,7 @@ def test_training_outlives_a_hub_that_fails(hub: HubServer, tmp_path: Path, no_w
 def test_no_token_is_told_before_training(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(UploadError, match="hf auth login"):
-        make_trainer(tmp_path / "out", push_to_hub=True, hub_model_id="me/student")
+        seg_trainer(tmp_path / "out", push_to_hub=True, hub_model_id="me/student")
 
 
 def test_a_run_whose_push_fails_has_everything_on_disk_and_says_so(kaseg, hub, tmp_path: Path, no_waiting) -> None:

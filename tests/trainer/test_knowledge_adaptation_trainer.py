@@ -23,7 +23,7 @@ from toy import (
     states_equal,
 )
 
-from kaseg import KASegImageProcessor, KASegModel, KnowledgeAdaptationConfig, KnowledgeAdaptationTrainer
+from kaseg import KASegModel, KnowledgeAdaptationConfig, KnowledgeAdaptationTrainer
 from kaseg.data import EvalTransform, SegmentationDataset, TrainTransform, load_segmentation_dataset
 from kaseg.distillation import FeatureAutoencoder, TeacherAdapter
 from kaseg.distillation.losses import AdaptationLoss, AffinityLoss, KnowledgeDistillationLoss
@@ -220,18 +220,6 @@ def test_step_equals_the_formula_by_hand(tmp_path) -> None:
         torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-3, atol=1e-5)
 
 
-def test_accumulation_divides_the_distillation_terms(tmp_path) -> None:
-    whole, parts = [], []
-    for sink, batch, accumulation in ((whole, 4, 1), (parts, 2, 2)):
-        fields = {"affinity_weight": 0.0, "adaptation_weight": 1.0, "max_steps": 2, **split(batch, accumulation)}
-        trainer = ka_trainer(tmp_path / str(batch), make_steady_model(), autoencoder=make_autoencoder(), **fields)
-        # The adapter's own BatchNorm would see other statistics in smaller batches.
-        trainer.model.terms["adaptation"].adapter[1] = torch.nn.Identity()
-        trainer.train()
-        sink += [entry["loss"] for entry in logged_steps(trainer)]
-    assert whole == pytest.approx(parts, rel=2e-3)
-
-
 def test_best_model_at_the_end_is_the_best_checkpoints_student(tmp_path) -> None:
     trainer = ka_trainer(tmp_path, autoencoder=make_autoencoder(), **BEST)
     trainer.train()
@@ -398,15 +386,6 @@ class TestOptions:
         trainer.train()
         assert trainer.autoencoder.config.strides == strides
 
-    def test_teacher_from_a_folder(self, tmp_path) -> None:
-        teacher = make_teacher()
-        trainer = ka_trainer(tmp_path / "out", teacher=teacher)
-        teacher.save_pretrained(tmp_path / "teacher")
-        trainer.processing_class.save_pretrained(tmp_path / "teacher")
-        loaded = ka_trainer(tmp_path / "out", teacher=str(tmp_path / "teacher"))
-        image = torch.randn(1, 3, 32, 32)
-        assert torch.equal(loaded.teacher(image).features, trainer.teacher(image).features)
-
     def test_teacher_adapter_is_taken_as_it_is(self, tmp_path) -> None:
         adapter = TeacherAdapter(make_teacher(), tap="head.aspp_project")
         assert ka_trainer(tmp_path, teacher=adapter).teacher is adapter
@@ -422,11 +401,6 @@ class TestOptions:
         )  # fmt: skip
         assert torch.equal(adapter(images).features, told(images).features)
         assert not torch.equal(adapter(images).features, TeacherAdapter(make_teacher())(images).features)
-        make_teacher().save_pretrained(tmp_path / "teacher")
-        KASegImageProcessor(image_mean=mean, image_std=std).save_pretrained(tmp_path / "teacher")
-        found = TeacherAdapter(KASegModel.from_pretrained(tmp_path / "teacher"))
-        ka_trainer(tmp_path, teacher=found)
-        assert torch.equal(found(images).features, told(images).features)
 
     def test_the_teacher_sees_images_at_a_scale_of_its_own(self, tmp_path) -> None:
         teacher = make_teacher()

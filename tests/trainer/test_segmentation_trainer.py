@@ -213,15 +213,10 @@ class TestEvaluation:
                 pixels += count
         assert metrics["eval_loss"] == pytest.approx(total / pixels, rel=1e-5)
 
-    def test_no_logits_are_kept(self, tmp_path) -> None:
-        trainer = seg_trainer(tmp_path)
-        output = trainer.evaluation_loop(trainer.get_eval_dataloader(), "Evaluation")
-        assert output.predictions is None and output.label_ids is None and output.num_samples == 3
-
     def test_predict_scores_as_evaluate_does(self, tmp_path) -> None:
         trainer = seg_trainer(tmp_path, per_device_eval_batch_size=2)
         expected, output = trainer.evaluate(), trainer.predict(make_dataset(3, seed=1))
-        assert output.predictions is None
+        assert output.predictions is None and output.label_ids is None  # neither logits nor masks are kept
         assert output.metrics["test_mean_iou"] == expected["eval_mean_iou"]
         assert output.metrics["test_loss"] == expected["eval_loss"]
 

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-import torch
 
 from kaseg.distillation.losses import HintLoss
 
@@ -17,13 +16,3 @@ def reference(student, teacher, mask):
 def test_matches_the_formula(pair, mask):
     student, teacher = pair(2, 5, 3, 4)
     assert HintLoss()(student, teacher, mask).item() == pytest.approx(reference(student, teacher, mask), rel=1e-5)
-
-
-def test_moving_and_rotating_both_changes_nothing(pair, rotation):
-    student, teacher = pair(2, 5, 3, 4)
-    move = torch.randn(1, 5, 1, 1)
-    moved = HintLoss()(rotation(5, student + move), rotation(5, teacher + move))
-    assert moved.item() == pytest.approx(HintLoss()(student, teacher).item(), rel=1e-4)
-    assert HintLoss()(3 * student, 3 * teacher).item() == pytest.approx(
-        9 * HintLoss()(student, teacher).item(), rel=1e-5
-    )

@@ -1,8 +1,9 @@
-"""What all losses between maps have in common; each one's formula and invariances are in its own file."""
+"""What all losses between maps have in common; each one's formula is in its own file."""
 
 import doctest
 import importlib
 import re
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -30,6 +31,18 @@ masked = pytest.mark.parametrize("name", [name for name in LOSSES if name not in
 # Few channels and many, which the affinity loss computes in two ways.
 shapes = pytest.mark.parametrize("shape", [(2, 6, 8, 8), (2, 9, 4, 5)], ids=["narrow", "wide"])
 
+GENERATOR = torch.Generator().manual_seed(3)
+MOVE, POSITION = torch.randn(1, 5, 1, 1, generator=GENERATOR), 10 * torch.randn(2, 1, 3, 4, generator=GENERATOR)
+CHANNEL, SCALE = 10 * torch.randn(2, 5, 1, 1, generator=GENERATOR), torch.tensor([0.3, 7.0]).view(2, 1, 1, 1)
+# Changes of a student's and a teacher's map that change nothing, and to which precision.
+UNSEEN: dict[str, tuple[Callable, float]] = {
+    "attention_transfer": (lambda s, t, rotate: (rotate(5, s * SCALE), t / SCALE), 1e-4),
+    "channel_wise": (lambda s, t, rotate: (s + CHANNEL, t - CHANNEL), 1e-3),
+    "dist": (lambda s, t, rotate: (s + POSITION, t), 1e-4),
+    "hint": (lambda s, t, rotate: (rotate(5, s + MOVE), rotate(5, t + MOVE)), 1e-4),
+    "knowledge_distillation": (lambda s, t, rotate: (s + POSITION, t - POSITION), 1e-3),
+}
+
 
 def _build(name: str, channels: int) -> MapLoss:
     return losses.WhitenedLoss(channels) if name == "whitened" else LOSSES[name]()
@@ -55,6 +68,14 @@ def test_the_teachers_own_map_is_the_best(pair, name):
     worse, other = _gradient(name, student, teacher, *_extra(name))
     assert abs(best.item()) < 1e-5 < worse.item()
     assert gradient.norm() < 1e-3 * other.norm()
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_what_a_loss_does_not_see(pair, rotation, name):
+    student, teacher = pair(2, 5, 3, 4)
+    change, precision = UNSEEN[name]
+    changed = LOSSES[name]()(*change(student, teacher, rotation))
+    assert changed.item() == pytest.approx(LOSSES[name]()(student, teacher).item(), rel=precision)
 
 
 @every

@@ -19,13 +19,6 @@ def test_against_the_formula() -> None:
                     np.testing.assert_allclose(got[b, label, y, x].item(), np.log(score), rtol=1e-5)
 
 
-def test_softmax_is_the_share_of_the_scores() -> None:
-    classes, masks = torch.randn(1, 4, 6), torch.randn(1, 4, 3, 5)
-    got = class_scores_from_queries(classes, masks)
-    scores = got.double().exp()
-    torch.testing.assert_close(got.softmax(1).double(), scores / scores.sum(1, keepdim=True), rtol=1e-5, atol=1e-7)
-
-
 def test_a_class_that_no_query_wants_is_finite() -> None:
     classes = torch.zeros(1, 1, 3)
     classes[..., 0] = -1e9
