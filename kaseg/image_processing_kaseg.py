@@ -38,6 +38,7 @@ from .pixels import (
     channels_first,
     check_same_size,
     class_ids,
+    decoded,
     rgb_of_tensor,
     single_images,
     to_rgb,
@@ -299,7 +300,8 @@ class KASegImageProcessor(TorchvisionBackend):
         is empty, its layout cannot be told, or it does not end up with `num_channels`."""
         if isinstance(image, (str, os.PathLike)):
             # load_image would clip 16-bit gray.
-            image = Image.open(image) if os.path.isfile(image) else load_image(os.fspath(image))
+            name = os.fspath(image)
+            image = decoded(name, f"The image {name}") if os.path.isfile(name) else load_image(name)
         if isinstance(image, Image.Image):
             image = np.array(to_rgb(image) if do_convert_rgb else upright(image))
             input_data_format = ChannelDimension.LAST

@@ -161,15 +161,21 @@ def _weights(name: str, revision: str | None, cache_dir: Any) -> list[Path]:
     return sorted(Path(config).parent.glob(_WEIGHTS)) if isinstance(config, str) else []
 
 
-def require_all_weights(loaded: tuple[Any, Mapping[str, Any]], name: str) -> Any:
-    """The model of what `from_pretrained(..., output_loading_info=True)` gives; a CheckpointError if the checkpoint
-    lacks weights of it, as an encoder without its head does: they are random."""
-    model, info = loaded
+def missing_weights(model: Any, info: Mapping[str, Any]) -> list[str]:
+    """Names of the weights that a checkpoint lacks, so that they are random numbers; `info` is what `from_pretrained`
+    gives with `output_loading_info=True`."""
     # Not buffers, which old checkpoints lack, nor what serves training alone.
     own = {key for key, _ in model.named_parameters() if not key.startswith(("auxiliary_head.", "criterion."))}
-    if missing := sorted(own & {*info["missing_keys"]}):
+    return sorted(own & {*info["missing_keys"]})
+
+
+def require_all_weights(loaded: tuple[Any, Mapping[str, Any]], name: str) -> Any:
+    """The model of what `from_pretrained(..., output_loading_info=True)` gives; a CheckpointError if the checkpoint
+    lacks weights of it, as an encoder without its head does."""
+    model, info = loaded
+    if missing := missing_weights(model, info):
         raise CheckpointError(
-            f"{name} lacks {len(missing)} of the {len(own)} weights of a {type(model).__name__} ({missing[0]}), which "
+            f"{name} lacks {len(missing)} of the weights of a {type(model).__name__} ({missing[0]}), which "
             "would be random numbers. Name a checkpoint that was trained for semantic segmentation, not its encoder."
         )
     return model

@@ -21,10 +21,16 @@ from .conversion import config_from_mobilenet_v2, config_to_mobilenet_v2, conver
 from .encoders import Encoder
 from .fusion import fold_batch_norm
 from .heads import Head, StrideMerge, build_head
-from .loading_errors import check_cached_weights, explained_loading
+from .loading_errors import check_cached_weights, explained_loading, missing_weights
 from .masks import resize_logits
 
 logger = logging.get_logger(__name__)
+
+# Fields of the config on which it depends which weights there are, beside the classes.
+_ARCHITECTURE = (
+    *("backbone", "backbone_kwargs", "output_stride", "num_channels"),
+    *("head", "head_channels", "skip_channels", "atrous_rates", "separable_head"),
+)
 
 
 class KASegModel(PreTrainedModel):
@@ -157,32 +163,42 @@ class KASegModel(PreTrainedModel):
 
         Weights are read from safetensors alone; `use_safetensors=False` reads a pickle, which can run code.
         `id2label=...` asks for other classes: the classifier's rows are matched by class name, and rows of new names
-        start anew, which is logged. Another number of classes also needs `ignore_mismatched_sizes=True`.
+        start anew, which is logged. Another number of classes also needs `ignore_mismatched_sizes=True`, and so do
+        fields of the architecture (`head="fpn"`) of which the checkpoint has no weights.
 
         Raises:
             CheckpointError (an `OSError`): no such checkpoint, no right to read it, no network, or damaged or no
                 safetensors weights.
-            ValueError: another kind of model, or weights for another number of classes.
+            ValueError: another kind of model, or weights for another number of classes or another architecture.
         """
         name = resolve(pretrained_model_name_or_path)
         revision, cache_dir = kwargs.get("revision"), kwargs.get("cache_dir")
         kwargs.setdefault("use_safetensors", True)
+        wants_info = kwargs.pop("output_loading_info", False)
         with explained_loading(name, revision, cache_dir):
             # The checkpoint is loaded with its own classes; others are asked for in what follows.
             labels = _take_labels(name, kwargs)
             try:
-                loaded = super().from_pretrained(name, *model_args, **kwargs)
+                model, info = super().from_pretrained(name, *model_args, output_loading_info=True, **kwargs)
             except RuntimeError as error:
                 if "ignore_mismatched_sizes" not in str(error):
                     raise
                 raise ValueError(
-                    f"The weights of {name} do not fit the architecture that was asked for; the report above lists "
-                    "them."
+                    f"The weights of {name} do not fit the architecture that was asked for"
+                    f"{_asked_for(name, kwargs)}; the report above lists them."
                 ) from error
             check_cached_weights(name, revision, cache_dir)
+        starts_anew = bool(kwargs.get("ignore_mismatched_sizes"))
+        if (missing := missing_weights(model, info)) and not starts_anew:
+            asked = _asked_for(name, kwargs)
+            what_to_do = "Leave these fields out" if asked else "Name a checkpoint of the whole model"
+            raise ValueError(
+                f"{name} lacks {len(missing)} of the model's weights ({missing[0]}), which would be random numbers"
+                f"{asked}. {what_to_do}, or, to train them anew, pass ignore_mismatched_sizes=True."
+            )
         if labels:
-            model = loaded[0] if isinstance(loaded, tuple) else loaded
-            model._change_classes(labels, name, bool(kwargs.get("ignore_mismatched_sizes")))
+            model._change_classes(labels, name, starts_anew)
+        loaded: Any = (model, info) if wants_info else model
         return loaded
 
     @torch.no_grad()
@@ -337,6 +353,15 @@ def align_to_image(feature_map: torch.Tensor, size: Sequence[int], stride: int) 
     return feature_map
 
 
+def _asked_for(name: str, kwargs: dict[str, Any]) -> str:
+    """The fields of the architecture that `kwargs` of `from_pretrained` set otherwise than the checkpoint, in words."""
+    stored, given = _stored_config(name, kwargs), kwargs.get("config")
+    wanted = {key: getattr(given, key) for key in _ARCHITECTURE if isinstance(given, KASegConfig)} | kwargs
+    own = {key: getattr(stored, key) for key in _ARCHITECTURE}
+    changed = [key for key in own if wanted.get(key, own[key]) != own[key]]
+    return "".join(f" ({key}={wanted[key]!r}; its own is {own[key]!r})" for key in changed)
+
+
 def _take_labels(name: str, kwargs: dict[str, Any]) -> dict[str, Any]:
     """Take what asks for classes out of the keyword arguments of `from_pretrained`."""
     labels: dict[str, Any] = {
@@ -344,12 +369,17 @@ def _take_labels(name: str, kwargs: dict[str, Any]) -> dict[str, Any]:
     }
     config = kwargs.get("config")
     if isinstance(config, KASegConfig):  # from the Auto classes, or built by hand
-        hub = ("revision", "cache_dir", "token", "local_files_only", "subfolder", "force_download")
-        stored = KASegConfig.from_pretrained(name, **{key: kwargs[key] for key in hub if key in kwargs})
+        stored = _stored_config(name, kwargs)
         labels = {"id2label": config.id2label, "palette": config.palette, **labels}
         kwargs["config"] = config = copy.deepcopy(config)
         config.id2label, config.label2id, config.palette = stored.id2label, stored.label2id, stored.palette
     return labels
+
+
+def _stored_config(name: str, kwargs: dict[str, Any]) -> KASegConfig:
+    """A checkpoint's own config; `kwargs` are those of `from_pretrained`."""
+    hub = ("revision", "cache_dir", "token", "local_files_only", "subfolder", "force_download")
+    return KASegConfig.from_pretrained(name, **{key: kwargs[key] for key in hub if key in kwargs})
 
 
 def _class_names(config: KASegConfig) -> list[str]:

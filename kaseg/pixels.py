@@ -5,6 +5,7 @@ processor.
 """
 
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -31,6 +32,63 @@ _EXIF_KEYS = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 _MASK_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
 # uint16 covers 0..65535, and 65535 / 255 = 257 exactly.
 SIXTEEN_TO_EIGHT_BIT = 257
+# Formats in which all images but the first are previews or layers: many phones write their photos as MPO.
+_FIRST_IS_WHOLE = ("MPO", "PSD")
+# Images of a TIFF file that are smaller copies (1) or the transparency (4) of another one: bits of NewSubfileType.
+_SUBFILE_TYPE, _NOT_ITS_OWN = 254, 1 | 4
+# 16-bit images of which no value reaches this are taken for ones of 10 or 12 bits (our choice).
+_BRIGHT = 65536 // 8
+_found_dark: list[str] = []  # the first one; others would say the same
+
+
+def decoded(file: Any, name: str | None = None) -> Image.Image:
+    """Reads an image file: a path or a stream.
+
+    Args:
+        file: What Pillow opens.
+        name: Of an image (masks: none), for the warning that its 16 bits are not made use of.
+
+    Raises:
+        ValueError: It holds several images, such as a stack or an animation; Pillow would give the first.
+        OSError: As Pillow raises it.
+    """
+    with Image.open(file) as image:
+        if (count := _number_of_images(image)) > 1:
+            raise ValueError(
+                f"it holds {count} images (pages or frames), of which only the first would be used: save each to a "
+                "file of its own, or an animation as a video (ffmpeg -i NAME.gif NAME.mp4) for kaseg predict"
+            )
+        has_16_bits = any(";16" in str(tile[3]) for tile in image.tile)
+        image.load()
+    if name is not None and has_16_bits:
+        values = np.asarray(image)
+        if not image.mode.startswith("I"):  # Pillow keeps the upper half of colors
+            values = values[..., :3].astype(np.int32) * 256
+        _warn_if_dark(int(values.max()), name)
+    return image
+
+
+def _number_of_images(image: Image.Image) -> int:
+    count = getattr(image, "n_frames", 1)
+    if image.format in _FIRST_IS_WHOLE or count == 1:
+        return 1
+    if image.format == "TIFF":
+        kinds = []
+        for page in reversed(range(count)):  # so that the first one comes last
+            image.seek(page)
+            kinds.append(image.tag_v2.get(_SUBFILE_TYPE, 0))  # type: ignore[attr-defined]
+        count = sum(not kind & _NOT_ITS_OWN for kind in kinds)
+    return count
+
+
+def _warn_if_dark(highest: int, name: str) -> None:
+    if 0 < highest < _BRIGHT and not _found_dark:
+        _found_dark.append(name)
+        warnings.warn(
+            f"{name} has 16 bits, but no value above {highest} of 65535, so it is almost black in 8 bits. Values of 12 "
+            "bits should be multiplied by 16 (10 bits: 64) in the files. Further images are not named.",
+            stacklevel=3,
+        )
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -56,6 +114,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
                 f"a PIL image of mode '{image.mode}' is read as 16-bit gray, but its values reach from {values.min()} "
                 f"to {values.max()}: convert it to 8 bits first"
             )
+        _warn_if_dark(int(values.max()), "An image")
         image = Image.fromarray(np.rint(values / SIXTEEN_TO_EIGHT_BIT).astype(np.uint8))
     elif image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
         image = image.convert("RGBA")  # or Pillow warns
@@ -123,6 +182,7 @@ def channels_first(tensor: torch.Tensor, customary: int, plausible: tuple[int, .
 def rgb_of_tensor(tensor: torch.Tensor) -> torch.Tensor:
     """Makes three 8-bit channels of (C, H, W): one is repeated, the alpha of two or four is dropped."""
     if tensor.dtype == torch.uint16:
+        _warn_if_dark(int(tensor.to(torch.int32).max()), "An image")
         tensor = (tensor.to(torch.float32) / SIXTEEN_TO_EIGHT_BIT).round().to(torch.uint8)
     elif tensor.dtype == torch.bool:
         tensor = tensor.to(torch.uint8) * 255
@@ -135,9 +195,10 @@ def class_ids(mask: Any, where: str) -> torch.Tensor:
     """Makes int64 (1, H, W) of a mask of class ids: a path, a PIL image, an array or a tensor (H, W). A ValueError that
     starts with `where` if it holds colors or floating point numbers."""
     if isinstance(mask, str | os.PathLike):
-        with Image.open(mask) as file:
-            file.load()
-        mask = file
+        try:
+            mask = decoded(mask)
+        except ValueError as error:
+            raise ValueError(f"{where}, {mask}: {error}") from error
     if isinstance(mask, Image.Image):
         if mask.mode not in _MASK_MODES:
             raise ValueError(
@@ -155,9 +216,10 @@ def check_same_size(image: tuple[int, int], label: tuple[int, int], where: str =
     """Raises a ValueError, which starts with `where` and names both sizes, if (width, height) of an image and of its
     label mask differ."""
     if image != label:
+        turned = " (Images are turned as their EXIF orientation says; so must their masks be.)" * (image == label[::-1])
         raise ValueError(
             f"{where}the image is {image[0]}x{image[1]} and its label mask {label[0]}x{label[1]} (width x height). "
-            "They must have the same size."
+            f"They must have the same size.{turned}"
         )
 
 

@@ -257,6 +257,22 @@ def test_what_cannot_be_is_refused(call, error: type, message: str) -> None:
         call()
 
 
+@pytest.mark.parametrize("through", [KASegModel, AutoModelForSemanticSegmentation])
+def test_another_architecture_than_the_checkpoints_is_refused_or_asked_for(through: Any, tmp_path: Path) -> None:
+    _small().save_pretrained(tmp_path)
+    for fields, field in (
+        ({"head": "fpn"}, "head='fpn'; its own is 'student'"),
+        ({"head_channels": 8}, "head_channels=8"),
+    ):
+        with pytest.raises(ValueError, match=field):
+            through.from_pretrained(tmp_path, **fields)
+        model = through.from_pretrained(tmp_path, **fields, ignore_mismatched_sizes=True)
+        assert {name: getattr(model.config, name) for name in fields} == fields
+    assert through.from_pretrained(tmp_path, output_stride=8).config.output_stride == 8  # the same weights
+    model, info = through.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+
+
 def _resampled(values: np.ndarray, axis: int, length: int, stride: int) -> np.ndarray:
     """A map of a padded image, at the places where cells that divide `length` pixels evenly have their centers."""
     cells = math.ceil(length / stride)

@@ -50,9 +50,9 @@ def evaluate(
     """
     from ..data import get_label_space
     from ..evaluation.evaluator import evaluate_model, protocol_of
-    from ..evaluation.processes import Processes, local_device
+    from ..evaluation.processes import Processes
     from ..progress import progress_bar
-    from .models import load_model
+    from .models import load_model, on_device
     from .output import console, print_scores
 
     how = common.protocol_from(protocol, crop_size, overlap, scales, flip)
@@ -64,10 +64,10 @@ def evaluate(
     if as_teacher:
         from ..distillation.teachers.as_model import TeacherModel
 
-        network = TeacherModel(model, space.id2label).to(device or local_device())
+        network = on_device(TeacherModel(model, space.id2label), device)
         processor, counted = network.processor, network.teacher.model
     else:
-        network, processor = load_model(model, device or local_device())
+        network, processor = load_model(model, device)
         counted = network
     common.check_classes(network, space)
     processes = Processes.join(use_cpu=network.device.type == "cpu")

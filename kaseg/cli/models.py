@@ -11,10 +11,10 @@ from .output import plain_console
 
 
 def load_model(name: str, device: str | None) -> tuple[Any, Any]:
-    """A checkpoint's model, on `device` (default: the GPU, if there is one; exports run on the CPU), and its image
-    processor: ours, or any semantic segmentation model that transformers knows. Safetensors alone are read, and no code
-    of a repository is run. `name` is a Hub id, folder or shipped checkpoint, of which a folder here goes first; or the
-    folder of an export.
+    """A checkpoint's model, on `device` (see [`on_device`]; exports run on the CPU), and its image processor: ours, or
+    any semantic segmentation model that transformers knows. Safetensors alone are read, and no code of a repository is
+    run. `name` is a Hub id, folder or shipped checkpoint, of which a folder here goes first; or the folder of an
+    export.
 
     Raises:
         OSError: there is no such checkpoint, or it lacks weights of the model.
@@ -32,6 +32,8 @@ def load_model(name: str, device: str | None) -> tuple[Any, Any]:
         raise FileNotFoundError(f"{source}: no such folder. Give a folder, a Hub id or one of those of kaseg list.")
     record = Path(source) / RECORD_NAME
     if record.is_file() and read_record(record)["format"] != "transformers":
+        if device not in (None, "cpu"):
+            raise ValueError(f"{source} is an export, and these run on the CPU here: leave --device {device} out.")
         return _load_export(source), _load_processor(source)
     # False everywhere, as transformers would otherwise ask on the terminal whether to run a repository's code.
     with explained_loading(source):
@@ -46,13 +48,21 @@ def load_model(name: str, device: str | None) -> tuple[Any, Any]:
             )
             model = require_all_weights(loaded, source).eval()
             processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return on_device(model, device), processor
+
+
+def on_device(model: Any, device: str | None) -> Any:
+    """The model, moved to `device` (default: the GPU, if there is one, of a distributed run this process's); a
+    ValueError if nothing can be computed there."""
+    from ..evaluation.processes import local_device
+
+    device = device or local_device() or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        model.to(device)
+        (torch.ones(1, device=device) + 1).item()  # "meta" takes a model, too
+        return model.to(device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"The device {device!r} cannot be used: {error}") from error
-    return model, processor
+        first_line = str(error).partition("\n")[0]
+        raise ValueError(f"The device {device!r} cannot be used (cpu, cuda, cuda:1, mps, ...): {first_line}") from error
 
 
 def _load_export(source: str) -> Any:

@@ -14,6 +14,20 @@ from ..close_names import did_you_mean
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{([^}]*)\})")
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses keys that stand twice, of which PyYAML keeps the last without a word, as YAML itself has it."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_recipe(path: Path, known: set[str], others: Mapping[str, set[str]], hint: str = "--config") -> dict[str, Any]:
     """Reads a recipe; `$NAME` and `${NAME}` in its strings are replaced by environment variables.
 
@@ -21,7 +35,7 @@ def read_recipe(path: Path, known: set[str], others: Mapping[str, set[str]], hin
     among the `known` (`others` are those of other commands by their name), or a variable is not set.
     """
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         _fail(f"{path}: {error.strerror or error}.", hint)
     except (yaml.YAMLError, UnicodeDecodeError) as error:

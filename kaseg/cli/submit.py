@@ -31,7 +31,7 @@ def submit(
     PNG of the values that the dataset's own masks have.
     """
     from ..data import get_label_space
-    from ..evaluation.processes import Processes, local_device
+    from ..evaluation.processes import Processes
     from ..evaluation.submission import write_submission
     from ..progress import progress_bar
     from .models import load_model
@@ -40,7 +40,7 @@ def submit(
     how = common.protocol_from(protocol, crop_size, overlap, scales, flip)
     space = get_label_space(dataset, data_dir, label_space)
     data = common.load_split(dataset, split, data_dir, space, max_samples)
-    network, processor = load_model(model, device or local_device())
+    network, processor = load_model(model, device)
     common.check_classes(network, space)
     processes = Processes.join(use_cpu=network.device.type == "cpu")
     share = len(processes.share(len(data)))

@@ -2,6 +2,7 @@
 
 import io
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -13,9 +14,14 @@ import fsspec
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from kaseg.pixels import to_rgb, upright
+from kaseg.pixels import decoded, to_rgb, upright
 
 IMAGE_SUFFIXES = (".bmp", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# Other images and videos that people keep beside them, so that they are not left out without a word.
+_NOT_READ = (
+    *(".arw", ".avif", ".cr2", ".cr3", ".dng", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".nef", ".raw", ".tga"),
+    *(".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv"),
+)
 # Where PASCAL Context (Mottaghi et al. 2014) and the Semantic Boundaries Dataset (Hariharan et al. 2011) keep the mask
 # in a MATLAB file: a variable, and the field in it if it is a struct.
 _MAT_VARIABLES = (("LabelMap", None), ("GTcls", "Segmentation"))
@@ -28,14 +34,24 @@ def find_images(folder: Path, skip: Path | None = None) -> Iterator[Path]:
     """Walks a folder and the folders in it, sorted by name, for files that end as in `IMAGE_SUFFIXES`.
 
     Names that start with a dot and the folder `skip` (resolved) are left out; links to folders are not followed. The
-    files start with `folder`.
+    files start with `folder`. Images of other formats and videos are warned about at the end.
     """
+    others = []
     for top, subfolders, names in os.walk(folder):
         here = Path(top)
         subfolders[:] = sorted(name for name in subfolders if name[0] != "." and (here / name).resolve() != skip)
         for name in sorted(names):
             if name[0] != "." and name.lower().endswith(IMAGE_SUFFIXES):
                 yield here / name
+            elif name[0] != "." and name.lower().endswith(_NOT_READ):
+                others.append((here / name).relative_to(folder).as_posix())
+    if others:
+        warnings.warn(
+            f"{folder}: {len(others)} files are left out, as their formats are not read in folders: "
+            f"{', '.join(others[:5])}{', ...' if len(others) > 5 else ''}. Convert images to PNG or JPEG; name videos "
+            "one by one (kaseg predict).",
+            stacklevel=2,
+        )
 
 
 def load_images(folder: str | Path) -> datasets.Dataset:
@@ -77,7 +93,7 @@ def read_image(source: str | Path | EncodedImage, sample: str | None = None) -> 
         ValueError: It cannot be decoded, or its pixels have no known range (floats, more than 16 bits).
     """
     where = _where(source, sample, "image")
-    image = _decode(source, where)
+    image = _decode(source, where, name=where)
     try:
         return to_rgb(image)
     except ValueError as error:
@@ -131,10 +147,9 @@ def _where(source: str | Path | EncodedImage, sample: str | None, what: str) -> 
     return f"Sample {sample}: the {what}{f' {path}' if path else ''}"
 
 
-def _decode(source: str | Path | EncodedImage, where: str) -> Image.Image:
+def _decode(source: str | Path | EncodedImage, where: str, name: str | None = None) -> Image.Image:
     with _named_errors(where):
-        image = Image.open(io.BytesIO(_read_bytes(source)))
-        image.load()
+        image = decoded(io.BytesIO(_read_bytes(source)), name)
     return upright(image)
 
 

@@ -251,9 +251,8 @@ def read_label_space(path: str | Path) -> LabelSpace:
         lines = (line.strip() for line in text.splitlines())
         return LabelSpace(name, tuple(line for line in lines if line and not line.startswith("#")))
     try:
-        entries = {
-            int(raw): entry if isinstance(entry, dict) else {"name": entry} for raw, entry in json.loads(text).items()
-        }
+        loaded = json.loads(text, object_pairs_hook=_unique)
+        entries = {int(raw): entry if isinstance(entry, dict) else {"name": entry} for raw, entry in loaded.items()}
     except (ValueError, AttributeError) as error:
         raise ValueError(f'{path}: expected a JSON object such as {{"0": "sky"}} (raw id -> name): {error}') from None
     try:
@@ -262,7 +261,20 @@ def read_label_space(path: str | Path) -> LabelSpace:
         raise ValueError(f"{path}: {error}") from None
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The pairs of a JSON object, of which Python would keep the last where a key stands twice; a ValueError for one
+    (of raw ids, 01 is 1)."""
+    keys = [int(key) if key.strip().isdigit() else key for key, _ in pairs]
+    if doubled := sorted({str(key) for key in keys if keys.count(key) > 1}):
+        raise ValueError(f"{', '.join(doubled)} stands more than once")
+    return dict(pairs)
+
+
 def _from_raw_entries(name: str, entries: Mapping[int, Mapping[str, Any]]) -> LabelSpace:
+    # A misspelled "name" would make a class void.
+    for raw, entry in entries.items():
+        if unknown := sorted(entry.keys() - {"name", "color"}):
+            raise ValueError(f"{raw} has the fields {', '.join(unknown)}; a class has a name and, if wanted, a color.")
     raw_ids = sorted(raw for raw, entry in entries.items() if entry.get("name") is not None)
     names = tuple(str(entries[raw]["name"]) for raw in raw_ids)
     colors = [entries[raw]["color"] for raw in raw_ids if "color" in entries[raw]]

@@ -35,6 +35,7 @@ _SECOND_STAGE_ALONE = (
     "adaptation_",
     "affinity_",
     "distillation_",
+    "correct_teacher",
     "squared_affinity_rows",
     "ignore_void_positions",
     "adapter_",
@@ -110,6 +111,8 @@ class Comparison:
             raise ValueError(f"objectives: {', '.join(distilling)} need a teacher: name a checkpoint or its fields.")
         for where, fields in self._sections():
             _check_fields(where, fields)
+        if self.teacher is not None and "teacher" in self.recipe:
+            raise ValueError("recipe: teacher would go before the section teacher: leave one of the two out.")
 
     @property
     def plain(self) -> str | None:
@@ -338,6 +341,12 @@ def _check_fields(where: str, fields: Mapping[str, Any]) -> None:
             raise ValueError(f"{where}: {name} cannot be set here; {reserved[name]}.")
         if name not in known:
             raise ValueError(f"{where}: unknown field {name!r}.{did_you_mean(name, sorted(known), cutoff=0.7)}")
+    if where == TEACHER:
+        own = {item.name for part in PLAIN_PARTS for item in dataclasses.fields(part)}
+        if others := sorted(fields.keys() - own):
+            raise ValueError(
+                f"teacher: {', '.join(others)} would change nothing, as a teacher learns from labels alone."
+            )
     # Otherwise a misspelled loss would only be found when its run begins.
     try:
         parse_losses(fields.get("distillation_losses") or {})

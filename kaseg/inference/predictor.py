@@ -140,7 +140,6 @@ class Predictor:
         config = self.model.config
         return getattr(config, "palette", None) or palette_for(config.num_labels)
 
-    @torch.inference_mode()
     def predict(self, images: Sequence[Image.Image]) -> list[np.ndarray]:
         """Segments PIL images of any mode and size; EXIF orientation is applied.
 
@@ -148,17 +147,22 @@ class Predictor:
             One mask (H, W) of class ids per image, at the image's upright size: uint8, or int32 if the model has more
             than 256 classes.
         """
+        return self._predict(map(self._prepare, images))
+
+    def _prepare(self, image: Image.Image) -> tuple[Any, tuple[int, int]]:
+        """What the model sees of an image, and the size of its mask; a ValueError for an image that it cannot take."""
+        upright = to_rgb(image)
+        size = (upright.height, upright.width)
+        prepare = partial(pixel_values_of, self.processor)
+        if size[0] * size[1] > self.max_pixels and not getattr(self.processor, "do_resize", True):
+            return PreparedOnDemand(upright, prepare), size
+        return prepare(upright), size
+
+    @torch.inference_mode()
+    def _predict(self, images: Iterable[tuple[Any, tuple[int, int]]]) -> list[np.ndarray]:
         masks: dict[int, np.ndarray] = {}
         waiting: dict[tuple[int, int], list[tuple[int, torch.Tensor, tuple[int, int]]]] = {}
-        for index, image in enumerate(images):
-            upright = to_rgb(image)
-            size = (upright.height, upright.width)
-            prepare = partial(pixel_values_of, self.processor)
-            prepared: Any
-            if size[0] * size[1] > self.max_pixels and not getattr(self.processor, "do_resize", True):
-                prepared = PreparedOnDemand(upright, prepare)
-            else:
-                prepared = prepare(upright)
+        for index, (prepared, size) in enumerate(images):
             if prepared.shape[-2] * prepared.shape[-1] > self.max_pixels:
                 with self._turn:
                     logits = tiled_logits(self.model, prepared, self.tile, self.overlap)
@@ -172,7 +176,7 @@ class Predictor:
         for batch in waiting.values():
             if batch:
                 masks.update(self._predict_batch(batch))
-        return [masks[index] for index in range(len(images))]
+        return [mask for _, mask in sorted(masks.items())]
 
     def _predict_batch(self, batch: list[tuple[int, torch.Tensor, tuple[int, int]]]) -> dict[int, np.ndarray]:
         indices, tensors, sizes = zip(*batch, strict=True)
@@ -289,14 +293,19 @@ class Predictor:
         self, with_overlay: bool, chunk: list[tuple[Path, Path]]
     ) -> list[tuple[Prediction, Exception | None]]:
         images: dict[Path, Image.Image] = {}
+        prepared: dict[Path, tuple[Any, tuple[int, int]]] = {}
         errors: dict[Path, Exception] = {}
         for path, _ in chunk:
             try:
-                images[path] = read_image(path)
+                image = read_image(path)
+                prepared[path] = self._prepare(image)
+                images[path] = image
             except (OSError, ValueError) as error:
+                if str(path) not in str(error):
+                    error.add_note(f"while preparing {path}")
                 errors[path] = error
         try:
-            masks = dict(zip(images, self.predict(list(images.values())), strict=True))
+            masks = dict(zip(images, self._predict(prepared.values()), strict=True))
         except Exception as error:
             error.add_note(f"while predicting {', '.join(map(str, images))}")
             raise

@@ -268,6 +268,11 @@ class TermTrainer(SearchingTrainer):
     def _require_a_batch(self) -> None:
         """With `dataloader_drop_last`, transformers would train for no steps and call the run finished."""
         args = self.args
+        if hasattr(self.train_dataset, "__len__") and not len(self.train_dataset):
+            raise ValueError(
+                "There are no training samples: train_dataset is empty. Look at what selects its samples (split, "
+                "filter, select)."
+            )
         batch = args.train_batch_size * args.world_size
         if args.dataloader_drop_last and hasattr(self.train_dataset, "__len__") and len(self.train_dataset) < batch:
             raise ValueError(

@@ -186,6 +186,12 @@ class KnowledgeAdaptationTrainer(DistillationStep):
         students = student_map_shapes(student, args.student_tap)
         class_weights = args.class_weights if args.distillation_class_weights else None
         terms = build_terms(args.term_settings, students, self._map_shapes, args.ignore_void_positions, class_weights)
+        if self._unlabelled is not None and terms and all(term.loss.takes_labels for term in terms.values()):
+            logger.warning(
+                "The images without masks will teach nothing, as the terms (%s) leave out what has no label: add "
+                "another term, or leave the images out.",
+                ", ".join(terms),
+            )
         shares = args.balanced_shares
         balance = GradientBalance(shares, args.balanced_decay) if shares else None
         composite = StudentWithAdapters(student, terms, args.student_tap, self._known_classes, balance)

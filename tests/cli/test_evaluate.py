@@ -234,7 +234,10 @@ def test_mistakes(kaseg, trained, one_image, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(trained[0], "mobilenetv2-os16-camvid-ka")  # its classes are those of the scenes, not CamVid's
     kaseg.succeed("evaluate", "mobilenetv2-os16-camvid-ka", *scenes)
-    assert "The device 'abacus' cannot be used" in kaseg.fail("evaluate", trained[0], *scenes, "--device", "abacus")
+    for device in ("abacus", "meta", "cuda:99", "mkldnn"):
+        for how in ((), ("--as-teacher",)):
+            output = kaseg.fail("evaluate", trained[0], *scenes, *how, "--device", device)
+            assert f"The device '{device}' cannot be used" in output
     assert "has no split 'test'; it has train" in kaseg.fail(
         "evaluate", trained[0], "--dataset", one_image, "--split", "test"
     )

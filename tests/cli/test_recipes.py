@@ -31,6 +31,8 @@ def test_values_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("teacher: a", "'teacher' is a field of kaseg distill, not of this command"),
         ("- 1", "recipe.yaml must hold .* found a list"),
         ("a: [", "recipe.yaml is not YAML"),
+        ("crop_size: 1\ndata_dir: x\ncrop_size: 2", r"'crop_size' stands twice\s+in .*line 3"),
+        ("data_dir: {a: {b: 1, b: 2}}", "'b' stands twice"),
         ("data_dir: $KASEG_UNSET/x", r"data_dir is '\$KASEG_UNSET/x', but .* KASEG_UNSET is not set"),
         ("crop_size: ['${KASEG_UNSET}']", "KASEG_UNSET is not set"),
     ],
@@ -39,6 +41,11 @@ def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, mess
     monkeypatch.delenv("KASEG_UNSET", raising=False)
     with pytest.raises(typer.BadParameter, match=message):
         read_recipe(write(tmp_path, text), KNOWN, {"kaseg distill": {"teacher"}})
+
+
+def test_merged_keys_may_be_set_anew(tmp_path: Path) -> None:
+    text = "data_dir: &shared {a: 1, b: 2}\ncrop_size: {<<: *shared, a: 3}\n"
+    assert read_recipe(write(tmp_path, text), KNOWN, {})["crop_size"] == {"a": 3, "b": 2}
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -1,14 +1,21 @@
 import io
+import struct
+import warnings
+import zlib
+from pathlib import Path
 
 import numpy as np
 import official_layouts as official
 import pytest
+import torch
 from PIL import Image
+from PIL.TiffImagePlugin import AppendingTiffWriter
 from scipy.io import savemat
 
-from kaseg.data.image_files import read_image, read_mask
+from kaseg.data.image_files import find_images, read_image, read_mask
 from kaseg.data.label_spaces import palette_for
 from kaseg.image_processing_kaseg import KASegImageProcessor, to_rgb
+from kaseg.pixels import check_same_size
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (6, 9, 3)).astype(np.uint8)
@@ -178,3 +185,94 @@ def test_broken_exif_data_beside_good_pixels(read):
     assert np.asarray(read(encoded, "s")).shape[:2] == (8, 6)
     opened = Image.open(io.BytesIO(encoded["bytes"]))
     assert KASegImageProcessor()(opened, return_tensors="pt")["pixel_values"].shape == (1, 3, 8, 6)
+
+
+def _several(path: Path, **options) -> Path:
+    """A file of two different images."""
+    first, second = (Image.fromarray((PIXELS[..., 0] // part).astype(np.uint8)) for part in (2, 8))
+    first.save(path, save_all=True, append_images=[second], **options)
+    with Image.open(path) as image:
+        assert image.n_frames == 2
+    return path
+
+
+@pytest.mark.parametrize("name", ["stack.tif", "animation.gif", "animation.png", "animation.webp"])
+def test_files_of_several_images_are_refused(name, tmp_path):
+    path, image = _several(tmp_path / name), Image.fromarray(np.zeros((6, 9), np.uint8))
+    processor = KASegImageProcessor()
+    for read in (read_image, read_mask, processor, lambda mask: processor(image, mask)):
+        with pytest.raises(
+            ValueError, match="holds 2 images .pages or frames.*save each to a file of its own"
+        ) as caught:
+            read(path)
+        assert read is processor or str(path) in str(caught.value)
+
+
+def test_previews_are_no_images_of_their_own(tmp_path):
+    photo = _several(tmp_path / "phone.jpg", format="MPO")  # as many phones write their photos
+    overview = tmp_path / "map.tif"
+    with AppendingTiffWriter(str(overview), new=True) as pages:
+        Image.fromarray(PIXELS).save(pages)
+        pages.newFrame()
+        Image.fromarray(PIXELS[::2, ::2]).save(pages, format="TIFF", tiffinfo={254: 1})
+    for path in (photo, overview):
+        assert read_image(path).size == (9, 6)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bit_images_of_12_bits_are_warned_about_once(suffix, tmp_path, monkeypatch):
+    monkeypatch.setattr("kaseg.pixels._found_dark", [])
+    values = np.array([[0, 4095], [17, 256]], np.uint16)
+    Image.fromarray(values).save(tmp_path / f"12.{suffix}")
+    Image.fromarray(values * 16).save(tmp_path / f"16.{suffix}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_mask(tmp_path / f"12.{suffix}")  # class ids are small
+        read_image(tmp_path / f"16.{suffix}")
+        read_image(_encode(Image.fromarray(np.zeros((2, 2), np.uint16))))  # black
+    with pytest.warns(UserWarning, match=f"12.{suffix} has 16 bits, but no value above 4095"):
+        read_image(tmp_path / f"12.{suffix}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_image(tmp_path / f"12.{suffix}")
+
+
+@pytest.mark.parametrize("kind", ["image", "array", "tensor", "colors"])
+def test_so_are_those_in_memory_and_in_color(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr("kaseg.pixels._found_dark", [])
+    values = np.full((6, 9), 4095, np.uint16)
+    given = {"image": Image.fromarray(values), "array": values, "tensor": torch.from_numpy(values)}
+    given["colors"] = tmp_path / "colors.png"
+    given["colors"].write_bytes(_png_of_16_bit_colors(np.stack([values] * 3, -1)))
+    with pytest.warns(UserWarning, match="16 bits, but no value above (4095|3840)"):
+        KASegImageProcessor()(given[kind])
+
+
+def test_files_of_other_formats_in_a_folder_are_warned_about(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name in ("a.png", "sub/IMG_1.HEIC", "clip.mp4", ".hidden.heic", "notes.txt"):
+        (tmp_path / name).touch()
+    with pytest.warns(UserWarning, match=r"2 files are left out.*: clip\.mp4, sub/IMG_1\.HEIC\. Convert"):
+        assert list(find_images(tmp_path)) == [tmp_path / "a.png"]
+    (tmp_path / "clip.mp4").unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        list(find_images(tmp_path, skip=(tmp_path / "sub").resolve()))
+
+
+def test_a_turned_image_says_why_its_mask_does_not_fit(tmp_path):
+    with pytest.raises(ValueError, match="turned as their EXIF orientation says; so must their masks"):
+        check_same_size((6, 9), (9, 6))
+    with pytest.raises(ValueError, match="must have the same size.$"):
+        check_same_size((6, 9), (9, 7))
+
+
+def _png_of_16_bit_colors(values: np.ndarray) -> bytes:
+    """A PNG file of uint16 (H, W, 3), which Pillow does not write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")

@@ -161,3 +161,18 @@ def test_colors_in_a_class_file(tmp_path):
     table.write_text('{"0": {"name": "sky", "color": "blue"}}')
     with pytest.raises(ValueError, match=r"classes\.json: 'blue' is not a color"):
         read_label_space(table)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"0": "sky", "1": "road", "1": "car"}', "1 stands more than once"),
+        ('{"0": "sky", "1": "road", "01": "car"}', "1 stands more than once"),
+        ('{"0": "sky", "1": {"nmae": "road"}}', "1 has the fields nmae; a class has a name and"),
+        ('{"0": "sky", "1": {"name": "road", "colour": "#804080"}}', "1 has the fields colour"),
+    ],
+)
+def test_what_would_drop_a_class_is_refused(text: str, message: str, tmp_path) -> None:
+    (tmp_path / "classes.json").write_text(text)
+    with pytest.raises(ValueError, match=rf"classes\.json: .*{message}"):
+        read_label_space(tmp_path / "classes.json")

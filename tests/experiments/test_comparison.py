@@ -108,6 +108,8 @@ class TestRuns:
     [
         ({"objectives": {"adapted": ADAPTED}}, "none learns from the labels alone"),
         ({"teacher": None}, "need a teacher"),
+        ({"teacher": {"head": "fpn", "adaptation_weight": 3}}, "teacher: adaptation_weight would change nothing"),
+        ({"recipe": {"teacher": "kaseg/one"}}, "recipe: teacher would go before the section teacher"),
         ({"seeds": (1, 2, 1)}, "more than once"),
         ({"seeds": ()}, "at least one"),
         ({"students": {"teacher": {}}}, "own name"),

@@ -115,14 +115,14 @@ def test_large_pictures_take_turns_with_all_threads(model, two_threads, tmp_path
     working: list[int] = []
     seen: list[tuple[int, int]] = []
 
-    def watched(images: list[Image.Image]) -> list[np.ndarray]:
+    def watched(images: object) -> list[np.ndarray]:
         working.append(1)
         time.sleep(0.02)
         seen.append((len(working), torch.get_num_threads()))
         working.pop()
         return [np.zeros((48, 40), np.uint8)]
 
-    monkeypatch.setattr(predictor, "predict", watched)
+    monkeypatch.setattr(predictor, "_predict", watched)
     for index in range(4):
         make_image(48, 40, seed=index).save(tmp_path / f"{index}.png")
     assert len(list(predictor.predict_files(tmp_path, tmp_path / "out"))) == 4
@@ -134,12 +134,12 @@ def test_several_pictures_at_once_and_the_threads_given_back(model, two_threads,
     barrier = threading.Barrier(2, timeout=60)  # passes only where two images are at work at once
     seen: list[int] = []
 
-    def watched(images: list[Image.Image]) -> list[np.ndarray]:
+    def watched(images: object) -> list[np.ndarray]:
         barrier.wait()
         seen.append(torch.get_num_threads())
         return [np.zeros((40, 48), np.uint8)]
 
-    monkeypatch.setattr(predictor, "predict", watched)
+    monkeypatch.setattr(predictor, "_predict", watched)
     for index in range(4):
         make_image(40, 48, seed=index).save(tmp_path / f"{index}.png")
     results = list(predictor.predict_files(tmp_path, tmp_path / "out"))
@@ -253,3 +253,17 @@ def test_models_of_other_images_are_refused() -> None:
     gray = KASegModel(KASegConfig(backbone="mobilenetv2_035", output_stride=32, num_channels=1))
     with pytest.raises(ValueError, match="images of 1 channels"):
         Predictor(gray, KASegImageProcessor())
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_pictures_that_cannot_be_prepared_are_skipped_by_name_too(batch_size, model, tmp_path, caplog):
+    for name, size in (("a.png", (40, 40)), ("strip.png", (1, 5000)), ("z.png", (40, 40))):
+        make_image(*size, 1).save(tmp_path / name)
+    processor = KASegImageProcessor(do_resize=True, size={"shortest_edge": 32, "longest_edge": 64})
+    predictor = Predictor(model, processor, batch_size=batch_size)
+    results = list(predictor.predict_files(tmp_path, tmp_path / "out", on_error="skip"))
+    assert [result.mask_path is None for result in results] == [False, True, False]
+    assert "strip.png: an image of (height, width) (1, 5000) cannot be resized" in caplog.text
+    with pytest.raises(ValueError, match="cannot be resized") as caught:
+        list(predictor.predict_files(tmp_path, tmp_path / "out"))
+    assert any("strip.png" in note for note in caught.value.__notes__)

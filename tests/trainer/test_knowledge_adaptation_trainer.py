@@ -111,6 +111,13 @@ class TestUnlabelledImages:
         expected = trainer.label_loss(logits[labelled], batch["labels"][labelled], None)
         torch.testing.assert_close(found, expected)
 
+    @pytest.mark.parametrize("others", [{}, {"knowledge_distillation": 1.0}])
+    def test_that_they_teach_nothing_is_warned_about(self, tmp_path, caplog, others: dict) -> None:
+        losses = {"intra_class": 1.0, **others}
+        fields = {"adaptation_weight": 0, "affinity_weight": 0, "distillation_losses": losses}
+        ka_trainer(tmp_path, unlabelled=make_dataset(6, seed=5), **fields)
+        assert ("will teach nothing, as the terms (intra_class)" in caplog.text) == (not others)
+
     def test_their_share(self, tmp_path) -> None:
         trainer = ka_trainer(tmp_path, unlabelled=make_dataset(6, seed=5), labelled_share=0.25, **ALONE)
         assert [len(part) for part in trainer.train_dataset.datasets] == [12, 36]

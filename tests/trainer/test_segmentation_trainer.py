@@ -59,6 +59,12 @@ class TestTraining:
             trainer.train()
         assert trainer.state.global_step == 0 and not list(tmp_path.iterdir())
 
+    @pytest.mark.parametrize("drop_last", [True, False])
+    def test_no_images_are_refused_as_such(self, tmp_path, drop_last: bool) -> None:
+        trainer = seg_trainer(tmp_path, train=make_dataset().select([]), dataloader_drop_last=drop_last)
+        with pytest.raises(ValueError, match="There are no training samples"):
+            trainer.train()
+
     def test_fewer_images_than_a_batch_are_refused(self, tmp_path) -> None:
         with pytest.raises(ValueError, match="3 training samples make no batch of 4.*per_device_train_batch_size"):
             seg_trainer(tmp_path, train=make_dataset(3)).train()
