@@ -61,7 +61,8 @@ class TestTraining:
 
     @pytest.mark.parametrize("drop_last", [True, False])
     def test_no_images_are_refused_as_such(self, tmp_path, drop_last: bool) -> None:
-        trainer = seg_trainer(tmp_path, train=make_dataset().select([]), dataloader_drop_last=drop_last)
+        trainer = seg_trainer(tmp_path, dataloader_drop_last=drop_last)
+        trainer.train_dataset = trainer._prepare_dataset(make_dataset().select([]), trainer.args, True)
         with pytest.raises(ValueError, match="There are no training samples"):
             trainer.train()
 
