@@ -175,7 +175,7 @@ def require_all_weights(loaded: tuple[Any, Mapping[str, Any]], name: str) -> Any
     model, info = loaded
     if missing := missing_weights(model, info):
         raise CheckpointError(
-            f"{name} lacks {len(missing)} of the weights of a {type(model).__name__} ({missing[0]}), which "
+            f"{name} lacks {len(missing)} of the trained weights of a {type(model).__name__} ({missing[0]}), which "
             "would be random numbers. Name a checkpoint that was trained for semantic segmentation, not its encoder."
         )
     return model

@@ -21,7 +21,7 @@ from .conversion import config_from_mobilenet_v2, config_to_mobilenet_v2, conver
 from .encoders import Encoder
 from .fusion import fold_batch_norm
 from .heads import Head, StrideMerge, build_head
-from .loading_errors import check_cached_weights, explained_loading, missing_weights
+from .loading_errors import CheckpointError, check_cached_weights, explained_loading, missing_weights
 from .masks import resize_logits
 
 logger = logging.get_logger(__name__)
@@ -167,8 +167,8 @@ class KASegModel(PreTrainedModel):
         fields of the architecture (`head="fpn"`) of which the checkpoint has no weights.
 
         Raises:
-            CheckpointError (an `OSError`): no such checkpoint, no right to read it, no network, or damaged or no
-                safetensors weights.
+            CheckpointError (an `OSError`): no such checkpoint, no right to read it, no network, or damaged, missing or
+                no safetensors weights.
             ValueError: another kind of model, or weights for another number of classes or another architecture.
         """
         name = resolve(pretrained_model_name_or_path)
@@ -192,9 +192,9 @@ class KASegModel(PreTrainedModel):
         if (missing := missing_weights(model, info)) and not starts_anew:
             asked = _asked_for(name, kwargs)
             what_to_do = "Leave these fields out" if asked else "Name a checkpoint of the whole model"
-            raise ValueError(
-                f"{name} lacks {len(missing)} of the model's weights ({missing[0]}), which would be random numbers"
-                f"{asked}. {what_to_do}, or, to train them anew, pass ignore_mismatched_sizes=True."
+            raise (ValueError if asked else CheckpointError)(
+                f"{name} lacks {len(missing)} of the trained weights of a {cls.__name__} ({missing[0]}), which would "
+                f"be random numbers{asked}. {what_to_do}, or, to train them anew, pass ignore_mismatched_sizes=True."
             )
         if labels:
             model._change_classes(labels, name, starts_anew)
