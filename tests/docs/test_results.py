@@ -201,7 +201,8 @@ def test_single_runs_of_voc_animals_are_those_of_the_table(collect: Any) -> None
 
 
 @pytest.mark.parametrize(
-    ("masks", "student", "objective"), [("440 of 3,134", "os16-440", "logits_4_adaptation"), ("all 3,134", "os16-8000", "logits")]
+    ("masks", "student", "objective"),
+    [("440 of 3,134", "os16-440", "logits_4_adaptation"), ("all 3,134", "os16-8000", "logits")],
 )
 def test_the_readme_shows_the_gains_of_the_runs(collect: Any, masks: str, student: str, objective: str) -> None:
     scores = scores_of(collect, student)
