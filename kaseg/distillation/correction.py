@@ -15,9 +15,12 @@ def corrected_logits(logits: Tensor, labels: Tensor, classes: Sequence[int] | No
     are void, or of a class that it does not know, stay as they are.
 
     Args:
-        logits: (B, C, h, w).
-        labels: (B, H, W), taken at the nearest pixel of each position.
+        logits: (B, C, h, w), which stay as they are.
+        labels: Class ids and void (B, H, W) of the images' size, taken at the nearest pixel of each position.
         classes: The class that each of the C logits is of; 0 to C - 1 by default.
+
+    Returns:
+        (B, C, h, w), of the same type. That it is done per position is our choice.
     """
     known = torch.arange(logits.shape[1]) if classes is None else torch.tensor(classes)
     is_label = labels_at(labels, logits.shape[-2:])[:, None] == known.to(labels)[:, None, None]

@@ -268,15 +268,18 @@ class TermTrainer(SearchingTrainer):
     def _require_a_batch(self) -> None:
         """With `dataloader_drop_last`, transformers would train for no steps and call the run finished."""
         args = self.args
-        if hasattr(self.train_dataset, "__len__") and not len(self.train_dataset):
+        if not hasattr(self.train_dataset, "__len__"):
+            return
+        count = len(self.train_dataset)
+        if not count:
             raise ValueError(
                 "There are no training samples: train_dataset is empty. Look at what selects its samples (split, "
                 "filter, select)."
             )
         batch = args.train_batch_size * args.world_size
-        if args.dataloader_drop_last and hasattr(self.train_dataset, "__len__") and len(self.train_dataset) < batch:
+        if args.dataloader_drop_last and count < batch:
             raise ValueError(
-                f"{len(self.train_dataset)} training samples make no batch of {batch}: lower "
+                f"{count} training samples make no batch of {batch}: lower "
                 "per_device_train_batch_size. (dataloader_drop_last is on: BatchNorm cannot take a last batch of one.)"
             )
 

@@ -6,7 +6,7 @@ Measured with PyTorch 2.15 and oneDNN on AVX-512 (`tests/benchmarks/depthwise_co
   infinite at times, where the images lie channels-last and the map is wider than 28 positions;
 - with a stride, a forward and backward pass takes 3 to 8 times as long in bfloat16 as in float32.
 
-In a MobileNetV2 at stride 16 this costs a third of a step in bfloat16.
+In a MobileNetV2 at stride 16 this costs half of the encoder's time in bfloat16.
 """
 
 from functools import cache

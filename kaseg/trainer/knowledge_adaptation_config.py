@@ -69,14 +69,14 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
     )
     squared_affinity_rows: bool = option(False, "Square the rows' norms (affinity).")
     correct_teacher: bool = option(
-        False, "Where the teacher's class is not the label, swap its logits of the two before they are compared."
+        False, "Where the teacher's class is not the label, swap its logits of the two (docs/levers.md)."
     )
     ignore_void_positions: bool = option(False, "Leave void out of the distillation terms; intra_class always does.")
     distillation_class_weights: bool = option(
         False, "Weigh positions of the adaptation loss by class_weights of their label (void: 1)."
     )
     adapter_learning_rate_scale: float = option(1.0, "Factor on learning_rate for the adapters.")
-    labelled_share: float = option(0.5, "Share of a batch that has masks, beside images without masks.")
+    labelled_share: float = option(0.5, "Share of a batch that has masks, beside images without masks: 0.01 to 0.99.")
     adapter_warmup_steps: int = option(0, "Steps that fit the adapters alone before the student learns (0: paper).")
     adapter_warmup_optim: str = option("adamw_torch", "Its optimizer. Steps of AdamW do not depend on a term's size.")
     adapter_warmup_learning_rate: float = option(1e-3, "Its learning rate; the schedule is poly.")
@@ -146,8 +146,8 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
                 "correct_teacher would change nothing, as no term reads the teacher's logits: leave it out, or add one "
                 "that does (distillation_losses: {knowledge_distillation: ...})."
             )
-        if not 0 < self.labelled_share < 1:
-            raise ValueError(f"labelled_share must be above 0 and below 1, got {self.labelled_share}.")
+        if not 0.01 <= self.labelled_share <= 0.99:  # beyond, samples would be repeated without end
+            raise ValueError(f"labelled_share must be from 0.01 to 0.99, got {self.labelled_share}.")
         self._check_adaptation_form()
         self._check_balance()
         self._check_warmup()

@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 from PIL import Image
 from sklearn.metrics import confusion_matrix, jaccard_score, recall_score
 
-from kaseg.evaluation import ConfusionMatrix, iou_scores
+from kaseg.evaluation import ConfusionMatrix, MeanIoU, iou_scores
 
 VOID = 255
 
@@ -205,8 +205,9 @@ def test_wrong_shapes_types_and_settings():
         ConfusionMatrix(3, ignore_index=0)
     with pytest.raises(ValueError, match="never a class"):
         ConfusionMatrix(300)
-    with pytest.raises(ValueError, match="at least 2"):
-        ConfusionMatrix(1)
+    for build in (ConfusionMatrix, MeanIoU):
+        with pytest.raises(ValueError, match="at least 2"):
+            build(1)
     with pytest.raises(ValueError, match=r"square.*\(2, 3\)"):
         iou_scores(np.zeros((2, 3)))
 

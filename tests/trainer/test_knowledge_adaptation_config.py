@@ -44,7 +44,7 @@ def _config(tmp_path, **fields) -> KnowledgeAdaptationConfig:
         ({"adaptation_form": "channel", "adaptation_weight": 0.0}, "changes nothing with an adaptation_weight of 0"),
         ({"adaptation_form": "channel", "adaptation_p": 2.0}, "adaptation_p and adaptation_q are norms of"),
         ({"adaptation_form": "whitened", "adaptation_q": 1.0}, "'whitened' has none"),
-        *(({"labelled_share": s}, "labelled_share must be above 0 and below 1") for s in (0.0, 1.0, math.nan)),
+        *(({"labelled_share": s}, "labelled_share must be from 0.01 to 0.99") for s in (0.0, 1e-9, 1.0, math.nan)),
         ({"correct_teacher": True}, "correct_teacher would change nothing, as no term reads"),
         ({"latent_channels": 0}, "latent_channels must be at least 1"),
         ({"distillation_schedule": "step"}, "distillation_schedule must be one of .*linear"),

@@ -286,20 +286,31 @@ class TestBaselines:
             ka_trainer(tmp_path, teacher=teacher, **ALONE, distillation_losses={"channel_wise": 1.0})
         ka_trainer(tmp_path, teacher=teacher, **ALONE, distillation_losses={"hint": 1.0})
 
-    def test_logits_are_compared_over_the_classes_that_the_teacher_knows(self, tmp_path) -> None:
+    @pytest.mark.parametrize("correct_teacher", [False, True])
+    def test_logits_are_compared_over_the_classes_that_the_teacher_knows(self, tmp_path, correct_teacher) -> None:
         student = make_model(num_labels=3, id2label={0: "sky", 1: "road", 2: "car"}, classifier_dropout_prob=0.0)
         teacher = make_teacher(num_labels=3, id2label={0: "car", 1: "tree", 2: "sky"})
-        trainer = ka_trainer(tmp_path, student, teacher, **ALONE, distillation_losses={"knowledge_distillation": 1.0})
+        fields = {**ALONE, "distillation_losses": {"knowledge_distillation": 1.0}, "correct_teacher": correct_teacher}
+        trainer = ka_trainer(tmp_path, student, teacher, **fields)
         images = torch.randn(2, 3, 32, 32)
-        theirs = trainer.teacher(images).logits
+        with torch.no_grad():  # so that the teacher says both, and clearly
+            teacher.classifier.weight *= 1000
+            car, _, sky = teacher(images).logits.unbind(1)
+            teacher.classifier.bias[0] += (sky - car).median()
+        labels = torch.tensor([0, 1, 2, 255]).repeat_interleave(8).expand(2, 32, 32)
         trainer.model.eval()
         with torch.no_grad():
-            own = student(images).logits
-            terms = trainer.model(images, {"logits": theirs}).terms
-            raw = teacher(images).logits
+            _, outputs = trainer.compute_loss(trainer.model, {"pixel_values": images, "labels": labels}, True)
+            own, raw = student(images).logits, teacher(images).logits
         own = torch.nn.functional.interpolate(own[:, [0, 2]], raw.shape[-2:], mode="bilinear")
-        expected = KnowledgeDistillationLoss()(own, raw[:, [2, 0]])
-        torch.testing.assert_close(terms["knowledge_distillation"], expected)
+        theirs = raw[:, [2, 0]]
+        if correct_teacher:  # the columns of sky and of car; of two classes, the larger logit is the label's
+            at_map = labels[:, 2::4, 2::4]
+            sky, car = (at_map == 0)[:, None], (at_map == 2)[:, None]
+            ordered = theirs.sort(1, descending=True).values
+            assert (theirs[:, :1] < theirs[:, 1:])[sky].any() and (theirs[:, 1:] < theirs[:, :1])[car].any()
+            theirs = torch.where(sky, ordered, torch.where(car, ordered.flip(1), theirs))
+        torch.testing.assert_close(outputs.terms["knowledge_distillation"], KnowledgeDistillationLoss()(own, theirs))
 
     def test_unevenly_spread_void_counts_alike_in_micro_batches(self, tmp_path) -> None:
         """One step on the same 4 images; `dist` is left out, which is not a mean over positions."""

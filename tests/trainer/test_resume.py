@@ -24,6 +24,8 @@ def _plain(output_dir) -> SegmentationTrainer:
 # Every lever at once; the weights are measured before and after each place where a run is broken off.
 LEVERS = {
     "unlabelled": True,
+    "labelled_share": 0.75,
+    "correct_teacher": True,
     "adaptation_weight": "auto",
     "affinity_weight": "auto",
     "balanced_every": 3,
