@@ -15,7 +15,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import CONFIG_NAME
 
 from kaseg.close_names import did_you_mean
-from kaseg.distillation.terms import parse_losses
+from kaseg.distillation.terms import parse_losses, parse_weight
 from kaseg.experiments.parallel import do_in_parallel, in_worker
 from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArguments, build_arguments
 from kaseg.experiments.run import check_model, check_same_recipe, distill, train
@@ -119,9 +119,10 @@ class Comparison:
         """The objective that learns from the labels alone and that others are compared with."""
         return next((name for name, fields in self.objectives.items() if fields is None), None)
 
-    def runs(self, output_dir: str | Path) -> list[Run]:
+    def runs(self, output_dir: str | Path, overrides: Mapping[str, Any] | None = None) -> list[Run]:
         """Every run below `output_dir`, in the order in which they are done: teacher first, then seed by seed, so that
-        a family that is broken off holds whole pairs."""
+        a family that is broken off holds whole pairs. The `overrides` of [`run_comparison`] go into no run's fields,
+        but decide with them which runs fit an autoencoder that others can take."""
         runs, teacher = [], self.teacher
         if isinstance(teacher, Mapping):
             fields = {"seed": self.seeds[0], **self.recipe, **teacher}
@@ -134,7 +135,7 @@ class Comparison:
                     if own is not None:
                         fields.setdefault("teacher", teacher)
                     runs.append(Run(student, objective, seed, fields, distils=own is not None))
-        return _sharing(runs, output_dir) if self.share_autoencoder else runs
+        return _sharing(runs, output_dir, overrides or {}) if self.share_autoencoder else runs
 
     def _check_forms(self) -> None:
         forms: list[tuple[str, Any, tuple[type, ...], str]] = [
@@ -204,7 +205,7 @@ def run_comparison(
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}.")
     _check_fields("overrides", overrides or {})
-    runs = comparison.runs(output_dir)
+    runs = comparison.runs(output_dir, overrides)
     chosen = [run for run in runs if fnmatch.fnmatch(run.name, only)]
     if not chosen:
         names = [run.name for run in runs]
@@ -235,7 +236,7 @@ def finished_runs(
     """The runs in `output_dir` that are finished, in order, each with what its `results.json` holds; a ValueError if
     one was done with another recipe."""
     finished = []
-    for run in comparison.runs(output_dir):
+    for run in comparison.runs(output_dir, overrides):
         folder = Path(output_dir) / run.name
         if (folder / RESULTS_NAME).is_file():
             check_same_recipe(folder / RECIPE_NAME, recipe_of(*_arguments(run, output_dir, overrides)))
@@ -272,18 +273,28 @@ def _is_ready(run: Run, chosen: Sequence[Run], output_dir: Path, overrides: Mapp
 
 
 def _reads_code(fields: Mapping[str, Any]) -> bool:
+    """Whether a run with these fields fits an autoencoder, or reads one that it is given: whether the trainer's
+    `needs_code` will be true."""
+
     def value(name: str) -> Any:
         return fields.get(name, getattr(KnowledgeAdaptationConfig, name))
 
-    return bool(value("use_autoencoder") and (value("adaptation_weight") or value("affinity_weight")))
+    def counts(name: str) -> bool:
+        try:
+            return parse_weight(value(name), name) != 0
+        except ValueError:  # which the run's own arguments tell, by its name
+            return True
+
+    return bool(value("use_autoencoder")) and (counts("adaptation_weight") or counts("affinity_weight"))
 
 
-def _sharing(runs: Sequence[Run], output_dir: str | Path) -> list[Run]:
-    """The runs, where all but the first of those with the same first stage take that one's autoencoder."""
+def _sharing(runs: Sequence[Run], output_dir: str | Path, overrides: Mapping[str, Any]) -> list[Run]:
+    """The runs, where all but the first of those with the same first stage take that one's autoencoder. Runs that,
+    with the `overrides`, read no code neither fit one nor take one."""
     first: dict[str, Path] = {}
     shared = []
     for run in runs:
-        if run.distils and "autoencoder" not in run.fields and _reads_code(run.fields):
+        if run.distils and "autoencoder" not in run.fields and _reads_code({**run.fields, **overrides}):
             stage = {k: v for k, v in run.fields.items() if not k.startswith(_SECOND_STAGE_ALONE)}
             folder = Path(output_dir) / run.name / "autoencoder"
             fitted = first.setdefault(json.dumps(stage, sort_keys=True, default=str), folder)

@@ -4,6 +4,7 @@ import shutil
 import pytest
 import torch
 
+from kaseg.experiments import comparison as comparison_module
 from kaseg.experiments.comparison import Comparison, Run, _is_ready, finished_runs, run_comparison
 from kaseg.experiments.report import write_report
 
@@ -86,6 +87,28 @@ class TestRuns:
             run_comparison(comparison, tmp_path, only="student/adapted/seed-2")
         # Nor is anything done that comes before it.
         assert not any(tmp_path.iterdir())
+
+    @pytest.mark.parametrize(
+        "overrides, shared",
+        [
+            ({"use_autoencoder": False}, {}),
+            ({"adaptation_weight": 0, "affinity_weight": 0.0}, {}),
+            ({"adaptation_weight": "0", "affinity_weight": "0.0"}, {}),
+            # The first objective that would fit one no longer does, and the next one in line takes its place.
+            ({"adaptation_weight": 0.0}, {"both/seed-2": "both/seed-1"}),
+            ({"affinity_weight": 1.0}, dict.fromkeys(("both/seed-1", "one/seed-2", "both/seed-2"), "one/seed-1")),
+            ({"report_to": "none"}, dict.fromkeys(("both/seed-1", "one/seed-2", "both/seed-2"), "one/seed-1")),
+        ],
+        ids=str,
+    )
+    def test_an_autoencoder_that_overrides_leave_out_is_not_shared(self, overrides, shared) -> None:
+        one = {**ADAPTED, "affinity_weight": 0.0}
+        objectives = {"plain": None, "one": one, "both": ADAPTED}
+        comparison = _comparison(seeds=(1, 2), objectives=objectives, share_autoencoder=True)
+        found = {run.name: run.fields.get("autoencoder") for run in comparison.runs("out", overrides)}
+        assert {name: folder for name, folder in found.items() if folder} == {
+            f"student/{name}": f"out/student/{first}/autoencoder" for name, first in shared.items()
+        }
 
     @pytest.mark.parametrize("jobs", [1, 2])
     def test_a_teacher_that_is_not_trained_yet_is_an_error(self, tmp_path, jobs: int) -> None:
@@ -222,6 +245,31 @@ def test_several_at_a_time_come_to_the_same_and_what_fails_beside_them_is_named(
     assert "eval_mean_iou" in (tmp_path / "student/plain/seed-1/run.log").read_text()
     fitted = tmp_path / "student/adapted/seed-1/autoencoder"
     assert fitted.is_dir() and not (tmp_path / "student/adapted/seed-2/autoencoder").exists()
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize(
+    "overrides", [{"use_autoencoder": False}, {"adaptation_weight": 0.0, "affinity_weight": 0.0}], ids=str
+)
+def test_no_run_asks_for_an_autoencoder_that_none_fits(tmp_path, monkeypatch, overrides, jobs) -> None:
+    """Neither is it waited for with several jobs, nor is the run of one seed refused."""
+    begun = []
+
+    def do_all(tasks, work, is_ready, jobs, announce, name_of, progress) -> None:
+        begun.extend(run.name for run in tasks if is_ready(run))
+
+    monkeypatch.setattr("kaseg.experiments.comparison.do_in_parallel", do_all)
+    monkeypatch.setattr("kaseg.experiments.comparison._do", lambda run, *args: begun.append(run.name))
+    given = []
+    build = comparison_module.build_arguments
+    monkeypatch.setattr(comparison_module, "build_arguments", lambda *args: given.append(args[1]) or build(*args))
+    comparison = _comparison(seeds=(1, 2), teacher="kaseg/one", share_autoencoder=True)
+    overrides = {**WATCHING, **overrides}
+    run_comparison(comparison, tmp_path, overrides, announce=lambda line: None, jobs=jobs)
+    assert begun == [f"student/{name}/seed-{seed}" for seed in (1, 2) for name in ("plain", "adapted")]
+    run_comparison(comparison, tmp_path, overrides, only="student/adapted/seed-2", announce=lambda line: None)
+    assert begun[-1] == "student/adapted/seed-2"
+    assert not any(fields.get("autoencoder") for fields in given)
 
 
 def test_only_what_matches(done) -> None:
