@@ -1,4 +1,7 @@
-"""From logits to masks: bilinear resizing and argmax, for everyone who needs them.
+"""From logits to masks: bilinear resizing and argmax, for everyone who needs them, the losses on labels included.
+
+The filter (bilinear, half-pixel centers) stands in two places: [`resize_logits`] computes it, and `_source_rows` gives
+the same weights by row, for strips and for the quick path on CPUs. A change belongs in both.
 
 The file is flat and imports nothing of kaseg, so that it can lie in a Hub repository beside the image processor.
 """

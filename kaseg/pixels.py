@@ -46,7 +46,7 @@ def decoded(file: Any, name: str | None = None) -> Image.Image:
 
     Args:
         file: What Pillow opens.
-        name: Of an image (masks: none), for the warning that its 16 bits are not made use of.
+        name: Of an image, for the warning that it is dark because few of its 16 bits are used. Masks get no warning.
 
     Raises:
         ValueError: It holds several images, such as a stack or an animation; Pillow would give the first.

@@ -70,9 +70,9 @@ def test_a_checkpoint_is_one_of_the_same_run(model: KASegModel, args: KnowledgeA
     state = json.loads((SAVED / "checkpoint-2" / "trainer_state.json").read_text())
     written = state["stateful_callbacks"]["RecipeFingerprint"]["args"]["recipe"]
     own = fingerprint(args, model.config, range(4)) | {"teacher": written["teacher"]}
-    check_resume(SAVED / "checkpoint-2", own, insist=False, instead="")
+    check_resume(SAVED / "checkpoint-2", own, was_named=False, instead="")
     with pytest.raises(ValueError, match="differs in mix"):
-        check_resume(SAVED / "checkpoint-2", {**own, "mix": "cutmix"}, insist=False, instead="")
+        check_resume(SAVED / "checkpoint-2", {**own, "mix": "cutmix"}, was_named=False, instead="")
 
 
 def test_the_finished_run_is_read_by_its_recipe(kaseg, tmp_path: Path) -> None:

@@ -59,14 +59,15 @@ class NamedFiles:
     Args:
         image, label: Where image and mask lie; where there are several, the first that exists is taken.
         split_names: Our name of a split -> the layout's own.
-        ids: Where ids come from: text files (first word of each line; a path or a suffix is cut off), or, with `{id}`
-            in it, the files that fit. Several are united. Default: the images.
+        ids: Where ids come from: text files with an id on each line, of which a path or a suffix is cut off (also
+            `ID -1|0|1` and `IMAGE MASK`: the first word), or, with `{id}` in it, the files that fit. Several are
+            united. Default: the images.
         without: Lists of ids, as in `ids`, that are taken out again.
         folders: Name -> alternatives. The first combination in which the split's lists and masks are is taken.
         unlabelled: Our names of splits whose masks may be missing.
         annotated_only: Leave out listed samples that have no mask.
         class_list: The publisher's text file with a line "raw value: class name" for each class.
-        other_suffixes: Files that end with one of these are none of the masks or images that `{id}` stands for.
+        other_suffixes: Endings of files that are ignored when looking for `{id}`.
     """
 
     image: tuple[str, ...]

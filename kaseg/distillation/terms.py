@@ -35,12 +35,16 @@ def adaptation_loss(form: str) -> str:
 class TermKind:
     """How a loss is fed.
 
+    The arguments of the loss that have a default (`int`, `float`, `str` or `bool`) are the options of the term. One
+    without a default is only possible as `channels`, which is given the teacher's number of channels.
+
     Attributes:
-        loss: The loss.
+        loss: The loss. If its `takes_weights` is set, it follows `distillation_class_weights`.
         sources: What it can read: the teacher's `"code"` (through the autoencoder), tapped `"features"`, or `"logits"`.
             The first is the default.
         grid: `"student"`: the teacher's map is resized to the student's; `"teacher"`: the other way round; `"own"`:
-            both stay as they are.
+            both stay as they are, and the loss is called with a mask for each, `loss(student, teacher, mask,
+            teacher_mask)`.
         adapter: Makes the module that carries the student's features to the teacher's channels; `None` where channels
             need not agree.
         always_adapted: Whether there is an adapter even where channels agree.
@@ -343,7 +347,7 @@ def _build_loss(name: str, options: Mapping[str, Any]) -> MapLoss:
 def _typed(value: Any, default: Any, where: str) -> Any:
     """`value` as the type of `default`; YAML takes 1e-3 for text."""
     try:
-        if isinstance(value, bool) or value is None:
+        if isinstance(value, bool) != isinstance(default, bool) or value is None:
             raise ValueError
         number = type(default)(value)
         if isinstance(default, int) and number != float(value):

@@ -45,14 +45,14 @@ def fingerprint(args: Any, config: Any, train_dataset: Any, teacher: Any = None)
     return json.loads(json.dumps(found, default=lambda value: type(value).__name__))
 
 
-def check_resume(folder: str | Path, own: dict[str, Any], insist: bool, instead: str) -> None:
+def check_resume(folder: str | Path, own: dict[str, Any], was_named: bool, instead: str) -> None:
     """Makes sure that the run that wrote the `trainer_state.json` of a folder, a checkpoint or a finished first stage,
     is this one, and can be gone on with exactly.
 
     Args:
         own (`dict`): [`fingerprint`] of this run.
-        insist (`bool`): The user named this folder, so what is wrong is a warning and not an error.
-        instead (`str`): For the error message: the call or flag with which the user can name it.
+        was_named (`bool`): The user named this folder, so what is wrong is a warning and not an error.
+        instead (`str`): For the error message: what to call to resume in spite of it.
 
     Raises:
         ValueError: it belongs to another recipe, or it has no optimizer state though steps are left.
@@ -71,7 +71,7 @@ def check_resume(folder: str | Path, own: dict[str, Any], insist: bool, instead:
             f"has no {OPTIMIZER_NAME} (save_only_model), so momentum and learning rate would start anew in the middle "
             "of the run"
         )
-    if wrong and not insist:
+    if wrong and not was_named:
         raise ValueError(
             f"{folder} {', and it '.join(wrong)}. Choose another output_dir, remove that folder (kaseg train and "
             f"distill: --no-resume), or name it to go on from it all the same: {instead}."

@@ -16,11 +16,15 @@ logger = logging.getLogger(__name__)
 def image_processor_for(
     model: Any, given: Any = None, short_edge: int | None = None, max_long_edge: int | None = None
 ) -> KASegImageProcessor:
-    """Finds the image processor of a model that is to be trained: the user's own (`given`), where one that is no
-    [`KASegImageProcessor`] is replaced by one that gives the same pixel values, without resizing and cropping; else the
-    one beside the checkpoint that the model was loaded from, or, for a new model, one with ImageNet's mean and standard
-    deviation. With `short_edge` and `max_long_edge` it resizes images so, whatever it did before: a model predicts at
-    the size that it was evaluated at.
+    """Finds the image processor of a model that is to be trained, the first of these that there is:
+
+    1. The user's own (`given`). One that is no [`KASegImageProcessor`] is replaced by one that gives the same pixel
+       values, without resizing and cropping.
+    2. The one beside the checkpoint that the model was loaded from.
+    3. One with ImageNet's mean and standard deviation.
+
+    With `short_edge` and `max_long_edge` it resizes images so, whatever it did before: a model predicts at the size
+    that it was evaluated at.
 
     Raises:
         ValueError: it gives pixel values or labels that training would not see, or has another void label than 255; the

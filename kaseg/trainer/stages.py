@@ -81,7 +81,7 @@ class StageTrainer(TermTrainer):
         """
         folder = Path(self.args.output_dir)
         if resume and is_finished(folder):
-            check_resume(folder, self.fingerprint(), insist=False, instead=instead)
+            check_resume(folder, self.fingerprint(), was_named=False, instead=instead)
             return True
         (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)  # what an earlier run left must not survive a restart
         self.train(resume_from_checkpoint=resume)

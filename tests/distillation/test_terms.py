@@ -9,7 +9,9 @@ from kaseg.distillation.terms import (
     ADAPTATION_FORMS,
     BASELINE_TERMS,
     PAPER_TERMS,
+    TERM_KINDS,
     DistillationTerm,
+    TermKind,
     adaptation_loss,
     build_terms,
     labels_at,
@@ -38,6 +40,19 @@ class TestParsing:
         expected = {"hint": {"weight": 2.0}, "pairwise": {"weight": 10.0, "nodes": 4}, "channel_wise": {"weight": 3.0}}
         assert parse_losses(settings) == expected
         assert parse_losses(expected) == expected and isinstance(parse_losses(settings)["pairwise"]["nodes"], int)
+
+    def test_a_loss_may_have_an_option_that_is_on_or_off(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Centered(HintLoss):
+            def __init__(self, centered: bool = True) -> None:
+                super().__init__()
+
+        for kinds in (BASELINE_TERMS, TERM_KINDS):
+            monkeypatch.setitem(kinds, "hint", TermKind(Centered, ("features",), "teacher"))
+        settings = {"hint": {"weight": 1.0, "centered": False}}
+        assert parse_losses(settings) == settings
+        for value in (0, "false", None):
+            with pytest.raises(ValueError, match="hint: centered must be a bool"):
+                parse_losses({"hint": {"weight": 1.0, "centered": value}})
 
     @pytest.mark.parametrize(
         "settings, message",

@@ -19,9 +19,9 @@ class WhitenedLoss(PearsonLoss):
     place, and normalizes the teacher's side: whitens it, or standardizes its channels, as its released code for
     recognition does. From it are the projection ([`~kaseg.distillation.adapters.OrthogonalAdapter`]), the whitening and
     the standardized student. Ours are what is compared in the end (the correlation, where that code has a smooth L1),
-    symmetric whitening, the shrinkage, and that `m` and `C` are measured once: over the first `measured_batches`
-    batches in training, which they are refined with and saved with; after that, the target of an image is fixed.
-    Without shrinkage, directions in which a code hardly varies, which are mostly noise, would count as much as any.
+    symmetric whitening, the shrinkage, and when `m` and `C` are measured: they are updated with each of the first
+    `measured_batches` training batches, saved with the adapters, and then stay fixed. Without shrinkage, directions in
+    which a code hardly varies, which are mostly noise, would count as much as any.
 
     Args:
         channels (`int`): `c`.

@@ -256,7 +256,7 @@ class TeacherAdapter(nn.Module):
             if found is not None
         }
 
-    def describe(self, image_size: int = 128, num_channels: int = 3) -> MapShape:
+    def describe(self, num_channels: int = 3, image_size: int = 128) -> MapShape:
         """Channels and stride of the tapped map, see [`~TeacherAdapter.maps`]."""
         return self.maps(num_channels, image_size)["features"]
 

@@ -28,8 +28,8 @@ class ExportedModel(nn.Module):
 
     It is used where a model is: called with `pixel_values` it gives `logits`, with `config` beside them, so that
     [`KASegImageProcessor`], [`~kaseg.inference.Predictor`] and [`~kaseg.evaluation.evaluator.evaluate_model`] take it.
-    Exports with the mask in the graph are called through [`~ExportedModel.masks`]. `record` is what `export.json` in
-    the `folder` of the export holds.
+    Exports with the mask in the graph are called through [`~ExportedModel.masks`]. `export_record` is what
+    `export.json` in the `folder` of the export holds.
     """
 
     format: ClassVar[str]
