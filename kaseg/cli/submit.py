@@ -28,7 +28,7 @@ def submit(
     """Write the predictions for a test split in the form that the benchmark's server takes.
 
     PASCAL VOC: palette PNG in results/VOC2012/Segmentation/comp6_test_cls. Cityscapes: PNG of label ids. All others:
-    PNG of the values that the dataset's own masks have.
+    PNG of the values that the dataset's own masks have, or of their colors (label space NAME:color, FILE:color).
     """
     from ..data import get_label_space
     from ..evaluation.processes import Processes

@@ -37,8 +37,10 @@ def write_submission(
       kit's layout for competition 6, which allows other training data).
     - cityscapes: `{city}_{sequence}_{frame}_pred.png`, label ids and not train ids (cityscapesScripts,
       `evalPixelLevelSemanticLabeling.py`, takes `<city>_123456_123456*.png`).
-    - all others: `{id}.png`, gray PNG of the raw values that the dataset's own masks have; for ade20k that is what its
-      server takes.
+    - all others: `{id}.png`, gray PNG of the raw values that the dataset's own masks have, for ade20k that is what its
+      server takes; RGB PNG of the palette's colors, where the masks are of colors (encoding "color").
+
+    For voc2012 and cityscapes the server decides, and not how the masks at hand are encoded.
 
     Masks have the images' own size. Labels are not looked at and may be missing. In a distributed run the processes
     share the images.
@@ -48,7 +50,8 @@ def write_submission(
         dataset: Samples with `image` (PIL) and `id`.
         output_dir: Where the files go; made if missing. Files of the same names are overwritten, but for those of the
             dataset itself.
-        label_space: The dataset's classes; its label map leads back from train ids to raw values.
+        label_space: The dataset's classes; its label map leads back from train ids to raw values, or its palette to
+            colors.
         image_processor, batch_size, progress, protocol, num_workers: As for [`~kaseg.evaluation.evaluate_model`].
 
     Returns:
@@ -105,12 +108,17 @@ def submission_name(benchmark: str, sample_id: str) -> PurePosixPath:
 
 
 def raw_values(label_space: LabelSpace) -> np.ndarray:
-    """The inverse of a label map: uint8 (C,), the raw mask value of every train id.
+    """What a submission holds for every train id: uint8 (C,), the raw mask values, or (C, 3), the colors, where the
+    masks are of colors.
 
     Raises:
         ValueError: a class has several raw values, none, or one above 255; or Cityscapes comes without its label map,
             whose raw values the server wants.
     """
+    # The servers of these two take class ids, whatever the masks at hand look like.
+    takes_ids = label_space.name == "voc2012" or label_space.name.startswith("cityscapes")
+    if label_space.encoding == "color" and not takes_ids:
+        return np.array(label_space.palette, dtype=np.uint8)
     if label_space.label_map is None:
         if label_space.name.startswith("cityscapes"):
             raise ValueError(

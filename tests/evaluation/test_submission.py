@@ -1,6 +1,7 @@
 """Files for the benchmarks' servers, read back with the raw values they must hold."""
 
 import fnmatch
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from PIL import Image
 from toy import ReadsTheLabel
 
 from kaseg import KASegImageProcessor
-from kaseg.data import PASCAL_VOC, LabelSpace, load_segmentation_dataset, palette_for
+from kaseg.data import PASCAL_VOC, LabelSpace, get_label_space, load_segmentation_dataset, palette_for
+from kaseg.data.image_files import read_mask
+from kaseg.data.label_spaces import map_labels
 from kaseg.evaluation import InferenceProtocol
 from kaseg.evaluation.submission import raw_values, submission_name, write_submission
 
@@ -63,6 +66,39 @@ def test_other_datasets_get_their_own_raw_values(tmp_path: Path) -> None:
         mask = np.array(Image.open(tmp_path / f"{sample['id']}.png"))
         assert np.array_equal(mask, 1 + np.array(sample["image"])[..., 0])
     assert raw_values(LabelSpace("plain", ("a", "b", "c"))).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("source", ["name", "file", "object", "object with a label map"])
+def test_masks_of_colors_are_given_back_as_colors(source: str, tmp_path: Path) -> None:
+    """What is written reads as what was predicted, by the label space that reads the dataset's own masks."""
+    asked: Any = "camvid:color"
+    if source == "file":
+        entries = {3: {"name": "wall", "color": "#804080"}, 8: {"name": "floor", "color": "#010203"}}
+        (tmp_path / "classes.json").write_text(json.dumps(entries | {9: {"name": None, "color": "#ffffff"}}))
+        asked = f"{tmp_path / 'classes.json'}:color"
+    elif source != "name":
+        label_map = {7: 0, 8: 1} if "map" in source else None  # which masks of colors do not have a use for
+        palette, void = ((9, 8, 7), (6, 5, 4)), ((255, 0, 0),)
+        asked = LabelSpace("rooms", ("wall", "floor"), palette, 255, label_map, "color", void)
+    space = get_label_space("folder", label_space=asked)
+    data = samples(space.num_labels, "kitchen/1", "2")
+    assert write(data, tmp_path / "out", space) == 2
+    for sample in data:
+        file = tmp_path / "out" / f"{sample['id']}.png"
+        assert Image.open(file).mode == "RGB"
+        found = map_labels(read_mask(file, colors=True), space, "a")
+        assert np.array_equal(found, np.array(sample["image"])[..., 0])
+
+
+def test_servers_that_take_class_ids_get_them_whatever_the_masks_at_hand_hold(tmp_path: Path) -> None:
+    space = get_label_space("voc2012", label_space="voc2012:color")
+    (sample,) = data = samples(21, "2008_000006")
+    write(data, tmp_path, space)
+    (file,) = tmp_path.rglob("*.png")
+    assert Image.open(file).mode == "P"
+    assert np.array_equal(np.array(Image.open(file)), np.array(sample["image"])[..., 0])
+    with pytest.raises(ValueError, match="'cityscapes' has no label map, but the Cityscapes server wants label ids"):
+        write(samples(19, "berlin_000000_000019"), tmp_path, get_label_space("x", label_space="cityscapes:color"))
 
 
 def test_names() -> None:
