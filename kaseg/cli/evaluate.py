@@ -74,7 +74,14 @@ def evaluate(
     share = len(processes.share(len(data)))
     with progress_bar("Scoring", share, "images", disable=not processes.is_main) as bar:
         scores = evaluate_model(
-            network, data, processor, batch_size, progress=bar.update, protocol=how, num_workers=num_workers
+            network,
+            data,
+            processor,
+            batch_size,
+            progress=bar.update,
+            protocol=how,
+            num_workers=num_workers,
+            on_error=on_error.value,
         )
     if not processes.is_main:
         return

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from kaseg.configuration_kaseg import require_classes
+from kaseg.data.bad_samples import ON_ERROR, BadSamples
 from kaseg.evaluation.boundary import BoundaryCounts, boundary_scores
 from kaseg.evaluation.caution import caution
 from kaseg.evaluation.confusion_matrix import ConfusionMatrix, iou_scores
@@ -31,6 +32,7 @@ def evaluate_model(
     progress: Callable[[int], None] | None = None,
     protocol: InferenceProtocol = WHOLE_IMAGE,
     num_workers: int = 0,
+    on_error: str = "raise",
 ) -> dict[str, Any]:
     """Scores a model; by default as [`~kaseg.trainer.SegmentationTrainer`] does, without a trainer.
 
@@ -53,6 +55,9 @@ def evaluate_model(
         progress: Called with the number of images that were just scored by this process.
         protocol: How the network is run over an image. Default: on the whole image, once.
         num_workers: Processes that read and prepare images while the network runs; not for streams.
+        on_error: What to do about samples that cannot be prepared, such as strips of which the processor's resizing
+            leaves nothing: "raise", or "skip", which leaves them out and lists them in one warning. (Files that cannot
+            be read are the dataset's to skip.)
 
     Returns:
         The scores of [`iou_scores`] and [`~kaseg.evaluation.boundary.boundary_scores`], the `per_category_*` ones as
@@ -78,14 +83,17 @@ def evaluate_model(
     2
     ```
     """
+    if on_error not in ON_ERROR:
+        raise ValueError(f"on_error is {on_error!r}; it must be one of {', '.join(ON_ERROR)}.")
     if device is not None:
         model.to(device)
     counts = _Counts(model)
     processes = Processes.join(use_cpu=counts.device.type == "cpu")
-    batches = prepared_batches(dataset, image_processor, batch_size, num_workers, processes)
+    bad = BadSamples("Data to be scored", skip=on_error == "skip")
+    batches = prepared_batches(dataset, image_processor, batch_size, num_workers, processes, bad=bad)
     for sample, mask in predicted_samples(model, batches, protocol, progress):
         counts.add(sample, mask)
-    return counts.scores(model, processes)
+    return counts.scores(model, processes, bad)
 
 
 def protocol_of(image_processor: Any, protocol: InferenceProtocol = WHOLE_IMAGE) -> str:
@@ -122,11 +130,14 @@ class _Counts:
         self.boundary.update(mask, labels)
         self.rows.append(image_row(sample.name, self.image.matrix) | {"index": sample.index})
 
-    def scores(self, model: Any, processes: Processes) -> dict[str, Any]:
+    def scores(self, model: Any, processes: Processes, bad: BadSamples) -> dict[str, Any]:
         own = (self.confusion.matrix.cpu(), self.boundary.counts.cpu(), self.rows)
         matrices, boundaries, tables = zip(*processes.gather(own), strict=True)
         matrix, boundary = torch.stack(matrices).sum(dim=0), torch.stack(boundaries).sum(dim=0)
         rows = sorted((row for table in tables for row in table), key=lambda row: row["index"])
+        bad.found = [sample for found in processes.gather(bad.found) for sample in found]
+        if processes.is_main or not rows:
+            bad.warn(len(rows))
         if not rows:
             raise ValueError("There are no images to score.")
         if not matrix.any():

@@ -4,18 +4,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice, starmap
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from kaseg.data.bad_samples import BadSamples, SkippedSample
 from kaseg.data.own_samples import is_prepared, standard_sample
 from kaseg.evaluation.confusion_matrix import as_integers
 from kaseg.evaluation.processes import Processes
 from kaseg.evaluation.protocols import InferenceProtocol, predict_masks
 from kaseg.image_processing_kaseg import pixel_values_of
 from kaseg.pixels import check_same_size, upright
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -36,6 +39,7 @@ def prepared_batches(
     num_workers: int = 0,
     processes: Processes | None = None,
     with_labels: bool = True,
+    bad: BadSamples | None = None,
 ) -> Iterator[list[PreparedSample]]:
     """Runs of at most `batch_size` neighboring samples whose prepared images have one size. Images are never padded.
 
@@ -46,12 +50,20 @@ def prepared_batches(
             which prepares each sample when its turn comes.
         processes: Only the samples of this process are taken, if there are others.
         with_labels: `False` leaves labels alone where there are some.
+        bad: Takes samples that cannot be prepared, such as strips of which the processor's resizing leaves nothing, if
+            it skips them. Default: an error at the first.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
     batch: list[PreparedSample] = []
-    prepare = partial(_prepare, image_processor, with_labels)
+    prepare: Any = partial(_prepare, image_processor, with_labels)
+    if bad is not None and bad.skip:
+        prepare = partial(_prepare_or_skip, prepare)
     for sample in _prepared_samples(dataset, prepare, num_workers, processes or Processes()):
+        if isinstance(sample, SkippedSample):
+            assert bad is not None
+            bad.reject([sample])
+            continue
         if batch and (len(batch) == batch_size or batch[0].pixel_values.shape != sample.pixel_values.shape):
             yield batch
             batch = []
@@ -101,8 +113,12 @@ def check_channels(config: Any, pixel_values: Tensor, where: str) -> None:
         )
 
 
+def _name(index: int, sample: Any) -> str:
+    return str(sample["id"] if isinstance(sample, Mapping) and "id" in sample else index)
+
+
 def _prepare(image_processor: Any, with_labels: bool, index: int, sample: dict[str, Any]) -> PreparedSample:
-    name = str(sample["id"] if isinstance(sample, Mapping) and "id" in sample else index)
+    name = _name(index, sample)
     try:
         sample = standard_sample(sample, with_labels, may_lack_label=True)
         if is_prepared(sample):
@@ -122,13 +138,23 @@ def _prepare(image_processor: Any, with_labels: bool, index: int, sample: dict[s
     return PreparedSample(index, name, pixel_values, labels, size)
 
 
-def _prepare_at(dataset: Any, prepare: Callable[[int, Any], PreparedSample], index: int) -> PreparedSample:
+def _prepare_or_skip(
+    prepare: Callable[[int, Any], PreparedSample], index: int, sample: Any
+) -> PreparedSample | SkippedSample:
+    """In a worker, too, out of which an error would come as another one."""
+    try:
+        return prepare(index, sample)
+    except ValueError as error:
+        return SkippedSample(_name(index, sample), str(error))
+
+
+def _prepare_at(dataset: Any, prepare: Callable[[int, Any], T], index: int) -> T:
     return prepare(index, dataset[index])
 
 
 def _prepared_samples(
-    dataset: Any, prepare: Callable[[int, Any], PreparedSample], num_workers: int, processes: Processes
-) -> Iterator[PreparedSample]:
+    dataset: Any, prepare: Callable[[int, Any], T], num_workers: int, processes: Processes
+) -> Iterator[T]:
     if num_workers < 0:
         raise ValueError(f"num_workers must be at least 0, got {num_workers}.")
     if isinstance(dataset, Mapping):

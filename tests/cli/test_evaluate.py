@@ -223,6 +223,22 @@ def test_columns_of_its_own_and_bad_samples(kaseg: Any, trained: tuple[Path, str
     assert json.loads(file.read_text())["num_images"] == 2
 
 
+def test_strips_that_cannot_be_prepared_are_skipped_too(kaseg: Any, trained: tuple[Path, str], tmp_path: Path) -> None:
+    """As by kaseg predict."""
+    model = Path(shutil.copytree(trained[0], tmp_path / "model"))
+    settings = json.loads((model / "preprocessor_config.json").read_text())
+    settings |= {"do_resize": True, "size": {"shortest_edge": 32, "longest_edge": 64}}
+    (model / "preprocessor_config.json").write_text(json.dumps(settings))
+    pairs = [(Image.new("RGB", size), Image.new("L", size)) for size in ((64, 48), (5000, 1), (64, 48))]
+    data = write_folder(tmp_path / "data", pairs, SPECS["scenes"].label_space.names)
+    file = tmp_path / "scores.json"
+    command = ("evaluate", model, "--dataset", data, "--split", "train", "--json", file)
+    assert "Sample 1 failed: an image of (height, width) (1, 5000) cannot be resized" in kaseg.fail(*command)
+    with pytest.warns(UserWarning, match=r"1 of 3 samples were skipped:\n  1: .*cannot be resized"):
+        kaseg.succeed(*command, "--on-error", "skip")
+    assert json.loads(file.read_text())["num_images"] == 2
+
+
 def test_mistakes(kaseg, trained, one_image, tmp_path, monkeypatch):
     scenes = ("--dataset", "scenes", "--max-samples", 1)
     assert "nowhere: no such folder" in kaseg.fail("evaluate", tmp_path / "nowhere", *scenes)

@@ -91,6 +91,52 @@ def test_images_that_the_processor_resizes(model: KASegModel, mixed: list[dict[s
     assert protocol_of(processor, slide) == f"{slide.describe()}, images resized to {{'height': 64, 'width': 64}}"
 
 
+class Stream:
+    """Samples without a length, which can be gone through again."""
+
+    def __init__(self, samples: list[dict[str, Any]]) -> None:
+        self.samples = samples
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.samples)
+
+
+STRIPS = {
+    "nothing left": ((1, 5000), {"shortest_edge": 32, "longest_edge": 64}),
+    "nothing left, upright": ((5000, 1), {"shortest_edge": 32, "longest_edge": 64}),
+    "more than memory holds": ((1, 5000), {"shortest_edge": 20_000}),
+}
+
+
+@pytest.mark.parametrize("strip", STRIPS)
+@pytest.mark.parametrize("way", ["one by one", "batches", "workers", "stream"])
+def test_what_cannot_be_prepared_is_skipped_on_request(model, mixed, way: str, strip: str) -> None:
+    (height, width), size = STRIPS[strip]
+    bad = {"image": Image.new("RGB", (width, height)), "label": Image.new("L", (width, height)), "id": "strip"}
+    data: Any = [*mixed[:2], bad, mixed[2]]
+    processor = KASegImageProcessor(do_resize=True, size=size)
+    how = {"batches": {"batch_size": 3}, "workers": {"num_workers": 1}}.get(way, {})
+    if strip.startswith("more"):  # the good ones would take long at this size
+        data = [bad, {**bad, "id": "other"}]
+    if way == "stream":
+        data = Stream(data)
+    if strip.startswith("more"):
+        with pytest.raises(
+            ValueError, match=r"2 of 2 samples were skipped, so none remains.\n  strip: .*cannot be res"
+        ):
+            evaluate_model(model, data, processor, on_error="skip", **how)
+        return
+    with pytest.raises(ValueError, match=r"Sample strip failed: an image of .* cannot be resized"):
+        evaluate_model(model, data, processor, **how)
+    warning = r"1 of 4 samples were skipped:\n  strip: .* cannot be resized"
+    with pytest.warns(UserWarning, match=warning):
+        scores = evaluate_model(model, data, processor, on_error="skip", **how)
+    expected = evaluate_model(model, mixed[:3], processor, **({} if way == "stream" else how))
+    assert scores["confusion_matrix"] == expected["confusion_matrix"] and scores["num_images"] == 3
+    # By its place in the data, the page finds the image of a row.
+    assert {row["id"]: row["index"] for row in scores["per_image"]} == {"sample-0": 0, "sample-1": 1, "sample-2": 3}
+
+
 def test_mode_is_restored_and_streams_are_taken(model: KASegModel) -> None:
     stream = load_segmentation_dataset("scenes", split="validation", streaming=True, num_scenes=2, height=32, width=32)
     before = {name: value.clone() for name, value in model.state_dict().items()}
