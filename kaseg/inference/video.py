@@ -1,10 +1,12 @@
 """Prediction on video files and webcams, through PyAV."""
 
+import logging
 import os
 import re
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from itertools import count, islice
@@ -22,6 +24,8 @@ from kaseg.inference.overlay import overlay as draw_overlay
 from kaseg.inference.predictor import Predictor
 from kaseg.writing import whole_file
 
+logger = logging.getLogger(__name__)
+
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
 MASK_SUFFIX = "_mask.mkv"
 OVERLAY_SUFFIX = "_overlay.mp4"
@@ -38,6 +42,11 @@ _CAMERAS: dict[str, tuple[str, str, dict[str, str]]] = {
 _CONTAINERS = (
     "asf,avi,flv,gif,h264,hevc,ivf,m4v,matroska,mov,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,vc1,webm,yuv4mpegpipe"
 )
+# Containers that say how long they last in words of their own. Of others FFmpeg estimates it from what is there (the
+# last time stamp, the file's size and bit rate), which says nothing about what is not.
+_MAY_HIDE_FRAMES = "mov,mp4,m4a,3gp,3g2,mj2"
+_SAY_HOW_LONG = (_MAY_HIDE_FRAMES, "matroska,webm", "asf", "flv", "nut", "mxf")
+_ROUNDING = 1  # second, by which they may be wrong: many round, and not all know how long the last frame is shown
 _SECONDS_BETWEEN_LOOKS = 0.005
 _CLOCK = Fraction(1, 60_000)  # a multiple of the usual frame rates; MPEG-4 allows no more than 65,535
 _DEFAULT_RATE = Fraction(25)
@@ -69,7 +78,8 @@ def predict_video(
 
     The mask is a lossless gray video (FFV1) whose pixel values are class ids; the overlay is H.264. Both have the
     times of the source's frames; sound is left out. Several frames are worked on at once, in order and in bounded
-    memory. Files appear whole or not at all, but what a webcam has given is kept when the iterator is closed.
+    memory. Files appear whole or not at all, but what a webcam has given is kept when the iterator is closed. A file
+    that ends before its container says is segmented as far as it goes, with a warning that names it.
 
     Args:
         predictor: The model. Its `batch_size` plays no part.
@@ -172,22 +182,24 @@ def _video_stream(container: Any, source: str) -> Any:
 
 
 def _frames(container: Any, source: str) -> Iterator[tuple[np.ndarray, Fraction]]:
-    """Upright RGB frames (H, W, 3) and their times in seconds from the first."""
+    """Upright RGB frames (H, W, 3) and their times in seconds from the first; a warning at the end if there should be
+    more."""
     stream = _video_stream(container, source)
     stream.thread_type = "AUTO"
     rate = stream.average_rate or _DEFAULT_RATE
-    first, shape = None, None
-    decoded = container.decode(stream)
+    first, shape, seen = None, None, _Seen()
+    decoded = _decoded(container, stream, seen)
     for index in count():
         try:
             frame = next(decoded, None)
         except BlockingIOError:  # a camera has no frame yet, and a generator that has raised gives no more
             sleep(_SECONDS_BETWEEN_LOOKS)
-            decoded = container.decode(stream)
+            decoded = _decoded(container, stream, seen)
             continue
         except pyav().FFmpegError as error:
             raise ValueError(f"{source}: frame {index} cannot be decoded: {error.strerror or error}") from error
         if frame is None:
+            _warn_if_cut_off(container, source, index, seen)
             return
         moment = index / Fraction(rate) if frame.pts is None else frame.pts * frame.time_base
         first = moment if first is None else first
@@ -196,6 +208,44 @@ def _frames(container: Any, source: str) -> Iterator[tuple[np.ndarray, Fraction]
         if pixels.shape != shape:
             raise ValueError(f"{source}: frame {index} has (height, width) {pixels.shape[:2]}, the first {shape[:2]}")
         yield np.ascontiguousarray(pixels), moment - first
+
+
+@dataclass
+class _Seen:
+    """Until when the last packet that was read of any stream lasts, in seconds."""
+
+    end: Fraction = Fraction(0)
+
+
+def _decoded(container: Any, stream: Any, seen: _Seen) -> Iterator[Any]:
+    """The frames of a stream. The others are read for their times alone: a sound may last longer than the video."""
+    for packet in container.demux(*container.streams.video, *container.streams.audio):
+        if packet.pts is not None:
+            seen.end = max(seen.end, (packet.pts + (packet.duration or 0)) * packet.time_base)
+        if packet.stream.index == stream.index:
+            yield from packet.decode()
+
+
+def _warn_if_cut_off(container: Any, source: str, frames: int, seen: _Seen) -> None:
+    """Warns if a file held fewer frames than its container says or, where that gives no number, ended too early."""
+    stream, kind = _video_stream(container, source), container.format.name
+    rate = stream.average_rate or _DEFAULT_RATE
+    lasts = Fraction(container.duration or 0, pyav().time_base)
+    if stream.frames:
+        says = f"has {stream.frames} frames"
+        # An edit list, such as that of a video that was trimmed on a phone, hides frames that are counted.
+        is_short = frames < stream.frames and (kind != _MAY_HIDE_FRAMES or lasts - seen.end > 1 / (2 * rate))
+    else:
+        says = f"lasts {float(lasts):.1f} seconds, which would be about {round(lasts * rate)} frames"
+        is_short = kind in _SAY_HOW_LONG and lasts - seen.end > max(_ROUNDING, 2 / rate)
+    if is_short:
+        logger.warning(
+            "%s: its container says that it %s, but %d could be decoded: it may be cut off or damaged. The results are "
+            "of these frames.",
+            source,
+            says,
+            frames,
+        )
 
 
 class _Writer:

@@ -1,5 +1,6 @@
 """Videos in and out. Webcams are stood in for by FFmpeg's own test image."""
 
+import re
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -107,12 +108,12 @@ def test_a_camera_that_has_no_frame_yet_is_asked_again(predictor, tmp_path, monk
         def streams(self):
             return self.container.streams
 
-        def decode(self, stream):
-            for frame in self.container.decode(stream):
+        def demux(self, *streams):
+            for packet in self.container.demux(*streams):
                 self.calls += 1
                 if self.calls % 2:
                     raise BlockingIOError(11, "Resource temporarily unavailable")
-                yield frame
+                yield packet
 
     monkeypatch.setitem(video._CAMERAS, sys.platform, ("lavfi", "testsrc=size=64x48:rate={}", {}))
     opened = video._open("webcam:10")
@@ -146,6 +147,102 @@ def test_a_damaged_video_names_itself_and_leaves_nothing(predictor: Predictor, t
     next(masks)
     masks.close()  # type: ignore[attr-defined]
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def write_long(path: Path, codec: str, audio_seconds: float = 0.0, hidden: int = 0, **options: str) -> None:
+    """Nine seconds at 10 frames per second. A key frame each, so that a cut file can be decoded up to the cut."""
+    generator = np.random.default_rng(0)
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream(codec, rate=10, options={"g": "1", "bf": "0"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        sound = container.add_stream("aac", rate=16000, layout="mono") if audio_seconds else None
+        for index in range(max(90, round(10 * audio_seconds))):
+            if index < 90:
+                pixels = generator.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+                frame.pts, frame.time_base = index - hidden, Fraction(1, 10)
+                container.mux(stream.encode(frame))
+            if sound is not None and index < 10 * audio_seconds:
+                samples = generator.normal(size=(1, 1600)).astype(np.float32) / 100
+                heard = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+                heard.sample_rate, heard.pts, heard.time_base = 16000, 1600 * index, Fraction(1, 16000)
+                container.mux(sound.encode(heard))
+        for one in filter(None, (stream, sound)):
+            container.mux(one.encode(None))
+
+
+COUNTS, LASTS = r"has 90 frames", r"lasts 9.0 seconds, which would be about 90 frames"
+# What the container says of a file that is cut off; None if it says nothing.
+KINDS = {
+    "a.mp4": ("mpeg4", {"movflags": "faststart"}, COUNTS),
+    "a.mov": ("mpeg4", {"movflags": "faststart"}, COUNTS),
+    "a.avi": ("mpeg4", {}, COUNTS),
+    "fragments.mp4": ("mpeg4", {"movflags": "frag_keyframe+empty_moov"}, None),
+    "a.mkv": ("mpeg4", {}, LASTS),
+    "a.webm": ("libvpx", {}, LASTS),
+    "a.flv": ("flv", {}, LASTS),
+    "a.ts": ("mpeg2video", {}, None),
+    "a.mpg": ("mpeg2video", {}, None),
+    "a.wmv": ("wmv2", {}, None),
+}
+
+
+WITHOUT_AAC = (".avi", ".webm", ".ts", ".mpg", ".wmv")
+
+
+@pytest.mark.parametrize(
+    ("name", "audio_seconds"),
+    [(name, length) for name in KINDS for length in (0, 9, 14) if not (length and name.endswith(WITHOUT_AAC))],
+)
+def test_a_video_that_is_cut_off_is_warned_about(name: str, audio_seconds: int, tmp_path: Path, caplog) -> None:
+    codec, options, says = KINDS[name]
+    whole = tmp_path / name
+    write_long(whole, codec, audio_seconds, **options)
+
+    def frames(path: Path) -> int:
+        caplog.clear()
+        with video._open(str(path)) as container:
+            return sum(1 for _ in video._frames(container, str(path)))
+
+    assert frames(whole) == 90 and not caplog.records
+    cut = tmp_path / f"cut_{name}"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 6 // 10])
+    count = frames(cut)
+    assert 30 < count < 88
+    if says is None:
+        assert not caplog.records
+        return
+    if audio_seconds:  # its last packet may be longer
+        says = says.replace("9.0", rf"{audio_seconds}\.\d").replace("about 90", rf"about {audio_seconds}\d")
+    assert re.search(rf"cut_{name}: its container says that it {says}, but {count} could be decoded: it", caplog.text)
+
+
+@pytest.mark.parametrize("audio_seconds", [0, 9], ids="sound-{}".format)
+def test_frames_that_an_edit_list_hides_are_not_missed(audio_seconds: int, tmp_path: Path, caplog) -> None:
+    """As in videos that were trimmed on a phone: the container counts frames that are not to be shown."""
+    path = tmp_path / "trimmed.mp4"
+    write_long(
+        path, "mpeg4", audio_seconds, hidden=20, movflags="faststart", use_editlist="1", avoid_negative_ts="disabled"
+    )
+    with video._open(str(path)) as container:
+        assert container.streams.video[0].frames == 90
+        assert sum(1 for _ in video._frames(container, str(path))) == 70
+    assert not caplog.records
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with video._open(str(path)) as container:
+        count = sum(1 for _ in video._frames(container, str(path)))
+    assert count < 50 and f"has 90 frames, but {count} could be decoded" in caplog.text
+
+
+def test_a_video_that_is_cut_off_is_segmented_as_far_as_it_goes(predictor, tmp_path: Path, caplog) -> None:
+    write_long(tmp_path / "whole.mp4", "mpeg4", movflags="faststart")
+    cut = tmp_path / "cut.mp4"
+    cut.write_bytes((tmp_path / "whole.mp4").read_bytes()[: (tmp_path / "whole.mp4").stat().st_size // 4])
+    assert len(list(predict_video(predictor, str(cut), tmp_path / "a", max_frames=3))) == 3
+    assert not caplog.records  # it was not read to its end
+    masks = list(predict_video(predictor, str(cut), tmp_path / "b"))
+    assert f"{cut}: its container says that it has 90 frames, but {len(masks)} could be decoded" in caplog.text
+    assert len(read_video(tmp_path / "b/cut_mask.mkv", "gray")[0]) == len(masks) < 40
 
 
 def test_what_is_a_video() -> None:
