@@ -21,6 +21,13 @@ Layout = tuple[int, int, list[bool]]
 # Finding a layout takes most of the time of building a model, and depends on nothing but these: name and arguments.
 _LAYOUTS: dict[str, Layout | None] = {}
 
+# Which field of a KASegConfig a keyword argument for timm is made of, where its name differs.
+_FIELDS = {"pad_type": "tf_padding", "bn_eps": "batch_norm_eps"}
+
+
+class EncoderArgumentsError(ValueError):
+    """An encoder does not take keyword arguments that others take."""
+
 
 class Encoder(nn.Module):
     """A timm feature extractor whose deepest map lies at `output_stride`, or as near to it as timm can bring it.
@@ -41,6 +48,7 @@ class Encoder(nn.Module):
         size_multiple, smallest_side (`int`): What images are padded to, because the encoder takes no others.
 
     Raises:
+        EncoderArgumentsError (a `ValueError`): `model_kwargs` that this encoder does not take.
         ValueError: unknown encoder, no feature maps, a deepest map that is finer than `output_stride`, or no maps for
             images of any size.
     """
@@ -50,7 +58,8 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.name = name
-        self.create_kwargs: dict[str, Any] = {"features_only": True, "in_chans": in_channels, **(model_kwargs or {})}
+        self._model_kwargs = dict(model_kwargs or {})
+        self.create_kwargs: dict[str, Any] = {"features_only": True, "in_chans": in_channels, **self._model_kwargs}
         self._create(output_stride)
         layout = self._layout(in_channels)
         own_kwargs = self.create_kwargs
@@ -81,10 +90,25 @@ class Encoder(nn.Module):
                 return
         if (error := self._build(plain)) is not None:
             check_encoder_name(self.name)
+            self._check_arguments(error)
             raise ValueError(
                 f"timm encoder {self.name!r} offers no feature maps ({str(error) or type(error).__name__}). Use for "
                 f"example {EXAMPLES}."
             ) from error
+
+    def _check_arguments(self, error: Exception) -> None:
+        """Names the keyword arguments without which the encoder, which `error` is about, can be built."""
+        plain = {key: value for key, value in self.create_kwargs.items() if key not in self._model_kwargs}
+        if not self._model_kwargs or self._build(plain) is not None:
+            return
+        alone = {key: self._build({**plain, key: value}) for key, value in self._model_kwargs.items()}
+        refused = [key for key, reason in alone.items() if reason is not None] or list(alone)
+        names = ", ".join(f"{key}={self._model_kwargs[key]!r}" for key in refused)
+        fields = sorted({_FIELDS.get(key, f"backbone_kwargs[{key!r}]") for key in refused})
+        raise EncoderArgumentsError(
+            f"timm encoder {self.name!r} does not take {names} ({str(error) or type(error).__name__}). Leave out of "
+            f"its KASegConfig: {', '.join(fields)}; or choose an encoder that takes them."
+        ) from error
 
     def _build(self, kwargs: dict[str, Any]) -> Exception | None:
         """Build the encoder with these keyword arguments; what timm says if it does not take them."""

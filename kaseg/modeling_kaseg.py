@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,7 +18,7 @@ from transformers.utils import logging
 from .checkpoints import resolve
 from .configuration_kaseg import KASegConfig
 from .conversion import config_from_mobilenet_v2, config_to_mobilenet_v2, convert_mobilenet_v2, convert_to_mobilenet_v2
-from .encoders import Encoder
+from .encoders import Encoder, EncoderArgumentsError
 from .fusion import fold_batch_norm
 from .heads import Head, StrideMerge, build_head
 from .loading_errors import CheckpointError, check_cached_weights, explained_loading, missing_weights
@@ -180,6 +180,9 @@ class KASegModel(PreTrainedModel):
             labels = _take_labels(name, kwargs)
             try:
                 model, info = super().from_pretrained(name, *model_args, output_loading_info=True, **kwargs)
+            except EncoderArgumentsError as error:
+                asked = _asked_for(name, kwargs, (*_ARCHITECTURE, "tf_padding", "batch_norm_eps"))
+                raise type(error)(f"{name} cannot be loaded as it was asked for{asked}: {error}") from error
             except RuntimeError as error:
                 if "ignore_mismatched_sizes" not in str(error):
                     raise
@@ -353,11 +356,11 @@ def align_to_image(feature_map: torch.Tensor, size: Sequence[int], stride: int) 
     return feature_map
 
 
-def _asked_for(name: str, kwargs: dict[str, Any]) -> str:
+def _asked_for(name: str, kwargs: dict[str, Any], fields: Iterable[str] = _ARCHITECTURE) -> str:
     """The fields of the architecture that `kwargs` of `from_pretrained` set otherwise than the checkpoint, in words."""
     stored, given = _stored_config(name, kwargs), kwargs.get("config")
-    wanted = {key: getattr(given, key) for key in _ARCHITECTURE if isinstance(given, KASegConfig)} | kwargs
-    own = {key: getattr(stored, key) for key in _ARCHITECTURE}
+    wanted = {key: getattr(given, key) for key in fields if isinstance(given, KASegConfig)} | kwargs
+    own = {key: getattr(stored, key) for key in fields}
     changed = [key for key in own if wanted.get(key, own[key]) != own[key]]
     return "".join(f" ({key}={wanted[key]!r}; its own is {own[key]!r})" for key in changed)
 

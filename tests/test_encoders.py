@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from kaseg.encoders import Encoder
+from kaseg.encoders import Encoder, EncoderArgumentsError
 
 SWIN = {"embed_dim": 16, "depths": (2, 1, 1, 1), "num_heads": (1, 2, 4, 8)}
 # (name, further arguments of timm, multiple of the sides that it takes, strides of its maps when 8 is asked for)
@@ -73,3 +73,18 @@ def test_weights_that_cannot_be_fetched_are_an_error_that_names_the_way_out(monk
     monkeypatch.setattr("timm.create_model", fail)
     with pytest.raises(OSError, match=r"'test_resnet' from timm's download: no connection.*backbone_weights"):
         encoder.load_pretrained()
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "refused"),
+    [
+        ("resnet18", {"pad_type": "same"}, "pad_type='same' "),
+        ("test_vit", {"bn_eps": 1e-3}, "bn_eps=0.001 "),
+        ("test_convnext", {"pad_type": "same", "bn_eps": 1e-3}, "pad_type='same', bn_eps=0.001 "),
+        ("mobilenetv2_035", {"pad_type": "same", "foo": 1}, "foo=1 "),
+    ],
+)
+def test_arguments_that_an_encoder_does_not_take_are_named(name: str, kwargs: dict, refused: str) -> None:
+    """It was said to offer no feature maps."""
+    with pytest.raises(EncoderArgumentsError, match=f"timm encoder '{name}' does not take {refused}"):
+        Encoder(name, model_kwargs=kwargs)

@@ -273,6 +273,32 @@ def test_another_architecture_than_the_checkpoints_is_refused_or_asked_for(throu
     assert not info["missing_keys"]
 
 
+@pytest.mark.parametrize("through", [KASegModel, AutoModelForSemanticSegmentation])
+@pytest.mark.parametrize(
+    ("own", "asked", "refused"),
+    [
+        ({"tf_padding": True}, {"backbone": "resnet18"}, "tf_padding"),
+        ({"batch_norm_eps": 1e-3}, {"backbone": "test_vit"}, "batch_norm_eps"),
+        ({"tf_padding": True, "batch_norm_eps": 1e-3}, {"backbone": "test_convnext"}, "batch_norm_eps, tf_padding"),
+        ({"backbone_kwargs": {"bn_momentum": 0.1}}, {"backbone": "test_resnet"}, "backbone_kwargs['bn_momentum']"),
+        ({"backbone": "test_resnet"}, {"tf_padding": True}, "tf_padding"),
+        ({"backbone": "test_resnet"}, {"batch_norm_eps": 1e-3}, "batch_norm_eps"),
+        ({}, {"backbone_kwargs": {"foo": 1}}, "backbone_kwargs['foo']"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_fields_that_another_encoder_does_not_take_are_named(through, own, asked, refused, tmp_path: Path) -> None:
+    """Also those that were not asked for, but are the checkpoint's own."""
+    _small(**own).save_pretrained(tmp_path)
+    for more in ({}, {"ignore_mismatched_sizes": True}):
+        with pytest.raises(ValueError, match="cannot be loaded as it was asked for") as caught:
+            through.from_pretrained(tmp_path, **asked, **more)
+        field, value = next(iter(asked.items()))
+        assert f"({field}={value!r}; its own is " in str(caught.value)
+        assert f"Leave out of its KASegConfig: {refused};" in str(caught.value)
+        assert "feature maps" not in str(caught.value)
+
+
 def _resampled(values: np.ndarray, axis: int, length: int, stride: int) -> np.ndarray:
     """A map of a padded image, at the places where cells that divide `length` pixels evenly have their centers."""
     cells = math.ceil(length / stride)
