@@ -17,6 +17,7 @@ Color = tuple[int, int, int]
 ILLEGAL = -1
 ENCODINGS = ("index", "color")
 _TABLE_SIZE = 65536
+_NO_CLASS = 254
 
 
 def palette_for(num_labels: int) -> tuple[Color, ...]:
@@ -151,6 +152,14 @@ class LabelSpace:
         return table
 
     @cached_property
+    def _byte_table(self) -> bytes | None:
+        """Train id of every raw value of one byte, where `_NO_CLASS` marks illegal ones; `None` if that is a class."""
+        if self.num_labels > _NO_CLASS:
+            return None
+        table = self._table[:256]
+        return np.where(table == ILLEGAL, _NO_CLASS, table).astype(np.uint8).tobytes()
+
+    @cached_property
     def _color_table(self) -> tuple[np.ndarray, np.ndarray]:
         """Colors as sorted 24-bit numbers, and the train id of each."""
         colors = np.array((*self.palette, *self.void_colors), dtype=np.uint8)
@@ -191,6 +200,11 @@ def map_labels(mask: np.ndarray, label_space: LabelSpace, sample: str, file: str
         return _map_colors(mask, label_space, where)
     if mask.dtype != np.uint8 and mask.size and (mask.min() < 0 or mask.max() >= _TABLE_SIZE):
         raise _illegal_labels(mask[(mask < 0) | (mask >= _TABLE_SIZE)], label_space, where)
+    if mask.dtype == np.uint8 and (table := label_space._byte_table) is not None:
+        # Three times as fast as indexing, which makes a 64-bit index of every pixel.
+        found = bytearray(mask.tobytes()).translate(table)
+        if _NO_CLASS not in found:
+            return np.frombuffer(found, np.uint8).reshape(mask.shape)
     mapped = label_space._table[mask]
     if mapped.size and mapped.min() < 0:
         raise _illegal_labels(mask[mapped < 0], label_space, where)

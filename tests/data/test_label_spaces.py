@@ -109,6 +109,35 @@ def test_parse_color(color, expected):
     assert parse_color(color) == tuple(expected)
 
 
+@pytest.mark.parametrize("num_labels", [2, 21, 253, 254, 255])
+@pytest.mark.parametrize("form", ["plain", "label map", "view", "empty"])
+def test_masks_of_bytes_are_mapped_as_wider_ones_are(num_labels: int, form: str) -> None:
+    """By a way of their own: the same ids, the same errors for every illegal value."""
+    rng = np.random.default_rng(num_labels)
+    label_map = None
+    if form == "label map":
+        raw = rng.permutation(256)[: num_labels + 1].tolist()
+        label_map = dict(zip(raw, [*range(num_labels), 255], strict=True))
+    space = LabelSpace("a", tuple(map(str, range(num_labels))), label_map=label_map)
+    legal = [value for value in range(256) if space._table[value] >= 0]
+    mask = rng.choice(np.array(legal, np.uint8), (37, 53))
+    mask = mask.T[::-1, ::2] if form == "view" else mask[:0] if form == "empty" else mask
+    found = map_labels(mask, space, "s")
+    expected = map_labels(mask.astype(np.int32), space, "s")
+    assert found.dtype == expected.dtype == np.uint8 and found.shape == expected.shape
+    np.testing.assert_array_equal(found, expected)
+    assert found.flags.writeable
+    for value in (set(range(256)) - set(legal)) if mask.size else ():
+        bad = mask.copy()
+        bad[3, 2] = value
+        messages = []
+        for array in (bad, bad.astype(np.int32)):
+            with pytest.raises(ValueError, match=f"Sample s: the label mask f holds {value} ") as caught:
+                map_labels(array, space, "s", "f")
+            messages.append(str(caught.value))
+        assert messages[0] == messages[1]
+
+
 @pytest.mark.parametrize("color", ["red", "#80408", "#8040801", (1, 2), (1, 2, 256), 7, None])
 def test_what_is_not_a_color(color):
     with pytest.raises(ValueError, match="is not a color"):
