@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from kaseg.pixels import VOID
+
 
 @dataclass(frozen=True)
 class ClassCounts:
@@ -20,13 +22,12 @@ class ClassCounts:
     context: np.ndarray
 
 
-def count_classes(dataset: Iterable[Mapping[str, Any]], num_labels: int, ignore_index: int = 255) -> ClassCounts:
+def count_classes(dataset: Iterable[Mapping[str, Any]], num_labels: int) -> ClassCounts:
     """Count the labelled pixels of every class.
 
     Args:
         dataset: Samples with a `label` (H, W) of train ids, as [`load_segmentation_dataset`] gives them.
         num_labels: Classes C.
-        ignore_index: Void, which is not counted.
 
     Raises:
         ValueError: a label that is neither below `num_labels` nor void, or no label mask; the message names the sample.
@@ -35,13 +36,12 @@ def count_classes(dataset: Iterable[Mapping[str, Any]], num_labels: int, ignore_
     for index, sample in enumerate(dataset):
         if sample["label"] is None:
             raise ValueError(f"Sample {sample.get('id', index)} has no label mask (a test split?).")
-        counts = np.bincount(np.asarray(sample["label"]).ravel(), minlength=num_labels)
-        if len(counts) > ignore_index:
-            counts[ignore_index] = 0
+        label = np.asarray(sample["label"])
+        counts = np.bincount(label[label != VOID], minlength=num_labels)
         if counts[num_labels:].any():
             raise ValueError(
                 f"Sample {sample.get('id', index)}: label {num_labels + int(np.flatnonzero(counts[num_labels:])[0])} "
-                f"is neither one of the {num_labels} classes nor void ({ignore_index})."
+                f"is neither one of the {num_labels} classes nor void ({VOID})."
             )
         counts = counts[:num_labels]
         pixels += counts

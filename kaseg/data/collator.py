@@ -12,16 +12,8 @@ from kaseg.pixels import VOID
 class SegmentationCollator:
     """Stacks samples, padding smaller ones at the bottom and at the right.
 
-    `pixel_values` are padded with 0, which is the mean color after normalization; `labels` with `ignore_index`.
-
-    Args:
-        ignore_index: Label of padded pixels.
-        pad_to_multiple_of: If given, heights and widths are padded up to a multiple of it.
+    `pixel_values` are padded with 0, which is the mean color after normalization; `labels` with void.
     """
-
-    def __init__(self, ignore_index: int = VOID, pad_to_multiple_of: int | None = None) -> None:
-        self.ignore_index = ignore_index
-        self.pad_to_multiple_of = pad_to_multiple_of
 
     def __call__(self, samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """Makes a batch of samples with `pixel_values` (3, H, W), `labels` (H, W) and maybe further tensors of one
@@ -31,12 +23,8 @@ class SegmentationCollator:
             ValueError: Padding is needed where images and labels differ in size: it would shift them against each
                 other.
         """
-        multiple = self.pad_to_multiple_of or 1
         odd = next((s for s in samples if s["pixel_values"].shape[-2:] != s["labels"].shape), None)
-        batch = {
-            "pixel_values": _stack_padded(samples, "pixel_values", 0, multiple),
-            "labels": _stack_padded(samples, "labels", self.ignore_index, multiple if odd is None else 1),
-        }
+        batch = _padded_batch(samples)
         if odd is not None and any(batch[name].shape[1:] != sample[name].shape for name in batch for sample in samples):
             raise ValueError(
                 f"SegmentationCollator: pixel_values are {tuple(odd['pixel_values'].shape[-2:])} and labels "
@@ -55,11 +43,7 @@ class EvalCollator:
 
     def __call__(self, samples: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         sizes = [[*sample["pixel_values"].shape[-2:], *sample["labels"].shape] for sample in samples]
-        return {
-            "pixel_values": _stack_padded(samples, "pixel_values", 0),
-            "labels": _stack_padded(samples, "labels", VOID),
-            "sizes": torch.tensor(sizes),
-        }
+        return _padded_batch(samples) | {"sizes": torch.tensor(sizes)}
 
 
 def unpadded_batches(
@@ -79,10 +63,12 @@ def unpadded_batches(
         yield images, [labels[index, : size[2], : size[3]] for index, size in run]
 
 
-def _stack_padded(
-    samples: Sequence[Mapping[str, torch.Tensor]], name: str, value: int, multiple: int = 1
-) -> torch.Tensor:
-    """Stacks the tensors of a name, padded to the largest height and width, rounded up to multiples."""
-    tensors = [sample[name] for sample in samples]
-    height, width = (-(-max(t.shape[axis] for t in tensors) // multiple) * multiple for axis in (-2, -1))
-    return torch.stack([pad(t, (0, width - t.shape[-1], 0, height - t.shape[-2]), value=value) for t in tensors])
+def _padded_batch(samples: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Stacks `pixel_values`, padded with 0, and `labels`, padded with void, each to its largest height and width."""
+    batch = {}
+    for name, value in (("pixel_values", 0), ("labels", VOID)):
+        tensors = [sample[name] for sample in samples]
+        height, width = (max(t.shape[axis] for t in tensors) for axis in (-2, -1))
+        padded = [pad(t, (0, width - t.shape[-1], 0, height - t.shape[-2]), value=value) for t in tensors]
+        batch[name] = torch.stack(padded)
+    return batch

@@ -44,9 +44,9 @@ class _Normalize:
         return canvas
 
 
-def _place_labels(label: Image.Image, size: tuple[int, int], ignore_index: int, left: int = 0) -> torch.Tensor:
+def _place_labels(label: Image.Image, size: tuple[int, int], left: int = 0) -> torch.Tensor:
     """The mask as int64 at the same place of a canvas of void as [`_Normalize`] puts the image."""
-    canvas = torch.full(size, ignore_index, dtype=torch.int64)
+    canvas = torch.full(size, VOID, dtype=torch.int64)
     canvas[: label.height, left : left + label.width] = torch.from_numpy(np.array(label))
     return canvas
 
@@ -68,7 +68,7 @@ class TrainTransform:
         1. A scale is drawn uniformly from `scale_range` and the sample resized by it: the image bilinearly with
            antialiasing, the mask to the nearest pixel, both with the same half-pixel geometry.
         2. A window of `crop_size` is drawn. Where the sample is smaller, it is padded at the bottom and at the right:
-           the image with `image_mean` (0 after normalization), the mask with `ignore_index`.
+           the image with `image_mean` (0 after normalization), the mask with void.
         3. The sample is mirrored with probability `horizontal_flip`.
         4. The colors are jittered (torchvision's `ColorJitter`), then distorted
            ([`~kaseg.data.photometric.PhotometricDistortion`]); both are off by default.
@@ -85,7 +85,6 @@ class TrainTransform:
         horizontal_flip: Probability of mirroring.
         brightness, contrast, saturation, hue: Strength of the color jitter, as in torchvision's `ColorJitter`.
         image_mean, image_std: Normalization in units of 0..1, per channel. Default: those of ImageNet.
-        ignore_index: Label of padded pixels.
         scale_step: If given, scales are drawn from `low, low + step, ..., high` (DeepLab: 0.25) instead of uniformly.
         short_edge: Length of the short edge in pixels that scale 1 stands for. Default: the image's own.
         max_long_edge: Limit of the long edge at scale 1, which goes before `short_edge`. Default: none.
@@ -108,7 +107,6 @@ class TrainTransform:
         hue: float = 0.0,
         image_mean: Sequence[float] = IMAGENET_MEAN,
         image_std: Sequence[float] = IMAGENET_STD,
-        ignore_index: int = VOID,
         scale_step: float | None = None,
         short_edge: int | None = None,
         max_long_edge: int | None = None,
@@ -133,7 +131,6 @@ class TrainTransform:
         self.max_long_edge = max_long_edge
         self.cat_max_ratio = cat_max_ratio
         self.horizontal_flip = horizontal_flip
-        self.ignore_index = ignore_index
         self.normalize = _Normalize(image_mean, image_std)
         jitters = brightness or contrast or saturation or hue
         self.jitter = v2.ColorJitter(brightness, contrast, saturation, hue) if jitters else None
@@ -173,7 +170,7 @@ class TrainTransform:
             left = self.crop_size[1] - label.width
         inputs = {
             "pixel_values": self.normalize(image, self.crop_size, left),
-            "labels": _place_labels(label, self.crop_size, self.ignore_index, left),
+            "labels": _place_labels(label, self.crop_size, left),
         }
         dx, dy = (box[2] - box[0]) / label.width, (box[3] - box[1]) / label.height
         if flip:
@@ -208,7 +205,7 @@ class TrainTransform:
         if self.cat_max_ratio >= 1:
             return True
         counts = window.histogram()
-        counts[self.ignore_index] = 0
+        counts[VOID] = 0
         return max(counts) < self.cat_max_ratio * sum(counts)
 
     @staticmethod
@@ -230,7 +227,6 @@ class EvalTransform:
     Args:
         image_mean, image_std: Normalization in units of 0..1, per channel. Default: those of ImageNet.
         size_divisor: If given, the image's height and width are padded up to multiples of it.
-        ignore_index: Label of padded pixels.
         image_processor: If given, it makes the pixel values, in place of `image_mean` and `image_std`.
 
     Raises:
@@ -242,14 +238,12 @@ class EvalTransform:
         image_mean: Sequence[float] = IMAGENET_MEAN,
         image_std: Sequence[float] = IMAGENET_STD,
         size_divisor: int | None = None,
-        ignore_index: int = VOID,
         image_processor: Any = None,
     ) -> None:
         if size_divisor is not None and size_divisor < 1:
             raise ValueError(f"size_divisor is {size_divisor}; it must be positive, or None for no padding.")
         self.normalize = _Normalize(image_mean, image_std)
         self.size_divisor = size_divisor
-        self.ignore_index = ignore_index
         self.image_processor = image_processor
 
     def __call__(self, image: Image.Image, label: Image.Image) -> dict[str, torch.Tensor]:
@@ -271,7 +265,7 @@ class EvalTransform:
             pixel_values = pad(prepared, (0, width - prepared.shape[-1], 0, height - prepared.shape[-2]))
         return {
             "pixel_values": pixel_values,
-            "labels": _place_labels(label, (label_height, label_width), self.ignore_index),
+            "labels": _place_labels(label, (label_height, label_width)),
         }
 
     def _padded(self, length: int, label_length: int) -> tuple[int, int]:

@@ -23,8 +23,8 @@ def encoder_strides(teacher_stride: int, student_stride: int) -> list[int]:
 
     Their product is `student_stride / teacher_stride` where that is 1, 2, 4 or 8: 8 -> 16 gives `[2, 1, 1]`, 4 -> 16
     `[2, 2, 1]`, 4 -> 32 `[2, 2, 2]`. A finer student gives `[1, 1, 1]`; any other ratio the nearest of these products
-    (in log scale). The rest is resized bilinearly by [`FeatureAutoencoder.encode`]. No stride exceeds 2, because a 3x3
-    kernel with a larger one would leave positions of the teacher's map unread.
+    (in log scale). What is left is resized where the maps are compared. No stride exceeds 2, because a 3x3 kernel with a
+    larger one would leave positions of the teacher's map unread.
 
     Raises:
         ValueError: if a stride is below 1.
@@ -42,12 +42,12 @@ class FeatureAutoencoderConfig(PreTrainedConfig):
     """Configuration of a [`FeatureAutoencoder`].
 
     The paper (He et al. 2019) gives three strided convolutions in E, three transposed ones in D and the weight of the
-    L1 term, printed "10e-7", which we read as 1e-7; channel widths and the single strides are our choice.
+    L1 term, printed "10e-7", which we read as 1e-7; channel widths and the single strides are our choice: the first
+    convolution goes to the mean of `in_channels` and `latent_channels`, rounded up to a multiple of 8, the others to
+    `latent_channels`: 256 -> 192 -> 128 -> 128.
 
     Args:
         in_channels (`int`, defaults to 256): channels of the teacher's tapped map.
-        hidden_channels (`list[int]`, *optional*): the two widths between `in_channels` and `latent_channels`. By
-            default their mean rounded up to a multiple of 8, then `latent_channels`: 256 -> 192 -> 128 -> 128.
         latent_channels (`int`, defaults to 128): channels of the code.
         strides (`list[int]`, defaults to `[2, 2, 1]`): strides of the three convolutions, see [`encoder_strides`].
         sparsity_weight (`float`, defaults to 1e-7): weight alpha of the L1 norm of the code.
@@ -56,7 +56,6 @@ class FeatureAutoencoderConfig(PreTrainedConfig):
     model_type = "kaseg_autoencoder"
 
     in_channels: int = 256
-    hidden_channels: list[int] | tuple[int, ...] | None = None
     latent_channels: int = 128
     strides: list[int] | tuple[int, ...] = (2, 2, 1)
     sparsity_weight: float | int = 1e-7
@@ -64,16 +63,12 @@ class FeatureAutoencoderConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         self.strides = list(self.strides)
-        if self.hidden_channels is not None:
-            self.hidden_channels = list(self.hidden_channels)
 
     def validate_architecture(self):
         """Called by `strict` on construction, which wraps the ValueError in its
         `StrictDataclassClassValidationError`."""
         if len(self.strides) != 3 or min(self.strides) < 1:
             raise ValueError(f"strides must be three integers of at least 1, got {self.strides}")
-        if self.hidden_channels is not None and len(self.hidden_channels) != 2:
-            raise ValueError(f"hidden_channels must be two widths or None, got {self.hidden_channels}")
         if min(self.widths) < 1:
             raise ValueError(f"every channel width must be at least 1, got {self.widths}")
         if self.sparsity_weight < 0:
@@ -82,10 +77,8 @@ class FeatureAutoencoderConfig(PreTrainedConfig):
     @property
     def widths(self) -> list[int]:
         """The four channel widths from the teacher's map to the code."""
-        between = self.hidden_channels
-        if between is None:
-            between = [-(-(self.in_channels + self.latent_channels) // 16) * 8, self.latent_channels]
-        return [self.in_channels, *between, self.latent_channels]
+        between = -(-(self.in_channels + self.latent_channels) // 16) * 8
+        return [self.in_channels, between, self.latent_channels, self.latent_channels]
 
 
 @dataclass
@@ -195,8 +188,8 @@ class FeatureAutoencoder(PreTrainedModel):
         >>> output = autoencoder(torch.randn(2, 16, 45, 33))
         >>> output.code.shape, output.reconstruction.shape
         (torch.Size([2, 8, 12, 9]), torch.Size([2, 16, 45, 33]))
-        >>> autoencoder.freeze().encode(torch.randn(2, 16, 45, 33), size=(11, 8)).shape
-        torch.Size([2, 8, 11, 8])
+        >>> autoencoder.freeze().encode(torch.randn(2, 16, 45, 33)).shape
+        torch.Size([2, 8, 12, 9])
     """
 
     config_class = FeatureAutoencoderConfig
@@ -248,16 +241,14 @@ class FeatureAutoencoder(PreTrainedModel):
         """Whether [`~FeatureAutoencoder.freeze`] was called."""
         return self.decoder is None
 
-    def encode(self, features: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    def encode(self, features: Tensor) -> Tensor:
         """Code of the teacher's map.
 
         Args:
             features (`Tensor` of shape `(B, in_channels, h, w)`): the teacher's tapped map.
-            size (`tuple[int, int]`, *optional*): height and width of the student's map, to which another size is
-                resized bilinearly (`align_corners=False`).
 
         Returns:
-            `Tensor` of shape `(B, latent_channels, *size)`, non-negative.
+            `Tensor` of shape `(B, latent_channels, h', w')`, non-negative.
 
         Raises:
             ValueError: if `features` is not `(B, in_channels, h, w)`.
@@ -266,10 +257,7 @@ class FeatureAutoencoder(PreTrainedModel):
         if self.is_frozen:
             # Code that switches modules one by one does not pass through our train(): see to it here.
             self.encoder.eval()
-        code = self.encoder(self.normalization(features))
-        if size is not None and tuple(code.shape[-2:]) != tuple(size):
-            code = F.interpolate(code, size=tuple(size), mode="bilinear", align_corners=False)
-        return code
+        return self.encoder(self.normalization(features))
 
     def forward(self, features: Tensor) -> FeatureAutoencoderOutput:
         """Encodes, decodes and computes the loss.

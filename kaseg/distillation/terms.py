@@ -63,9 +63,7 @@ class TermKind:
     def options(self) -> dict[str, Any]:
         """Options of the term and their defaults."""
         # A loss without an __init__ of its own shows that of nn.Module, whose arguments have no default.
-        # Void is 255 everywhere: terms count positions by it.
-        named = (p for p in self.parameters().values() if p.name != "ignore_index")
-        options = {p.name: p.default for p in named if p.default is not inspect.Parameter.empty}
+        options = {p.name: p.default for p in self.parameters().values() if p.default is not inspect.Parameter.empty}
         return options | ({"source": self.sources[0]} if len(self.sources) > 1 else {})
 
 

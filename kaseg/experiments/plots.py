@@ -14,10 +14,10 @@ from kaseg.experiments.summary import Finished
 PAPER_POINTS = ((32, 3.23, 68.9, 70.7), (16, 5.50, 70.5, 72.5), (8, 17.70, 71.9, 72.9), (4, 67.03, 72.3, 73.0))
 
 
-def accuracy_against_cost(rows: Sequence[Mapping[str, Any]], with_paper: bool = True) -> Figure:
+def accuracy_against_cost(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """mIoU against GFLOPs of the rows of [`~kaseg.experiments.summary.summarize`], one curve per objective with
-    standard deviations over seeds, in the manner of the paper's first figure; `with_paper` adds the paper's points,
-    labelled "paper" (another dataset and recipe), on an axis of their own."""
+    standard deviations over seeds, in the manner of the paper's first figure; and the paper's points, labelled "paper"
+    (another dataset and recipe), on an axis of their own."""
     series: dict[str, list[CostPoint]] = {}
     for row in rows:
         if row["gflops"] is None:
@@ -29,16 +29,13 @@ def accuracy_against_cost(rows: Sequence[Mapping[str, Any]], with_paper: bool = 
     axes.set_xticks([2, 3, 5, 10, 20, 30, 50, 100], minor=False)
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.xaxis.set_minor_formatter(NullFormatter())
-    handles, labels = axes.get_legend_handles_labels()
-    if with_paper:
-        other = axes.twinx()
-        for index, (name, style) in enumerate((("plain (paper)", "--"), ("adapted (paper)", "-"))):
-            costs, scores = [p[1] for p in PAPER_POINTS], [p[2 + index] for p in PAPER_POINTS]
-            other.plot(costs, scores, style, color="gray", marker=".", alpha=0.6, label=name)
-        other.set_ylabel("mIoU % (paper, VOC 2012)", color="gray")
-        theirs = other.get_legend_handles_labels()
-        handles, labels = handles + theirs[0], labels + theirs[1]
-    axes.legend(handles, labels, fontsize=8, loc="lower right")
+    other = axes.twinx()
+    for index, (name, style) in enumerate((("plain (paper)", "--"), ("adapted (paper)", "-"))):
+        costs, scores = [p[1] for p in PAPER_POINTS], [p[2 + index] for p in PAPER_POINTS]
+        other.plot(costs, scores, style, color="gray", marker=".", alpha=0.6, label=name)
+    other.set_ylabel("mIoU % (paper, VOC 2012)", color="gray")
+    ours, theirs = axes.get_legend_handles_labels(), other.get_legend_handles_labels()
+    axes.legend(ours[0] + theirs[0], ours[1] + theirs[1], fontsize=8, loc="lower right")
     return figure
 
 

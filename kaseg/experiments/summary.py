@@ -43,13 +43,13 @@ def summarize(comparison: Comparison, finished: Finished) -> list[dict[str, Any]
     return rows
 
 
-def paired_interval(differences: Sequence[float], confidence: float = 0.95) -> tuple[float, float] | None:
-    """Two-sided interval of Student's t distribution for the mean of `differences`; `None` for fewer than two."""
+def paired_interval(differences: Sequence[float]) -> tuple[float, float] | None:
+    """Two-sided 95 % interval of Student's t distribution for the mean of `differences`; `None` for fewer than two."""
     if len(differences) < 2:
         return None
     mean = statistics.fmean(differences)
     error = statistics.stdev(differences) / math.sqrt(len(differences))
-    reach = float(stats.t.ppf(0.5 + confidence / 2, len(differences) - 1)) * error
+    reach = float(stats.t.ppf(0.975, len(differences) - 1)) * error
     return mean - reach, mean + reach
 
 

@@ -11,20 +11,20 @@ from kaseg.losses.ohem import OhemCrossEntropyLoss
 LOSSES = ("cross_entropy", "ohem", "dice")
 
 
-def build_loss(name: str, class_weights: Sequence[float] | None = None, ignore_index: int = 255) -> nn.Module:
+def build_loss(name: str, class_weights: Sequence[float] | None = None) -> nn.Module:
     """The training loss called `name` (one of `LOSSES`); only cross-entropy and OHEM take class weights.
 
     Raises:
         ValueError: unknown name, or class weights for Dice.
     """
     if name == "cross_entropy":
-        return CrossEntropyLoss(class_weights, ignore_index)
+        return CrossEntropyLoss(class_weights)
     if name == "ohem":
-        return OhemCrossEntropyLoss(class_weights=class_weights, ignore_index=ignore_index)
+        return OhemCrossEntropyLoss(class_weights=class_weights)
     if name == "dice":
         if class_weights is not None:
             raise ValueError("Dice weighs all classes alike; class_weights go with loss='cross_entropy' or 'ohem'.")
-        return DiceLoss(ignore_index=ignore_index)
+        return DiceLoss()
     raise ValueError(f"loss must be one of {LOSSES}, got {name!r}.")
 
 

@@ -221,7 +221,7 @@ def collect(
         maps |= {f"{name} after C_f": adapter(students[name]) for name, adapter in adapters.items() if adapter}
         for name, network in networks.items():
             if isinstance(network, FeatureAutoencoder):
-                maps[name] = network.encode(teacher, size=grid)
+                maps[name] = F.interpolate(network.encode(teacher), size=grid, mode="bilinear")
         for name, features in maps.items():
             vectors[name].append(features[0].flatten(1).T[known])
         labels.append(label[known])

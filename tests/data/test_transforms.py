@@ -337,9 +337,9 @@ def test_eval_resizes_the_picture_only():
 
 def test_eval_padding_is_the_mean_and_void():
     image, label = _encoded_sample(60, 81, block=10)
-    plain, padded = EvalTransform()(image, label), EvalTransform(size_divisor=32, ignore_index=200)(image, label)
+    plain, padded = EvalTransform()(image, label), EvalTransform(size_divisor=32)(image, label)
     assert padded["pixel_values"].shape == (3, 64, 96) and padded["labels"].shape == (64, 96)
-    for name, outside in (("pixel_values", 0), ("labels", 200)):
+    for name, outside in (("pixel_values", 0), ("labels", 255)):
         assert torch.equal(padded[name][..., :60, :81], plain[name])
         assert (padded[name][..., 60:, :] == outside).all() and (padded[name][..., 81:] == outside).all()
     exact = EvalTransform(size_divisor=20)(*_encoded_sample(60, 80, block=10))

@@ -65,7 +65,6 @@ class TestParsing:
             ({"dist": {"beta": 1.0}}, "dist: no weight is given"),
             ({"hint": -1.0}, "hint: weight must be a number of at least 0"),
             ({"hint": math.nan}, "hint: weight must be a number of at least 0"),
-            ({"intra_class": {"weight": 1.0, "ignore_index": 7}}, "intra_class: unknown option 'ignore_index'"),
             ({"hint": "much"}, "hint: weight must be a float, got 'much'"),
             ({"hint": True}, "hint: weight must be a float, got True"),
             ({"pairwise": {"weight": 1.0, "nodes": 2.5}}, "nodes must be a int"),

@@ -11,6 +11,7 @@ from kaseg.distillation.losses.base import (
     without_autocast,
     working_precision,
 )
+from kaseg.pixels import VOID
 
 
 class IntraClassLoss(MapLoss):
@@ -30,10 +31,10 @@ class IntraClassLoss(MapLoss):
     class of a single position contributes nothing. Student and teacher may have different numbers of channels.
 
     Args:
-        ignore_index (`int`, defaults to 255): Void. Labels lie in 0 to 255.
         eps (`float`, defaults to 1e-4): length below which a vector counts as zero, in units of the features.
 
-    Shapes: student `(B, c_s, h, w)`, teacher `(B, c_t, h, w)`, labels `(B, h, w)` int64, result `()`.
+    Shapes: student `(B, c_s, h, w)`, teacher `(B, c_t, h, w)`, labels `(B, h, w)` int64 in 0 to
+    255, where 255 is void, result `()`.
 
     Example:
         >>> import torch
@@ -48,14 +49,14 @@ class IntraClassLoss(MapLoss):
     takes_labels = True
     same_channels = False
 
-    def __init__(self, ignore_index: int = 255, eps: float = 1e-4) -> None:
+    def __init__(self, eps: float = 1e-4) -> None:
         super().__init__()
         require_positive(eps=eps)
-        self.ignore_index, self.eps = ignore_index, eps
+        self.eps = eps
 
     def forward(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:  # type: ignore[override]
         """As in [`~kaseg.distillation.losses.base.MapLoss`], with labels at the maps' grid in place of a mask."""
-        mask = labels.ne(self.ignore_index)
+        mask = labels.ne(VOID)
         check_pair(student, teacher, mask, self.same_channels)
         with without_autocast(student):
             image = torch.arange(len(labels), device=labels.device).view(-1, 1, 1)
