@@ -29,6 +29,7 @@ _TURNS = {
 }
 # Where Pillow looks for the orientation.
 _EXIF_KEYS = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+TURNED = "turned by kaseg"  # a key of the `info` of images that `upright` has turned
 _MASK_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N")
 # uint16 covers 0..65535, and 65535 / 255 = 257 exactly.
 SIXTEEN_TO_EIGHT_BIT = 257
@@ -59,6 +60,8 @@ def decoded(file: Any, name: str | None = None) -> Image.Image:
                 "file of its own, or an animation as a video (ffmpeg -i NAME.gif NAME.mp4) for kaseg predict"
             )
         has_16_bits = any(";16" in str(tile[3]) for tile in image.tile)
+        if image.format == "TIFF" and image.tag_v2.get(ExifTags.Base.Orientation) in _TURNS:  # type: ignore[attr-defined]
+            image.info[TURNED] = True  # by Pillow, while it loads
         image.load()
     if name is not None and has_16_bits:
         values = np.asarray(image)
@@ -122,7 +125,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """Turns an image as its EXIF orientation says; returns it as it is where there is none or it cannot be read."""
+    """Turns an image as its EXIF orientation says and notes it in its `info` (`TURNED`); returns it as it is where
+    there is none or it cannot be read."""
     # Not ImageOps.exif_transpose: it writes the EXIF data anew, and fails on broken ones beside good pixels.
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
@@ -133,6 +137,7 @@ def upright(image: Image.Image) -> Image.Image:
     turned = image.transpose(turn)
     for key in _EXIF_KEYS:  # or the next to look would turn it once more
         turned.info.pop(key, None)
+    turned.info[TURNED] = True
     return turned
 
 

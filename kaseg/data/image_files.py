@@ -14,7 +14,7 @@ import fsspec
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from kaseg.pixels import decoded, to_rgb, upright
+from kaseg.pixels import TURNED, decoded, to_rgb, upright
 
 IMAGE_SUFFIXES = (".bmp", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 # Other images and videos that people keep beside them, so that they are not left out without a word.
@@ -25,6 +25,7 @@ _NOT_READ = (
 # Where PASCAL Context (Mottaghi et al. 2014) and the Semantic Boundaries Dataset (Hariharan et al. 2011) keep the mask
 # in a MATLAB file: a variable, and the field in it if it is a struct.
 _MAT_VARIABLES = (("LabelMap", None), ("GTcls", "Segmentation"))
+_found_turned: list[str] = []  # the first sample; others would say the same
 
 # What a column of `datasets.Image(decode=False)` holds: {"bytes": ... or None, "path": ... or None}.
 EncodedImage = Mapping[str, Any]
@@ -138,6 +139,23 @@ def read_mask(source: str | Path | EncodedImage, sample: str | None = None, colo
             "label_space='NAME:color', 'FILE:color' or LabelSpace.with_colors()."
         )
     return values
+
+
+def warn_if_only_the_image_is_turned(image: Image.Image, mask: EncodedImage, sample: str) -> None:
+    """Warns, once, if `image` was turned as its EXIF orientation says and the file of its mask has no orientation: the
+    mask is then right only if it was drawn on the upright image. Where sizes differ, [`check_same_size`] says so."""
+    if TURNED not in image.info or _found_turned or str(mask.get("path")).lower().endswith(".mat"):
+        return
+    with Image.open(io.BytesIO(_read_bytes(mask))) as stored:
+        if TURNED in upright(stored).info:
+            return
+    _found_turned.append(sample)
+    warnings.warn(
+        f"Sample {sample}: the image was turned as its EXIF orientation says, and its mask has no orientation. Look at "
+        "both: if the mask was drawn on the image as it is stored, turn the mask, too, or remove the orientation from "
+        "the image. Further samples are not named.",
+        stacklevel=3,
+    )
 
 
 def _where(source: str | Path | EncodedImage, sample: str | None, what: str) -> str:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from kaseg.data.bad_samples import BadSamples, SkippedSample
-from kaseg.data.image_files import EncodedImage, read_image, read_mask
+from kaseg.data.image_files import EncodedImage, read_image, read_mask, warn_if_only_the_image_is_turned
 from kaseg.data.label_spaces import LabelSpace, map_labels
 from kaseg.data.scenes import render_scene
 from kaseg.data.transforms import check_sample
@@ -41,7 +41,9 @@ class DecodeSample:
         label = self.mask(sample)
         if label is not None:
             paths = [str(encoded["path"]) for encoded in (sample["image"], sample["label"]) if encoded.get("path")]
-            check_sample(image, label, f"{name} ({', '.join(paths)})" if paths else name)
+            where = f"{name} ({', '.join(paths)})" if paths else name
+            check_sample(image, label, where)
+            warn_if_only_the_image_is_turned(image, sample["label"], where)
         return {"image": image, "label": label, "id": name}
 
     def mask(self, sample: Mapping[str, Any]) -> Image.Image | None:

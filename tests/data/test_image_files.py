@@ -12,8 +12,10 @@ from PIL import Image
 from PIL.TiffImagePlugin import AppendingTiffWriter
 from scipy.io import savemat
 
+from kaseg.data import CAMVID
 from kaseg.data.image_files import find_images, read_image, read_mask
 from kaseg.data.label_spaces import palette_for
+from kaseg.data.samples import DecodeSample
 from kaseg.image_processing_kaseg import KASegImageProcessor, to_rgb
 from kaseg.pixels import check_same_size
 
@@ -265,6 +267,28 @@ def test_a_turned_image_says_why_its_mask_does_not_fit(tmp_path):
         check_same_size((6, 9), (9, 6))
     with pytest.raises(ValueError, match="must have the same size.$"):
         check_same_size((6, 9), (9, 7))
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mask_is_turned", [False, True])
+def test_a_turned_image_whose_mask_is_not_is_warned_about_once(monkeypatch, format, orientation, mask_is_turned):
+    monkeypatch.setattr("kaseg.data.image_files._found_turned", [])
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image, mask = Image.fromarray(PIXELS[:6, :6]), Image.fromarray(INDICES[:6, :6] % 11)  # sizes never differ
+    sample = {
+        "image": {**_encode(image, format=format, exif=exif), "path": "a.jpg"},
+        "label": {**_encode(mask, **({"exif": exif} if mask_is_turned else {})), "path": "a.png"},
+        "id": "a",
+    }
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            DecodeSample(CAMVID)(sample)
+    told = [str(warning.message) for warning in found if "its mask has no orientation" in str(warning.message)]
+    assert len(told) == (orientation > 1 and not mask_is_turned)
+    assert all("Sample a (a.jpg, a.png)" in message for message in told)
 
 
 def _png_of_16_bit_colors(values: np.ndarray) -> bytes:
