@@ -29,6 +29,28 @@ class EncoderArgumentsError(ValueError):
     """An encoder does not take keyword arguments that others take."""
 
 
+def on_meta(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by name, in shape alone."""
+    return {name: t.to("meta") for name, t in [*model.named_parameters(), *model.named_buffers()]}
+
+
+@torch.no_grad()
+def pass_of_shapes(
+    model: nn.Module, image_shape: tuple[int, ...], tensors: dict[str, torch.Tensor] | None = None, **kwargs: Any
+) -> Any:
+    """What a model in eval mode gives for an image, in shapes alone, whatever device it is on; `tensors` are those of
+    [`on_meta`], if the caller must know them."""
+    tensors = on_meta(model) if tensors is None else tensors
+    dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), None)
+    image = torch.zeros(image_shape, dtype=dtype, device="meta")
+    was_training = model.training
+    model.eval()
+    try:
+        return torch.func.functional_call(model, tensors, (image,), kwargs)
+    finally:
+        model.train(was_training)
+
+
 class Encoder(nn.Module):
     """A timm feature extractor whose deepest map lies at `output_stride`, or as near to it as timm can bring it.
 
@@ -142,19 +164,12 @@ class Encoder(nn.Module):
                 return multiple, multiple, layout
         return None
 
-    @torch.no_grad()
     def _channels_last_at(self, in_channels: int, height: int, width: int) -> list[bool] | None:
         """Whether each map of an image of this size is (B, h, w, c); `None` if maps fail or have other sizes."""
-        tensors = {name: t.to("meta") for name, t in [*self.body.named_parameters(), *self.body.named_buffers()]}
-        was_training = self.body.training
-        self.body.eval()
         try:
-            image = torch.zeros(1, in_channels, height, width, device="meta")
-            features = torch.func.functional_call(self.body, tensors, (image,))
+            features = pass_of_shapes(self.body, (1, in_channels, height, width))
         except (RuntimeError, AssertionError, ValueError, IndexError):
             return None
-        finally:
-            self.body.train(was_training)
         channels_last = []
         for feature, c, r in zip(features, self.channels, self.reductions, strict=True):
             size = (-(-height // r), -(-width // r))

@@ -10,6 +10,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from .encoders import on_meta, pass_of_shapes
+
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -37,12 +39,10 @@ def fold_batch_norm(model: nn.Module, image_shape: tuple[int, ...], **kwargs: An
 
 def _pairs(model: nn.Module, image_shape: tuple[int, ...], kwargs: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Names of a convolution and of the BatchNorm that alone reads its output."""
-    tensors = {name: t.to("meta") for name, t in [*model.named_parameters(), *model.named_buffers()]}
+    tensors = on_meta(model)
     recorder = _Recorder({id(tensor): name.rpartition(".")[0] for name, tensor in tensors.items()})
-    dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), None)
-    image = torch.zeros(image_shape, dtype=dtype, device="meta")
-    with torch.no_grad(), recorder:
-        outputs = torch.func.functional_call(model, tensors, (image,), kwargs)
+    with recorder:
+        outputs = pass_of_shapes(model, image_shape, tensors, **kwargs)
     returned = {id(output) for output in tree_leaves(outputs)}
     for output, conv, norm in recorder.pairs:
         once = recorder.calls[conv] == recorder.calls[norm] == recorder.reads[id(output)] == 1

@@ -23,8 +23,8 @@ def encoder_strides(teacher_stride: int, student_stride: int) -> list[int]:
 
     Their product is `student_stride / teacher_stride` where that is 1, 2, 4 or 8: 8 -> 16 gives `[2, 1, 1]`, 4 -> 16
     `[2, 2, 1]`, 4 -> 32 `[2, 2, 2]`. A finer student gives `[1, 1, 1]`; any other ratio the nearest of these products
-    (in log scale). What is left is resized where the maps are compared. No stride exceeds 2, because a 3x3 kernel with a
-    larger one would leave positions of the teacher's map unread.
+    (in log scale). What is left is resized where the maps are compared. No stride exceeds 2, because a 3x3 kernel with
+    a larger one would leave positions of the teacher's map unread.
 
     Raises:
         ValueError: if a stride is below 1.

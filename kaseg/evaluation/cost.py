@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from kaseg.best_effort import best_effort
+from kaseg.encoders import pass_of_shapes
 
 K = TypeVar("K", bound=Hashable)
 
@@ -36,22 +37,10 @@ def gflops(model: Any, height: int = 513, width: int = 513) -> float:
     # The modules with their channels, strides and dilations; the config holds what no module shows, such as padding.
     architecture = (repr(model), str(getattr(model, "config", "")), f"{height}x{width}")
     if architecture not in _COUNTED:
-        _COUNTED[architecture] = _count(model, height, width)
+        with FlopCounterMode(display=False) as counter:
+            pass_of_shapes(model, (1, getattr(model.config, "num_channels", 3), height, width))
+        _COUNTED[architecture] = counter.get_total_flops() / 1e9
     return _COUNTED[architecture]
-
-
-def _count(model: Any, height: int, width: int) -> float:
-    was_training = model.training
-    model.eval()
-    tensors = {name: t.to("meta") for name, t in [*model.named_parameters(), *model.named_buffers()]}
-    dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)
-    image = torch.zeros(1, getattr(model.config, "num_channels", 3), height, width, device="meta", dtype=dtype)
-    try:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            torch.func.functional_call(model, tensors, (image,))
-    finally:
-        model.train(was_training)
-    return counter.get_total_flops() / 1e9
 
 
 def parameter_count(model: nn.Module) -> int:

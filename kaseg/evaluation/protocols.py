@@ -105,9 +105,7 @@ WHOLE_IMAGE = InferenceProtocol()
 
 
 @torch.inference_mode()
-def predict_masks(
-    model: Any, pixel_values: Tensor, sizes: list[Size], protocol: InferenceProtocol, max_elements: int = MAX_ELEMENTS
-) -> Iterator[Tensor]:
+def predict_masks(model: Any, pixel_values: Tensor, sizes: list[Size], protocol: InferenceProtocol) -> Iterator[Tensor]:
     """Yields masks of a batch of images, int64 class ids (height, width) on the model's device, one after the other: no
     more than one image's resized logits exist at once.
 
@@ -116,20 +114,19 @@ def predict_masks(
         pixel_values: (B, C, H, W), moved to the model's device and dtype. In the whole-image mode with a single pass,
             all go through the network together; otherwise each alone, its windows in batches of B.
         sizes: (height, width) of each mask.
-        max_elements: How many resized logits may exist at once, see [`~kaseg.masks.argmax_resized`].
     """
     parameter = next(model.parameters())
     pixel_values = pixel_values.to(parameter.device, parameter.dtype)
     if protocol.single_pass:
         for scores, size in zip(model(pixel_values=pixel_values).logits, sizes, strict=True):
-            yield argmax_resized(require_no_nan(scores[None]), size, max_elements)[0]
+            yield argmax_resized(require_no_nan(scores[None]), size)[0]
         return
     for image, size in zip(pixel_values.split(1), sizes, strict=True):
         passes = _passes(model, image, protocol, batch_size=len(pixel_values))
         if protocol.flip or len(protocol.scales) > 1:
-            yield _most_probable(passes, size, max_elements)
+            yield _most_probable(passes, size)
         else:
-            yield argmax_resized(require_no_nan(next(passes)), size, max_elements)[0]
+            yield argmax_resized(require_no_nan(next(passes)), size)[0]
 
 
 def _passes(model: Any, image: Tensor, protocol: InferenceProtocol, batch_size: int) -> Iterator[Tensor]:
@@ -160,13 +157,13 @@ def _scaled(image: Tensor, scale: float) -> Tensor:
     return resized.to(image.dtype)
 
 
-def _most_probable(passes: Iterator[Tensor], size: Size, max_elements: int) -> Tensor:
+def _most_probable(passes: Iterator[Tensor], size: Size) -> Tensor:
     """The class of the largest mean probability, (height, width); a sum has the same argmax as a mean."""
     total: Tensor | None = None
     for logits in passes:
         if total is None:
             total = logits.new_zeros((logits.shape[1], *size), dtype=torch.float32)
-        for strip, scores in resized_strips(logits, size, max_elements):
+        for strip, scores in resized_strips(logits, size, MAX_ELEMENTS):
             total[:, strip] += scores[0].softmax(dim=0)
     assert total is not None
     return require_no_nan(total).max(dim=0).indices

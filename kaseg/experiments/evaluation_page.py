@@ -32,14 +32,13 @@ def write_evaluation_page(
     per_image: Sequence[Mapping[str, Any]],
     label_space: LabelSpace,
     protocol: InferenceProtocol = WHOLE_IMAGE,
-    count: int = 12,
 ) -> Path:
     """Write one HTML file that holds all it shows; its folder is made if missing.
 
     Args:
         model, dataset, image_processor, protocol: As in [`~kaseg.evaluation.evaluate_model`]; the dataset has a length.
         results, per_image: What it returned, with `model`, `dataset` and `split`, and its table of images, the worst
-            first, of which `count` are shown at most.
+            first, of which [`worst_images`] shows some.
     """
     header = {title: key for title, key in _SCORES.items() if f"per_category_{key}" in results}
     rows = [
@@ -54,7 +53,7 @@ def write_evaluation_page(
         header=["Class", *header],
         rows=rows,
         figures=[("Confusion matrix", plot_confusion_matrix(results["confusion_matrix"], label_space.names))],
-        images=worst_images(model, dataset, image_processor, per_image, protocol, count),
+        images=worst_images(model, dataset, image_processor, per_image, protocol),
         names=label_space.names,
         palette=label_space.palette,
     )

@@ -37,14 +37,14 @@ def export_model(
     output_dir: str | Path,
     options: ExportOptions | None = None,
     int8_data: Int8Data | None = None,
-    pictures: Sequence[Image.Image] = (),
     parity_sizes: Sequence[tuple[int, int]] = DEFAULT_SIZES,
     source: str | Path | None = None,
 ) -> dict[str, Any]:
     """Export a model into a folder of its own and check that the export computes what the model computes.
 
     The folder appears whole or not at all: it is written under another name beside its place, loaded from there,
-    compared with the model on images of two sizes, and then renamed. It holds the model file, `config.json`,
+    compared with the model on images of two sizes (two to calibrate on, or synthetic street scenes; noise where they
+    are not RGB), and then renamed. It holds the model file, `config.json`,
     `preprocessor_config.json`, `export.json` (what was exported, versions, figures) and a card.
 
     Args:
@@ -53,8 +53,6 @@ def export_model(
         output_dir: The folder; it must not exist or be empty.
         options: What to export; by default ONNX in float32, any size, logits.
         int8_data: What `dtype="int8"` needs.
-        pictures: Two RGB pictures to compare on. Default: calibration images, or synthetic street scenes. Models of
-            another number of channels are compared on noise.
         parity_sizes: (height, width) to compare at; a fixed size is compared there, on two images.
         source: Name or folder of the model, for the card and its license.
 
@@ -90,7 +88,6 @@ def export_model(
     calibration = None
     if int8_data is not None:
         calibration = CalibrationInputs(int8_data, image_processor, options)
-        pictures = pictures or [calibration.picture(0), calibration.picture(len(calibration) - 1)]
     with whole_folder(Path(output_dir), last=RECORD_NAME) as folder:
         files, how = _write(model, image_processor, folder, options, calibration)
         write_record(folder, files, facts)
@@ -99,7 +96,10 @@ def export_model(
         facts["parity"] = []
         for dtype, loaded in exported.items():
             if channels == 3:
-                shown = list(pictures) or [Image.fromarray(render_scene(seed=0, index=index)[0]) for index in range(2)]
+                if calibration is not None:
+                    shown = [calibration.picture(0), calibration.picture(len(calibration) - 1)]
+                else:
+                    shown = [Image.fromarray(render_scene(seed=0, index=index)[0]) for index in range(2)]
                 batches = parity_batches(shown, image_processor, options, parity_sizes)
                 if options.format == "transformers":
                     check_processor(folder, image_processor, shown, options)

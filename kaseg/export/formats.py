@@ -63,13 +63,7 @@ def load_export(
     if options.format == "transformers-js":
         files = {dtype: name for dtype, name in JS_FILES.items() if (folder / name).exists()}
         return {dtype: KASegOnnxModel(folder, config, record, file=name) for dtype, name in files.items()}
-    if options.format == "torch-export":
-        function: Any = torch.export.load(folder / _TORCH_EXPORT_NAME).module()
-    elif options.format == "executorch":
-        function = load_executorch(folder / _EXECUTORCH_NAME)
-    else:
-        function = load_transformers(folder)
-    return {options.dtype: _FunctionModel(folder, config, record, function)}
+    return {options.dtype: _FunctionModel(folder, config, record, _LOADERS[options.format](folder))}
 
 
 class _FunctionModel(ExportedModel):
@@ -150,6 +144,11 @@ def _quantize_onnx(float_file: Path, file: Path, calibration: CalibrationInputs)
     return {"calibration_method": method, "class_agreement_of_methods": agreement}
 
 
+_LOADERS: dict[str, Callable[[Path], Callable[..., Any]]] = {
+    "torch-export": lambda folder: torch.export.load(folder / _TORCH_EXPORT_NAME).module(),
+    "executorch": lambda folder: load_executorch(folder / _EXECUTORCH_NAME),
+    "transformers": load_transformers,
+}
 _WRITERS: dict[str, Callable[..., _Notes]] = {
     "onnx": _write_onnx,
     "openvino": _write_openvino,

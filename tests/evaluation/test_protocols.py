@@ -84,10 +84,13 @@ PROTOCOLS = [
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=InferenceProtocol.describe)
 @pytest.mark.parametrize("max_elements", [500, 2**24])
 @torch.no_grad()
-def test_the_hand_written_loop_gives_the_same_mask(protocol: InferenceProtocol, max_elements: int) -> None:
+def test_the_hand_written_loop_gives_the_same_mask(
+    protocol: InferenceProtocol, max_elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kaseg.evaluation.protocols.MAX_ELEMENTS", max_elements)
     model = Strided()
     images, sizes = torch.randn(3, 3, 45, 61), [(45, 61), (90, 122), (30, 33)]
-    predicted = list(predict_masks(model, images, sizes, protocol, max_elements))
+    predicted = list(predict_masks(model, images, sizes, protocol))
     for image, size, mask in zip(images, sizes, predicted, strict=True):
         expected = by_hand(model, image[None], size, protocol)
         first, second = expected.topk(2, dim=0).values

@@ -244,21 +244,20 @@ class TeacherAdapter(nn.Module):
         return classifier(features)
 
     @torch.no_grad()
-    def maps(self, num_channels: int = 3, image_size: int = 128) -> dict[str, MapShape]:
-        """The tapped `features` and, where there are any, `logits`, from a dry run on a square image of `image_size`
-        pixels; strides are rounded to powers of two."""
-        device = reference_tensor(self.model).device
-        output = self(torch.zeros(1, num_channels, image_size, image_size, device=device))
+    def maps(self, num_channels: int = 3) -> dict[str, MapShape]:
+        """The tapped `features` and, where there are any, `logits`, from a dry run on an image of 128x128 pixels;
+        strides are rounded to powers of two."""
+        output = self(torch.zeros(1, num_channels, 128, 128, device=reference_tensor(self.model).device))
         maps = {"features": output.features, "logits": output.logits}
         return {
-            name: MapShape(found.shape[1], 2 ** round(math.log2(image_size / found.shape[-1])))
+            name: MapShape(found.shape[1], 2 ** round(math.log2(128 / found.shape[-1])))
             for name, found in maps.items()
             if found is not None
         }
 
-    def describe(self, num_channels: int = 3, image_size: int = 128) -> MapShape:
+    def describe(self, num_channels: int = 3) -> MapShape:
         """Channels and stride of the tapped map, see [`~TeacherAdapter.maps`]."""
-        return self.maps(num_channels, image_size)["features"]
+        return self.maps(num_channels)["features"]
 
     def match(self, student_labels: Mapping[int, str], label_map: LabelMap | None = None) -> LabelMatch:
         """Bring the teacher's logits to the classes of the student (its `id2label`), and return (and log) who was

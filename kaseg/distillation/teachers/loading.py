@@ -1,6 +1,5 @@
 """Teachers from a Hub id, a folder or a shipped name: network, normalization and what else its forward pass needs."""
 
-import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,8 +22,6 @@ from kaseg.checkpoints import resolve
 from kaseg.distillation.teachers.normalization import normalization_of_smp
 from kaseg.loading_errors import CheckpointError, explained_loading, require_all_weights
 from kaseg.pixels import Normalization
-
-logger = logging.getLogger(__name__)
 
 _SMP_CLASS = "_model_class"
 _SMP_FILES = ["config.json", "model.safetensors"]
