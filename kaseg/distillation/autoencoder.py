@@ -42,12 +42,12 @@ class FeatureAutoencoderConfig(PreTrainedConfig):
     """Configuration of a [`FeatureAutoencoder`].
 
     The paper (He et al. 2019) gives three strided convolutions in E, three transposed ones in D and the weight of the
-    L1 term, printed "10e-7", which we read as 1e-7; channel widths and the single strides are our choice: the first
-    convolution goes to the mean of `in_channels` and `latent_channels`, rounded up to a multiple of 8, the others to
-    `latent_channels`: 256 -> 192 -> 128 -> 128.
+    L1 term, printed "10e-7", which we read as 1e-7; channel widths and the single strides are our choice.
 
     Args:
         in_channels (`int`, defaults to 256): channels of the teacher's tapped map.
+        hidden_channels (`list[int]`, *optional*): the two widths between `in_channels` and `latent_channels`. By
+            default their mean rounded up to a multiple of 8, then `latent_channels`: 256 -> 192 -> 128 -> 128.
         latent_channels (`int`, defaults to 128): channels of the code.
         strides (`list[int]`, defaults to `[2, 2, 1]`): strides of the three convolutions, see [`encoder_strides`].
         sparsity_weight (`float`, defaults to 1e-7): weight alpha of the L1 norm of the code.
@@ -56,6 +56,7 @@ class FeatureAutoencoderConfig(PreTrainedConfig):
     model_type = "kaseg_autoencoder"
 
     in_channels: int = 256
+    hidden_channels: list[int] | tuple[int, ...] | None = None
     latent_channels: int = 128
     strides: list[int] | tuple[int, ...] = (2, 2, 1)
     sparsity_weight: float | int = 1e-7
@@ -63,12 +64,16 @@ class FeatureAutoencoderConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         self.strides = list(self.strides)
+        if self.hidden_channels is not None:
+            self.hidden_channels = list(self.hidden_channels)
 
     def validate_architecture(self):
         """Called by `strict` on construction, which wraps the ValueError in its
         `StrictDataclassClassValidationError`."""
         if len(self.strides) != 3 or min(self.strides) < 1:
             raise ValueError(f"strides must be three integers of at least 1, got {self.strides}")
+        if self.hidden_channels is not None and len(self.hidden_channels) != 2:
+            raise ValueError(f"hidden_channels must be two widths or None, got {self.hidden_channels}")
         if min(self.widths) < 1:
             raise ValueError(f"every channel width must be at least 1, got {self.widths}")
         if self.sparsity_weight < 0:
@@ -77,8 +82,10 @@ class FeatureAutoencoderConfig(PreTrainedConfig):
     @property
     def widths(self) -> list[int]:
         """The four channel widths from the teacher's map to the code."""
-        between = -(-(self.in_channels + self.latent_channels) // 16) * 8
-        return [self.in_channels, between, self.latent_channels, self.latent_channels]
+        between = self.hidden_channels
+        if between is None:
+            between = [-(-(self.in_channels + self.latent_channels) // 16) * 8, self.latent_channels]
+        return [self.in_channels, *between, self.latent_channels]
 
 
 @dataclass

@@ -111,7 +111,7 @@ def test_encoder_strides_refuses_nonsense():
 
 
 def test_save_and_load_are_bit_equal(tmp_path):
-    autoencoder = build(strides=[2, 1, 1], sparsity_weight=0)
+    autoencoder = build(hidden_channels=[10, 9], strides=[2, 1, 1], sparsity_weight=0)
     features = features_of(2, 12, 9, 7) * 1e4
     autoencoder.normalization.measure([features])
     autoencoder(features)  # moves the batch normalization statistics
@@ -121,7 +121,7 @@ def test_save_and_load_are_bit_equal(tmp_path):
     assert saved_state.keys() == state.keys()
     assert all(torch.equal(saved_state[name], state[name]) for name in state)
     assert torch.equal(loaded(features).loss, autoencoder.eval()(features).loss)
-    for name in ("in_channels", "latent_channels", "strides", "sparsity_weight", "widths"):
+    for name in ("in_channels", "hidden_channels", "latent_channels", "strides", "sparsity_weight", "widths"):
         assert getattr(loaded.config, name) == getattr(autoencoder.config, name), name
     assert not loaded.is_frozen and loaded.normalization.std > 9e3
     assert torch.equal(loaded.freeze().encode(features), autoencoder.encode(features))
@@ -144,6 +144,7 @@ def test_weights_missing_from_a_checkpoint_are_initialized(tmp_path):
 def test_widths():
     assert FeatureAutoencoderConfig().widths == [256, 192, 128, 128]
     assert FeatureAutoencoderConfig(in_channels=21, latent_channels=10).widths == [21, 16, 10, 10]
+    assert FeatureAutoencoderConfig(hidden_channels=[64, 32]).widths == [256, 64, 32, 128]
 
 
 @pytest.mark.parametrize(
@@ -151,6 +152,7 @@ def test_widths():
     [
         ({"strides": [2, 2]}, r"strides.*\[2, 2\]"),
         ({"strides": [2, 2, 0]}, "strides"),
+        ({"hidden_channels": [64]}, r"hidden_channels.*\[64\]"),
         ({"latent_channels": 0}, "width"),
         ({"sparsity_weight": -1.0}, "sparsity_weight"),
         ({"in_channels": "256"}, "in_channels"),
