@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from toy import write_folder
 
-from kaseg.data import SegmentationDataset, TrainTransform, get_label_space, load_segmentation_dataset
+from kaseg.data import SegmentationDataset, TrainTransform, load_segmentation_dataset
 from kaseg.data import samples as samples_module
 from kaseg.data.class_presence import check_training_masks, look_at_masks, require_labelled_pixels
 
@@ -95,8 +95,3 @@ def test_data_to_score_need_a_labelled_pixel(tmp_path):
         with pytest.raises(ValueError, match="val: there is no sample that has a mask"):
             require_labelled_pixels(SegmentationDataset(nothing, TrainTransform(8)), 2, "val")
     require_labelled_pixels([{"other": 1}], 2, "val")  # read by a collator of the user's own
-
-
-def test_comments_are_no_classes(tmp_path):
-    _folder(tmp_path / "own", [_mask(0, 1)], ("# background first", "background", "", " # two", "object"))
-    assert get_label_space(tmp_path / "own").names == NAMES

@@ -44,17 +44,12 @@ def test_rgb_from_file_and_bytes(tmp_path):
         tmp_path / "a.png",
         str(tmp_path / "a.png"),
         {"bytes": None, "path": str(tmp_path / "a.png")},
+        {"bytes": None, "path": f"file://{tmp_path}/a.png"},  # of a stream
         encoded,
     ):
         image = read_image(source)
         assert image.mode == "RGB"
         np.testing.assert_array_equal(np.asarray(image), PIXELS)
-
-
-def test_url_of_a_streamed_file(tmp_path):
-    Image.fromarray(PIXELS).save(tmp_path / "a.png")
-    image = read_image({"bytes": None, "path": f"file://{tmp_path}/a.png"})
-    np.testing.assert_array_equal(np.asarray(image), PIXELS)
 
 
 def test_pictures_without_a_known_range_are_refused():
@@ -79,36 +74,32 @@ def test_exif_orientation(orientation):
     np.testing.assert_array_equal(np.asarray(image), upright[orientation])
 
 
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_what_is_upright_is_not_turned_again(format, orientation):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    image = read_image(_encode(Image.fromarray(PIXELS), format=format, exif=exif))
-    assert image.size == (PIXELS.shape[1::-1] if orientation < 5 else PIXELS.shape[:2])
-    assert to_rgb(image).tobytes() == image.tobytes() and to_rgb(image).size == image.size
-
-
-def test_palette_masks_keep_their_indices(tmp_path):
+def test_masks_of_indices_in_every_mode():
     indices = INDICES.copy()
     indices[0] = 255
-    _palette_mask(indices).save(tmp_path / "m.png")
-    np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), indices)
-    assert read_mask(tmp_path / "m.png").dtype == np.uint8
-
-
-def test_gray_bilevel_and_16_bit_masks():
-    np.testing.assert_array_equal(read_mask(_encode(Image.fromarray(INDICES))), INDICES)
     wide = INDICES.astype(np.uint16) * 1000
-    np.testing.assert_array_equal(read_mask(_encode(Image.fromarray(wide))), wide)
     bilevel = Image.fromarray((INDICES > 10).astype(np.uint8) * 255).convert("1")
-    np.testing.assert_array_equal(read_mask(_encode(bilevel)), INDICES > 10)
+    for mask, expected in (
+        (_palette_mask(indices), indices),
+        (Image.fromarray(INDICES), INDICES),
+        (Image.fromarray(wide), wide),
+        (bilevel, INDICES > 10),
+    ):
+        np.testing.assert_array_equal(read_mask(_encode(mask)), expected)
+    assert read_mask(_encode(_palette_mask(indices))).dtype == np.uint8
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
-def test_colored_masks_are_refused(mode):
-    with pytest.raises(ValueError, match=rf"Sample s: the label mask has mode '{mode}'; .*class ind"):
-        read_mask(_encode(Image.fromarray(PIXELS).convert(mode)), "s")
+def test_masks_of_colors_when_asked_for_alone():
+    for mode in ("RGB", "RGBA", "LA"):
+        mask = _encode(Image.fromarray(PIXELS).convert(mode))
+        with pytest.raises(ValueError, match=rf"Sample s: the label mask has mode '{mode}'; .*class ind"):
+            read_mask(mask, "s")
+        if mode != "LA":
+            np.testing.assert_array_equal(read_mask(mask, colors=True), PIXELS)
+    for indices in (_palette_mask(INDICES), Image.fromarray(INDICES)):  # never through the palette
+        message = rf"Sample s: the label mask has mode '{indices.mode}', so it holds class ind"
+        with pytest.raises(ValueError, match=message):
+            read_mask(_encode(indices), "s", colors=True)
 
 
 @pytest.mark.parametrize("read", [read_image, read_mask])
@@ -124,19 +115,6 @@ def test_broken_and_missing_files(read, tmp_path):
         read({"bytes": None, "path": str(tmp_path / "gone.png")}, "17")
     with pytest.raises(ValueError, match="neither bytes nor a path"):
         read({"bytes": None, "path": None}, "17")
-
-
-@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_colored_masks_when_asked_for(mode):
-    np.testing.assert_array_equal(read_mask(_encode(Image.fromarray(PIXELS).convert(mode)), colors=True), PIXELS)
-
-
-def test_palette_masks_are_never_decoded_through_their_palette():
-    for mask in (_palette_mask(INDICES), Image.fromarray(INDICES)):
-        with pytest.raises(
-            ValueError, match=rf"Sample s: the label mask has mode '{mask.mode}', so it holds class ind"
-        ):
-            read_mask(_encode(mask), "s", colors=True)
 
 
 def test_matlab_masks(tmp_path):
@@ -262,7 +240,7 @@ def test_files_of_other_formats_in_a_folder_are_warned_about(tmp_path):
         list(find_images(tmp_path, skip=(tmp_path / "sub").resolve()))
 
 
-def test_a_turned_image_says_why_its_mask_does_not_fit(tmp_path):
+def test_a_turned_image_says_why_its_mask_does_not_fit():
     with pytest.raises(ValueError, match="turned as their EXIF orientation says; so must their masks"):
         check_same_size((6, 9), (9, 6))
     with pytest.raises(ValueError, match="must have the same size.$"):
@@ -270,25 +248,29 @@ def test_a_turned_image_says_why_its_mask_does_not_fit(tmp_path):
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
-@pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("mask_is_turned", [False, True])
-def test_a_turned_image_whose_mask_is_not_is_warned_about_once(monkeypatch, format, orientation, mask_is_turned):
-    monkeypatch.setattr("kaseg.data.image_files._found_turned", [])
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    image, mask = Image.fromarray(PIXELS[:6, :6]), Image.fromarray(INDICES[:6, :6] % 11)  # sizes never differ
-    sample = {
-        "image": {**_encode(image, format=format, exif=exif), "path": "a.jpg"},
-        "label": {**_encode(mask, **({"exif": exif} if mask_is_turned else {})), "path": "a.png"},
-        "id": "a",
-    }
-    with warnings.catch_warnings(record=True) as found:
-        warnings.simplefilter("always")
-        for _ in range(2):
-            DecodeSample(CAMVID)(sample)
-    told = [str(warning.message) for warning in found if "its mask has no orientation" in str(warning.message)]
-    assert len(told) == (orientation > 1 and not mask_is_turned)
-    assert all("Sample a (a.jpg, a.png)" in message for message in told)
+def test_a_turned_image_whose_mask_is_not_is_warned_about_once(monkeypatch, format, mask_is_turned):
+    mask = Image.fromarray(INDICES[:6, :6] % 11)
+    for orientation in range(1, 9):
+        monkeypatch.setattr("kaseg.data.image_files._found_turned", [])
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        sample = {
+            "image": {**_encode(Image.fromarray(PIXELS[:6, :6]), format=format, exif=exif), "path": "a.jpg"},
+            "label": {**_encode(mask, **({"exif": exif} if mask_is_turned else {})), "path": "a.png"},
+            "id": "a",
+        }
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always")
+            for _ in range(2):
+                DecodeSample(CAMVID)(sample)
+        told = [str(warning.message) for warning in found if "its mask has no orientation" in str(warning.message)]
+        assert len(told) == (orientation > 1 and not mask_is_turned), orientation
+        assert all("Sample a (a.jpg, a.png)" in message for message in told)
+        # What is upright is not turned again.
+        image = read_image(_encode(Image.fromarray(PIXELS), format=format, exif=exif))
+        assert image.size == (PIXELS.shape[1::-1] if orientation < 5 else PIXELS.shape[:2])
+        assert to_rgb(image).tobytes() == image.tobytes() and to_rgb(image).size == image.size
 
 
 def _png_of_16_bit_colors(values: np.ndarray) -> bytes:

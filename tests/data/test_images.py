@@ -24,16 +24,13 @@ def test_every_image_below_the_folder_in_order(folder: Path) -> None:
     assert [round(np.asarray(sample["image"]).mean(), -1) for sample in data] == [50, 0, 100]
 
 
-def test_unreadable_images_are_named(folder: Path) -> None:
+def test_what_cannot_be_read_is_named(folder: Path) -> None:
     (folder / "b.png").write_bytes(b"no image")
+    (folder / "more/empty").mkdir()
     data = load_images(folder)
     assert data[0]["id"] == "a.JPG"
     with pytest.raises(ValueError, match="b.png"):
         data[1]
-
-
-@pytest.mark.parametrize("name, message", [("absent", "absent: no such folder"), ("more/empty", "no images in this")])
-def test_nothing_there(folder: Path, name: str, message: str) -> None:
-    (folder / "more/empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=message):
-        load_images(folder / name)
+    for name, message in (("absent", "absent: no such folder"), ("more/empty", "no images in this")):
+        with pytest.raises(FileNotFoundError, match=message):
+            load_images(folder / name)

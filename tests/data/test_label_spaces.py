@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 
@@ -40,17 +42,14 @@ def test_every_value_is_either_mapped_or_refused():
                     map_labels(mask, space, "x")
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
-def test_illegal_labels_name_sample_and_values(dtype):
-    mask = np.array([[0, 21], [21, 77]], dtype=dtype)
-    with pytest.raises(ValueError, match=r"Sample 2007_000032: .*21 \(2 pixels\), 77 \(1 pixels\).*label_map"):
-        map_labels(mask, PASCAL_VOC, "2007_000032")
-
-
-@pytest.mark.parametrize("value", [-1, 65536, 1 << 30])
-def test_values_outside_the_table_are_refused(value):
-    with pytest.raises(ValueError, match=f"Sample far: .*{value}"):
-        map_labels(np.array([[0, value]], dtype=np.int64), PASCAL_VOC, "far")
+def test_illegal_labels_name_sample_and_values():
+    for dtype in (np.uint8, np.uint16, np.int32):
+        mask = np.array([[0, 21], [21, 77]], dtype=dtype)
+        with pytest.raises(ValueError, match=r"Sample 2007_000032: .*21 \(2 pixels\), 77 \(1 pixels\).*label_map"):
+            map_labels(mask, PASCAL_VOC, "2007_000032")
+    for value in (-1, 65536, 1 << 30):  # outside the table
+        with pytest.raises(ValueError, match=f"Sample far: .*{value}"):
+            map_labels(np.array([[0, value]], dtype=np.int64), PASCAL_VOC, "far")
 
 
 @pytest.mark.parametrize(
@@ -72,9 +71,7 @@ def test_impossible_spaces(arguments, message):
 
 def test_read_label_space(tmp_path):
     names = tmp_path / "classes.txt"
-    names.write_text("road\n\ntraffic light \n", encoding="utf-8")
-    assert read_label_space(names).names == ("road", "traffic light")
-    names.write_text("road\ntraffic light\n", encoding="utf-8-sig")  # with a byte-order mark
+    names.write_text("# comment\nroad\n\n # comment\ntraffic light \n", encoding="utf-8")
     assert read_label_space(names).names == ("road", "traffic light")
 
     table = tmp_path / "classes.json"
@@ -100,13 +97,6 @@ def test_file_and_instance_ids_are_named():
     with pytest.raises(ValueError) as caught:
         map_labels(np.array([[0, 99]], np.uint8), PASCAL_VOC, "a")
     assert "instance" not in str(caught.value) and "mask holds 99" in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("color", "expected"), [("#804080", (128, 64, 128)), ((1, 2, 3), (1, 2, 3)), ([0, 0, 255],) * 2]
-)
-def test_parse_color(color, expected):
-    assert parse_color(color) == tuple(expected)
 
 
 @pytest.mark.parametrize("num_labels", [2, 21, 253, 254, 255])
@@ -138,10 +128,12 @@ def test_masks_of_bytes_are_mapped_as_wider_ones_are(num_labels: int, form: str)
         assert messages[0] == messages[1]
 
 
-@pytest.mark.parametrize("color", ["red", "#80408", "#8040801", (1, 2), (1, 2, 256), 7, None])
-def test_what_is_not_a_color(color):
-    with pytest.raises(ValueError, match="is not a color"):
-        parse_color(color)
+def test_parse_color():
+    for color, expected in (("#804080", (128, 64, 128)), ((1, 2, 3), (1, 2, 3)), ([0, 0, 255], (0, 0, 255))):
+        assert parse_color(color) == expected
+    for wrong in ("red", "#80408", "#8040801", (1, 2), (1, 2, 256), 7, None):
+        with pytest.raises(ValueError, match="is not a color"):
+            parse_color(wrong)
 
 
 def test_colors_against_a_dictionary():
@@ -157,9 +149,8 @@ def test_colors_against_a_dictionary():
 @pytest.mark.parametrize("color", [(0, 0, 1), (255, 255, 255), (127, 0, 0)])
 def test_unknown_colors_are_named(color):
     colors = np.array([[(0, 0, 0), color, color]], dtype=np.uint8)
-    red, green, blue = color
-    message = rf"Sample a: the label mask m\.png holds the colors \({red}, {green}, {blue}\) \(2 pixels\), which"
-    with pytest.raises(ValueError, match=message):
+    message = f"Sample a: the label mask m.png holds the colors {color} (2 pixels), which"
+    with pytest.raises(ValueError, match=re.escape(message)):
         map_labels(colors, PASCAL_VOC.with_colors(), "a", "m.png")
 
 

@@ -41,8 +41,10 @@ def test_it_is_a_function_of_the_color_alone(image):
     np.testing.assert_array_equal(before, np.asarray(image))
 
 
-def test_nothing_to_do_is_nothing_done(image):
+def test_nothing_to_do_is_nothing_done_and_gray_stays_gray(image):
     assert all((result == _pixels(image)).all() for result in _results(PhotometricDistortion(**OFF), image))
+    for result in _results(PhotometricDistortion(), Image.new("RGB", (2, 2), (90, 90, 90))):
+        assert (result == result[..., :1]).all()
 
 
 def test_brightness_shifts_levels_in_half_of_the_calls(image):
@@ -118,8 +120,3 @@ def test_hue_stays_within_its_turn():
 def test_impossible_settings(arguments, message):
     with pytest.raises(ValueError, match=message):
         PhotometricDistortion(**arguments)
-
-
-def test_gray_stays_gray():
-    for result in _results(PhotometricDistortion(), Image.new("RGB", (2, 2), (90, 90, 90))):
-        assert (result == result[..., :1]).all()

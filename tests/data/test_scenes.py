@@ -28,20 +28,14 @@ def test_shapes_and_types(fifty):
         assert image.std() > 15, "an image should not be flat"
 
 
-def test_same_arguments_same_scene_whatever_was_drawn_before(fifty):
-    order = [7, 3, 7, 0]
-    for index in order:
-        image, labels = render_scene(0, index)
-        np.testing.assert_array_equal(image, fifty[index][0])
-        np.testing.assert_array_equal(labels, fifty[index][1])
-
-
-def test_global_random_state_is_neither_used_nor_changed(fifty):
+def test_scenes_depend_on_their_arguments_alone(fifty):
     np.random.seed(123)
     random.seed(123)
     before, before_python = np.random.get_state(), random.getstate()
-    image, _ = render_scene(0, 2)
-    np.testing.assert_array_equal(image, fifty[2][0])
+    for index in (7, 3, 7, 0):  # whatever was drawn before
+        image, labels = render_scene(0, index)
+        np.testing.assert_array_equal(image, fifty[index][0])
+        np.testing.assert_array_equal(labels, fifty[index][1])
     after = np.random.get_state()
     assert before[0] == after[0] and (before[1] == after[1]).all() and before[2:] == after[2:]
     assert random.getstate() == before_python
@@ -56,9 +50,9 @@ def test_seed_and_index_both_matter():
             assert (drawn[first][0] != drawn[second][0]).mean() > 0.5, (first, second)
 
 
-@pytest.mark.parametrize(("height", "width"), [(64, 64), (97, 131), (16, 16), (17, 301), (240, 61), (96, 128)])
+@pytest.mark.parametrize(("height", "width"), [(97, 131), (16, 16), (17, 301), (240, 61)])
 def test_any_size(height, width):
-    for index in range(6):
+    for index in range(4):
         image, labels = render_scene(3, index, height, width)
         assert image.shape == (height, width, 3) and labels.shape == (height, width)
         assert set(np.unique(labels)) <= CLASSES | {255}

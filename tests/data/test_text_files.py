@@ -1,4 +1,5 @@
 import codecs
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -32,36 +33,35 @@ def test_others_are_named(tmp_path, content: bytes, said: str) -> None:
         read_label_space(tmp_path / "classes.txt")
 
 
-LISTS = {
-    "id": "{id}",
-    "id and class": "{id} -1",
-    "id and class, aligned": "{id}  1",
-    "paths": "JPEGImages/{id}.jpg SegmentationClass/{id}.png",
-    "a path": "/JPEGImages/{id}.jpg",
-}
-
-
-@pytest.mark.parametrize("line", LISTS)
-@pytest.mark.parametrize("name", ["2007_000001", "my frame a", "frame b"])
-def test_ids_in_lists_may_hold_spaces(tmp_path, line: str, name: str) -> None:
-    if " " in name and line != "id":
-        pytest.skip("a list of several entries a line separates them by spaces")
-    root = tmp_path / "VOC2012"
+def _voc(root: Path, name: str, listed: bytes) -> Path:
+    """VOC2012 of one image, and its list."""
+    root = root / "VOC2012"
     for folder, mode, suffix in (("JPEGImages", "RGB", "jpg"), ("SegmentationClass", "L", "png")):
         (root / folder).mkdir(parents=True)
         Image.new(mode, (8, 8)).save(root / folder / f"{name}.{suffix}")
     (root / "ImageSets/Segmentation").mkdir(parents=True)
-    (root / "ImageSets/Segmentation/train.txt").write_text(LISTS[line].format(id=name) + "\n")
-    data = load_segmentation_dataset("voc2012", split="train", data_dir=root)
-    assert data[0]["id"] == name
+    (root / "ImageSets/Segmentation/train.txt").write_bytes(listed)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("2007_000001", "{id}"),
+        ("my frame a", "{id}"),  # ids may hold spaces, where a line holds nothing else
+        ("frame b", "{id}"),
+        ("2007_000001", "{id} -1"),
+        ("2007_000001", "{id}  1"),
+        ("2007_000001", "JPEGImages/{id}.jpg SegmentationClass/{id}.png"),
+        ("2007_000001", "/JPEGImages/{id}.jpg"),
+    ],
+)
+def test_ids_in_lists(tmp_path, name: str, line: str) -> None:
+    root = _voc(tmp_path, name, line.format(id=name).encode() + b"\n")
+    assert load_segmentation_dataset("voc2012", split="train", data_dir=root)[0]["id"] == name
 
 
 def test_a_list_in_another_encoding_is_named(tmp_path) -> None:
-    root = tmp_path / "VOC2012"
-    (root / "ImageSets/Segmentation").mkdir(parents=True)
-    (root / "JPEGImages").mkdir()
-    (root / "SegmentationClass").mkdir()
-    Image.new("L", (8, 8)).save(root / "SegmentationClass/a.png")
-    (root / "ImageSets/Segmentation/train.txt").write_bytes("Straße\n".encode("latin-1"))
+    root = _voc(tmp_path, "a", "Straße\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"train.txt: line 1 is not in UTF-8"):
         load_segmentation_dataset("voc2012", split="train", data_dir=root)

@@ -83,17 +83,17 @@ GEOMETRIES: list[dict] = [
 ]
 
 
-@pytest.mark.parametrize("crop", [(64, 80), (129, 33), (301, 407)])
 @pytest.mark.parametrize("size", [(33, 57), (97, 131), (240, 321)])
 @pytest.mark.parametrize("settings", GEOMETRIES)
-def test_every_combination_keeps_picture_and_mask_together(settings, size, crop):
+def test_every_combination_keeps_picture_and_mask_together(settings, size):
     image, label = _encoded_sample(*size, block=max(14, min(size) // 6))
-    transform = TrainTransform(crop_size=crop, **settings, **NO_CHANGE)
-    checked = 0
-    for seed in range(4):
-        torch.manual_seed(seed)
-        checked += _agreeing_pixels(transform(image, label))
-    assert checked > 500
+    for crop in ((64, 80), (129, 33), (301, 407)):
+        transform = TrainTransform(crop_size=crop, **settings, **NO_CHANGE)
+        checked = 0
+        for seed in range(2):
+            torch.manual_seed(seed)
+            checked += _agreeing_pixels(transform(image, label))
+        assert checked > 250
 
 
 @pytest.mark.parametrize("size", [(33, 57), (97, 131), (240, 321)])
@@ -174,10 +174,13 @@ def test_mask_borders_agree_with_the_picture_to_half_a_pixel():
         assert undecided.sum() <= 1
 
 
-@pytest.mark.parametrize("mean", [IMAGENET_MEAN, (0.5, 0.5, 0.5)])
-def test_padding_is_the_mean_and_void(mean):
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"image_mean": (0.5, 0.5, 0.5)}, {"brightness": 0.5, "contrast": 0.5}, {"photometric_distortion": True}],
+)
+def test_padding_is_the_mean_and_void(settings):
     image, label = _encoded_sample(30, 50, block=10)
-    transform = TrainTransform(100, (0.5, 1.5), horizontal_flip=0.0, image_mean=mean)
+    transform = TrainTransform(100, (0.5, 1.5), horizontal_flip=0.0, **settings)
     for seed in range(8):
         torch.manual_seed(seed)
         sample = transform(image, label)
@@ -307,15 +310,6 @@ def test_colors_never_change_what_is_cut_out():
         assert len(np.unique(pairs[:, :3], axis=0)) == len(pairs)
         changed += len(pairs) != (pairs[:, :3] == pairs[:, 3:]).all(1).sum()
     assert 15 <= changed <= 20  # 1 in 16 calls does nothing
-
-
-@pytest.mark.parametrize("colors", [{"brightness": 0.5, "contrast": 0.5}, {"photometric_distortion": True}])
-def test_padding_keeps_its_color(colors):
-    image, label = _encoded_sample(20, 30, block=7)
-    for seed in range(4):
-        torch.manual_seed(seed)
-        sample = TrainTransform(64, (1.0, 1.0), **colors)(image, label)
-        assert (sample["pixel_values"][:, sample["labels"] == 255] == 0).all()
 
 
 def test_tiny_pictures():
