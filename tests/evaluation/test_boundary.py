@@ -49,7 +49,7 @@ def naive_scores(pairs: list[tuple[np.ndarray, np.ndarray]], classes: int) -> li
 
 @pytest.mark.parametrize("void", [0.0, 0.3])
 def test_scores_of_a_dataset_against_the_naive_loop(void: float) -> None:
-    shapes = [(20, 31), (33, 12), (80, 60), (1, 7)]
+    shapes = [(20, 31), (33, 12), (8, 90), (1, 7)]
     pairs = [
         (random_regions(shape, 4, seed), random_regions(shape, 4, seed + 50, void)) for seed, shape in enumerate(shapes)
     ]
@@ -63,14 +63,14 @@ def test_scores_of_a_dataset_against_the_naive_loop(void: float) -> None:
     assert sum(map(math.isnan, expected)) == 2
 
 
-@pytest.mark.parametrize("distance", [1, 2, 3, 7, 12, 46])
-def test_one_object_against_repeated_erosion(distance: int) -> None:
+def test_one_object_against_repeated_erosion() -> None:
     """The official recipe: pad by one pixel of background, erode with a 3x3 square as often as the distance says."""
     mask = random_regions((60, 75), 2, seed=3)
-    eroded = ndimage.binary_erosion(np.pad(mask == 1, 1), np.ones((3, 3)), iterations=distance)[1:-1, 1:-1]
     labels = torch.from_numpy(mask)
-    near = near_other_class(labels.to(torch.uint8), torch.zeros_like(labels, dtype=torch.bool), distance)
-    assert np.array_equal(near.numpy() & (mask == 1), (mask == 1) & ~eroded)
+    for distance in (1, 2, 3, 7, 12, 46):
+        eroded = ndimage.binary_erosion(np.pad(mask == 1, 1), np.ones((3, 3)), iterations=distance)[1:-1, 1:-1]
+        near = near_other_class(labels.to(torch.uint8), torch.zeros_like(labels, dtype=torch.bool), distance)
+        assert np.array_equal(near.numpy() & (mask == 1), (mask == 1) & ~eroded), distance
 
 
 def test_distance_is_two_percent_of_the_diagonal() -> None:

@@ -11,7 +11,7 @@ from kaseg.evaluation.cost import gflops, milliseconds, milliseconds_per_image, 
 
 @pytest.mark.parametrize("head", ["student", "deeplabv3plus"])
 def test_shapes_alone_cost_what_a_real_pass_costs(head: str) -> None:
-    model = KASegModel(KASegConfig(backbone="mobilenetv2_035", head=head, num_labels=5)).train()
+    model = KASegModel(KASegConfig(backbone="test_resnet", head=head, num_labels=5)).train()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.eval()(torch.zeros(1, 3, 65, 97))
     assert gflops(model.train(), 65, 97) == counter.get_total_flops() / 1e9
@@ -25,7 +25,7 @@ def test_an_architecture_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(KASegModel, "forward", lambda self, *args: passes.append(self) or forward(self, *args))
 
     def cost(height: int = 33, **fields: object) -> float:
-        return gflops(KASegModel(KASegConfig(**{"backbone": "mobilenetv2_035", "num_labels": 7, **fields})), height, 49)
+        return gflops(KASegModel(KASegConfig(**{"backbone": "test_resnet", "num_labels": 7, **fields})), height, 49)
 
     first = cost()
     assert cost() == first and len(passes) == 1

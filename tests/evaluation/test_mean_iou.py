@@ -66,11 +66,13 @@ def test_all_ways_of_feeding_agree_with_scikit_learn():
     assert names <= set(results[0])
 
 
-def test_stacked_batch():
+def test_stacked_batch_of_which_counts_alone_are_kept():
     predictions, references = make_images(sizes=((9, 9), (9, 9)))
     metric = MeanIoU(4)
     metric.add_batch(predictions=torch.tensor(np.stack(predictions)), references=torch.tensor(np.stack(references)))
     assert len(metric) == 2
+    assert metric.writer is None and metric.data is None and metric.buf_writer is None
+    assert metric._counts.matrix.numel() == 16
     np.testing.assert_allclose(metric.compute()["per_category_iou"], expected_iou(predictions, references))
 
 
@@ -147,19 +149,7 @@ def test_evaluate_combine():
     result = combined.compute()
     assert result["four_mean_iou"] == pytest.approx(expected_iou(predictions, references).mean())
     assert result["six_mean_iou"] == result["four_mean_iou"]
-    assert MeanIoU(4).name == "mean_iou"
-
-
-def test_docstrings_survive_evaluates_rewriting():
     metric = MeanIoU(4)
-    for method in (metric.compute, metric.add, metric.add_batch):
+    assert metric.name == "mean_iou" and "mean_iou" in repr(metric)
+    for method in (metric.compute, metric.add, metric.add_batch):  # evaluate rewrites docstrings
         assert "void" in method.__doc__
-    assert "mean_iou" in repr(metric)
-
-
-def test_keeps_counts_only():
-    metric = MeanIoU(4)
-    predictions, references = make_images(sizes=((64, 64),) * 20)
-    metric.add_batch(predictions=predictions, references=references)
-    assert metric.writer is None and metric.data is None and metric.buf_writer is None
-    assert metric._counts.matrix.numel() == 16

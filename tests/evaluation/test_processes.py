@@ -18,7 +18,7 @@ from kaseg.evaluation.processes import Processes, local_device
 def score(output: str) -> None:
     """One process of an evaluation; the main one writes what all have."""
     torch.manual_seed(0)
-    model = KASegModel(KASegConfig(backbone="mobilenetv2_035", output_stride=32, num_labels=4, head_channels=16))
+    model = KASegModel(KASegConfig(backbone="test_resnet", output_stride=32, num_labels=4, head_channels=16))
     torch.nn.init.normal_(model.classifier.weight, std=1.0)
     rng = np.random.default_rng(0)
     samples: list[dict[str, Any]] = []
@@ -58,22 +58,18 @@ def test_two_processes_count_what_one_does(tmp_path: Path) -> None:
     assert len(set(map(str, one["results"][0]["confusion_matrix"]))) == 4
 
 
-def test_alone() -> None:
-    alone = Processes.join()
-    assert alone == Processes(0, 1) and alone.is_main
-    assert list(alone.share(3)) == [0, 1, 2] and alone.gather("x") == ["x"]
-    assert local_device() is None
-
-
 def test_shares_are_disjoint_and_complete() -> None:
     for total in (0, 1, 5, 6):
         shares = [Processes(rank, 3).share(total) for rank in range(3)]
         assert sorted(index for share in shares for index in share) == list(range(total))
         assert max(map(len, shares)) - min(map(len, shares)) <= 1
-    assert not Processes(1, 2).is_main
+    alone = Processes.join()
+    assert alone == Processes(0, 1) and alone.is_main and not Processes(1, 2).is_main
+    assert list(alone.share(3)) == [0, 1, 2] and alone.gather("x") == ["x"]
 
 
 def test_the_gpu_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert local_device() is None
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_RANK", "3")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)

@@ -29,20 +29,17 @@ def test_neighbors_of_one_size_share_a_batch() -> None:
     assert batches[0][0].pixel_values.shape == (1, 3, 6, 8) and batches[2][0].size == (8, 6)
 
 
-@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("kind", [list, iter])
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
-def test_processes_share_all_samples_and_none_twice(count: int, streaming: bool) -> None:
+def test_processes_share_all_samples_and_none_twice(count: int, kind: Any) -> None:
     data = [sample(str(index)) for index in range(5)]
-    shares = [
-        [
-            s
-            for batch in prepared_batches(iter(data) if streaming else data, KASegImageProcessor(), 2, 0, one)
-            for s in batch
-        ]
-        for one in (Processes(rank, count) for rank in range(count))
+    found = [
+        s
+        for rank in range(count)
+        for batch in prepared_batches(kind(data), KASegImageProcessor(), 2, 0, Processes(rank, count))
+        for s in batch
     ]
-    assert sorted(s.index for share in shares for s in share) == [0, 1, 2, 3, 4]
-    assert all(s.name == str(s.index) for share in shares for s in share)
+    assert sorted(s.index for s in found) == [0, 1, 2, 3, 4] and all(s.name == str(s.index) for s in found)
 
 
 def test_a_process_reads_its_own_samples_only() -> None:

@@ -127,8 +127,7 @@ def test_label_maps_without_an_inverse() -> None:
         raw_values(LabelSpace("cityscapes", ("road",)))
 
 
-@pytest.mark.parametrize("kind", ["images", "masks"])
-@pytest.mark.parametrize("way", ["folder", "link", "selection"])
+@pytest.mark.parametrize("way, kind", [("folder", "images"), ("link", "masks"), ("selection", "masks")])
 def test_files_of_the_dataset_are_not_overwritten(kind: str, way: str, tmp_path: Path) -> None:
     """Masks that a model has predicted would give it a perfect score."""
     data, output = tmp_path / "data", tmp_path / "data/test" / kind
