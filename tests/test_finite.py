@@ -15,16 +15,18 @@ from kaseg.inference import Predictor
 
 def _model() -> KASegModel:
     torch.manual_seed(0)
-    return KASegModel(KASegConfig(backbone="mobilenetv2_035", head_channels=8)).eval()
+    return KASegModel(KASegConfig(backbone="test_resnet", head_channels=8)).eval()
 
 
-@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("where", ["classifier.bias", "encoder.body.bn1.running_var"])
-def test_one_number_is_enough(number: float, where: str) -> None:
+def test_one_number_is_enough() -> None:
     model = _model()
-    require_finite(model, "The model")
-    model.state_dict()[where].view(-1)[0] = number
-    with pytest.raises(NotFiniteError, match=f"The model is not finite: 1 of its.*{where}"):
+    for where in ("classifier.bias", "encoder.body.bn1.running_var"):
+        tensor = model.state_dict()[where]
+        for number in (math.nan, math.inf, -math.inf):
+            tensor.view(-1)[0] = number
+            with pytest.raises(NotFiniteError, match=f"The model is not finite: 1 of its.*{where}"):
+                require_finite(model, "The model")
+        tensor.view(-1)[0] = 1.0
         require_finite(model, "The model")
 
 

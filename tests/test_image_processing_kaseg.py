@@ -126,19 +126,6 @@ def test_different_sizes_need_padding_and_the_error_says_so() -> None:
     assert out["labels"].shape == (2, 13, 21) and out["labels"][0, -1, -1] == -100
 
 
-@pytest.mark.parametrize("where", ["constructor", "call"])
-def test_void_is_no_class(where: str) -> None:
-    options = {"ignore_index": 0}
-    processor = KASegImageProcessor(**options) if where == "constructor" else KASegImageProcessor()
-    with pytest.raises(ValueError, match="void is 255"):
-        processor(make_image(10, 20), np.zeros((10, 20), np.uint8), **({} if where == "constructor" else options))
-
-
-def test_logits_of_one_class_make_no_masks() -> None:
-    with pytest.raises(ValueError, match="two classes"):
-        KASegImageProcessor().post_process_semantic_segmentation(SimpleNamespace(logits=torch.zeros(1, 1, 4, 4)))
-
-
 @pytest.mark.parametrize("channels", [1, 4, 6])
 def test_other_channel_counts_without_rgb_conversion(channels: int) -> None:
     array = np.random.default_rng(0).integers(0, 65536, (12, 17, channels), dtype=np.uint16)
@@ -151,39 +138,46 @@ def test_other_channel_counts_without_rgb_conversion(channels: int) -> None:
         )
 
 
-def test_channels_that_do_not_fit_the_mean_are_named() -> None:
-    with pytest.raises(ValueError, match="image 0 of the batch: .*4 channels.*3 entries"):
-        KASegImageProcessor(do_convert_rgb=False)(Image.new("RGBA", (8, 8)))
-    with pytest.raises(ValueError, match=r"\(12, 17, 7\).*input_data_format"):
-        KASegImageProcessor()(make_image(channels=7))
+def test_one_mean_for_any_number_of_channels() -> None:
     one_number = KASegImageProcessor(do_convert_rgb=False, image_mean=0.5, image_std=0.25)
     values = one_number(Image.new("RGBA", (8, 8), (255, 255, 255, 255)), return_tensors="pt")["pixel_values"]
     assert values.shape == (1, 4, 8, 8) and torch.allclose(values, torch.full_like(values, 2.0))
 
 
+MASK, ONE_CLASS = np.zeros((12, 17), np.uint8), SimpleNamespace(logits=torch.zeros(1, 1, 4, 4))
+SMALL = {"do_pad": True, "pad_size": {"height": 8, "width": 32}}
+
+
 @pytest.mark.parametrize(
-    ("mask", "message"),
+    ("call", "error", "message"),
     [
-        (Image.new("RGB", (17, 12)), "mode 'RGB'.*colors"),
-        (np.zeros((12, 17), np.float32), "must be integers"),
-        (np.zeros((17, 12), np.uint8), "map 0: the image is 17x12 and its label mask 12x17"),
-        (np.zeros((2, 12, 17), np.uint8), "2 segmentation maps were given for 1 images"),
+        (lambda p: p(make_image(), Image.new("RGB", (17, 12))), ValueError, "mode 'RGB'.*colors"),
+        (lambda p: p(make_image(), MASK.astype(np.float32)), ValueError, "must be integers"),
+        (lambda p: p(make_image(), MASK.T), ValueError, "map 0: the image is 17x12 and its label mask 12x17"),
+        (lambda p: p(make_image(), np.stack([MASK] * 2)), ValueError, "2 segmentation maps were given for 1 images"),
+        (lambda p: p([]), ValueError, "no images"),
+        (lambda p: p(np.zeros((0, 5, 3), np.uint8)), ValueError, "empty"),
+        (lambda p: p(None), TypeError, "NoneType"),
+        (lambda p: p(make_image(10, 20), **SMALL), ValueError, "pad_size"),
+        (lambda p: p(make_image(channels=7)), ValueError, r"\(12, 17, 7\).*input_data_format"),
+        (lambda p: p(make_image(), MASK, ignore_index=0), ValueError, "void is 255"),
+        (lambda _: KASegImageProcessor(ignore_index=0)(make_image(), MASK), ValueError, "void is 255"),
+        (lambda p: p.post_process_semantic_segmentation(ONE_CLASS), ValueError, "two classes"),
+        (
+            lambda p: p([Image.new("RGB", (4, 4)), Image.new("F", (4, 4))]),
+            ValueError,
+            "image 1 of the batch.*mode 'F'",
+        ),
+        (
+            lambda _: KASegImageProcessor(do_convert_rgb=False)(Image.new("RGBA", (8, 8))),
+            ValueError,
+            "image 0 of the batch: .*4 channels.*3 entries",
+        ),
     ],
 )
-def test_unusable_masks_are_named(mask: object, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        KASegImageProcessor()(make_image(), mask)
-
-
-def test_wrong_input_is_refused_plainly() -> None:
-    with pytest.raises(ValueError, match="no images"):
-        KASegImageProcessor()([])
-    with pytest.raises(ValueError, match="empty"):
-        KASegImageProcessor()(np.zeros((0, 5, 3), np.uint8))
-    with pytest.raises(TypeError, match="NoneType"):
-        KASegImageProcessor()(None)
-    with pytest.raises(ValueError, match="pad_size"):
-        KASegImageProcessor()(make_image(10, 20), do_pad=True, pad_size={"height": 8, "width": 32})
+def test_what_cannot_be_used_is_named(call: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call(KASegImageProcessor())
 
 
 def test_input_is_left_untouched() -> None:
@@ -215,12 +209,12 @@ def test_post_processing_is_bilinear_then_argmax_and_one_image_at_a_time() -> No
     with pytest.raises(ValueError, match="1 entries for a batch of 2"):
         processor.post_process_semantic_segmentation(outputs, target_sizes=[(4, 4)])
 
-
-def test_half_precision_logits_are_resized_in_float32() -> None:
-    logits = torch.randn(1, 3, 4, 4).to(torch.bfloat16)
-    mask = KASegImageProcessor().post_process_semantic_segmentation(SimpleNamespace(logits=logits), [(31, 33)])[0]
-    full = torch.nn.functional.interpolate(logits.float(), size=(31, 33), mode="bilinear")
-    assert torch.equal(mask, full[0].argmax(0))
+    half = logits.to(torch.bfloat16)  # resized in float32
+    masks = processor.post_process_semantic_segmentation(SimpleNamespace(logits=half), sizes)
+    assert all(
+        torch.equal(mask, resize(half[i : i + 1].float(), size=sizes[i], mode="bilinear")[0].argmax(0))
+        for i, mask in enumerate(masks)
+    )
 
 
 def test_save_and_load_keep_the_options(tmp_path: Path) -> None:
@@ -236,11 +230,6 @@ def test_save_and_load_keep_the_options(tmp_path: Path) -> None:
     assert torch.equal(
         again(image, return_tensors="pt")["pixel_values"], processor(image, return_tensors="pt")["pixel_values"]
     )
-
-
-def test_pil_images_without_a_known_range_are_refused() -> None:
-    with pytest.raises(ValueError, match="image 1 of the batch.*mode 'F'"):
-        KASegImageProcessor()([Image.new("RGB", (4, 4)), Image.new("F", (4, 4))])
 
 
 @pytest.mark.parametrize(
@@ -305,14 +294,9 @@ def test_options_that_are_switched_off_are_refused(option: dict[str, Any], switc
 
 
 @pytest.mark.parametrize("turned", [False, True])
-@pytest.mark.parametrize(
-    ("length", "size"),
-    [(60_000, {"shortest_edge": 256}), (60_000, {"shortest_edge": 256, "longest_edge": 10_000})],
-)
-def test_strips_of_which_resizing_makes_too_much_or_nothing_are_refused(
-    length: int, size: dict[str, int], turned: bool
-) -> None:
-    strip = np.zeros((1, length, 3), np.uint8)
+@pytest.mark.parametrize("size", [{"shortest_edge": 256}, {"shortest_edge": 256, "longest_edge": 10_000}])
+def test_strips_of_which_resizing_makes_too_much_or_nothing_are_refused(size: dict[str, int], turned: bool) -> None:
+    strip = np.zeros((1, 60_000, 3), np.uint8)
     with pytest.raises(ValueError, match=r"cannot be resized to .*'shortest_edge': 256.*Cut it into parts"):
         KASegImageProcessor(do_resize=True, size=size)(strip.swapaxes(0, 1) if turned else strip)
 
