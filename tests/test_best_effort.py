@@ -12,12 +12,9 @@ def test_a_failure_is_a_warning_that_names_what_failed(error: Exception, caplog)
     assert "Failed: the plot" in record.message and record.message.endswith("The scores are in scores.json.")
 
 
-def test_the_user_can_still_end_it() -> None:
+def test_the_user_can_still_end_it_and_notes_say_where_the_result_is() -> None:
     with pytest.raises(KeyboardInterrupt), best_effort("the plot"):
         raise KeyboardInterrupt
-
-
-def test_notes_say_where_the_result_is() -> None:
     with pytest.raises(OSError) as caught, noting("The model is in out."):
         raise OSError("disk full")
     assert caught.value.__notes__ == ["The model is in out."]

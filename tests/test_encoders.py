@@ -21,14 +21,9 @@ TRUNKS = [
 ]
 
 
-@pytest.fixture(params=TRUNKS, ids=lambda trunk: trunk[0])
-def trunk(request: pytest.FixtureRequest) -> tuple[Encoder, int, list[int]]:
-    name, kwargs, multiple, reductions = request.param
-    return Encoder(name, 8, 2, kwargs).eval(), multiple, reductions
-
-
-def test_maps_of_every_trunk_at_any_size(trunk: tuple[Encoder, int, list[int]]) -> None:
-    encoder, multiple, reductions = trunk
+@pytest.mark.parametrize(("name", "kwargs", "multiple", "reductions"), TRUNKS, ids=lambda value: str(value)[:30])
+def test_maps_of_every_trunk_at_any_size(name: str, kwargs: dict, multiple: int, reductions: list[int]) -> None:
+    encoder = Encoder(name, 8, 2, kwargs).eval()
     assert encoder.reductions == reductions
     assert encoder.size_multiple == multiple
     for height, width in ((65, 97), (5, 7)):

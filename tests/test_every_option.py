@@ -3,8 +3,9 @@
 import dataclasses
 import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import datasets
 import numpy as np
@@ -25,7 +26,7 @@ from kaseg import (
     SegmentationConfig,
     SegmentationTrainer,
 )
-from kaseg.data import CAMVID, load_segmentation_dataset
+from kaseg.data import load_segmentation_dataset
 from kaseg.distillation import FeatureAutoencoder, TeacherAdapter, list_taps
 from kaseg.distillation.autoencoder import FeatureAutoencoderConfig
 from kaseg.distillation.teachers.input_sizes import InputSize
@@ -50,8 +51,8 @@ def data() -> datasets.Dataset:
 @pytest.fixture(scope="module")
 def networks() -> tuple[KASegModel, KASegModel, FeatureAutoencoder]:
     """Student, teacher and autoencoder, which no test trains."""
-    code = make_autoencoder(in_channels=16, strides=[2, 2, 1])
-    return make_model(head_channels=16), make_teacher(head_channels=16), code
+    code, small = make_autoencoder(in_channels=16, strides=[2, 2, 1]), {"backbone": "test_resnet", "head_channels": 16}
+    return make_model(**small), make_teacher(**small), code
 
 
 def arguments(kind: type, output_dir: Path, **fields: Any) -> Any:
@@ -255,38 +256,55 @@ def own_kind(name: str) -> type:
     return SegmentationConfig if name in own else KnowledgeAdaptationConfig
 
 
-class TestTrainers:
-    _without: dict[str, Any] = {}
+_without: dict[str, Any] = {}
 
-    @pytest.mark.parametrize("name", CHANGES)
-    def test_something_changes(self, name: str, networks, data, tmp_path, monkeypatch) -> None:
-        monkeypatch.chdir(tmp_path)
-        where, value, base = CHANGES[name]
-        kind = own_kind(name)
-        key = f"{kind.__name__} {where} {base}"
-        if key not in self._without:
-            self._without[key] = getattr(_Lines(trainer(kind, networks, data, tmp_path, base)), where)()
-        changed = getattr(_Lines(trainer(kind, networks, data, tmp_path, {**base, name: value})), where)()
-        assert changed != self._without[key]
 
-    @pytest.mark.parametrize("name", REFUSED)
-    def test_what_changes_nothing_is_refused(self, name: str, networks, data, tmp_path) -> None:
+@pytest.mark.parametrize("name", CHANGES)
+def test_something_changes_in_trainers(name: str, networks, data, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    where, value, base = CHANGES[name]
+    kind = own_kind(name)
+    key = f"{kind.__name__} {where} {base}"
+    if key not in _without:
+        _without[key] = getattr(_Lines(trainer(kind, networks, data, tmp_path, base)), where)()
+    changed = getattr(_Lines(trainer(kind, networks, data, tmp_path, {**base, name: value})), where)()
+    assert changed != _without[key]
+
+
+def test_what_changes_nothing_in_trainers_is_refused(networks, data, tmp_path) -> None:
+    for name, value in REFUSED.items():
         with pytest.raises(ValueError, match=name):
-            trainer(KnowledgeAdaptationConfig, networks, data, tmp_path, {name: REFUSED[name]})
-
-    def test_adams_numbers_are_not_for_sgd(self, tmp_path) -> None:
-        with pytest.raises(ValueError, match="adam_beta1 would change nothing, as the optimizer is SGD"):
-            arguments(SegmentationConfig, tmp_path, adam_beta1=0.5)
-
-    def test_every_field_is_here(self) -> None:
-        fields = {item.name for item in dataclasses.fields(KnowledgeAdaptationConfig) if item.init}
-        listed = CHANGES.keys() | REFUSED.keys() | set(OF_TRANSFORMERS.split()) | SHARDING | OF_SCRIPTS
-        assert not fields - listed, "say in ROWS where it shows, or refuse it"
-        assert not (CHANGES.keys() | REFUSED.keys()) - fields
+            trainer(KnowledgeAdaptationConfig, networks, data, tmp_path, {name: value})
+    with pytest.raises(ValueError, match="adam_beta1 would change nothing, as the optimizer is SGD"):
+        arguments(SegmentationConfig, tmp_path, adam_beta1=0.5)
 
 
-MODEL: dict[str, tuple[Any, dict[str, Any]]] = {
-    "backbone": ("mobilenetv2_050", {}),
+Table: TypeAlias = dict[str, tuple[Any, dict[str, Any]]]
+
+
+def something_changes(table: Table, lines: Callable[..., Any]) -> None:
+    """Every option of a table, beside the others that it names, changes what `lines` makes of options."""
+    without: dict[str, Any] = {}
+    for name, (value, base) in table.items():
+        if repr(base) not in without:
+            without[repr(base)] = lines(**base)
+        assert lines(**{**base, name: value}) != without[repr(base)], name
+
+
+def or_refused(lines: Callable[..., Any]) -> Callable[..., Any]:
+    """The lines, or what is said of options that are refused."""
+
+    def lines_or_words(**options: Any) -> Any:
+        try:
+            return lines(**options)
+        except (ValueError, TypeError, FileNotFoundError) as error:
+            return str(error)
+
+    return lines_or_words
+
+
+MODEL: Table = {
+    "backbone": ("test_convnext", {}),
     "output_stride": (8, {}),
     "num_channels": (4, {}),
     "head": ("mlp", {}),
@@ -295,8 +313,8 @@ MODEL: dict[str, tuple[Any, dict[str, Any]]] = {
     "atrous_rates": ([1, 2, 3], {"head": "deeplabv3plus"}),
     "separable_head": (False, {"head": "deeplabv3plus"}),
     "classifier_dropout_prob": (0.5, {}),
-    "tf_padding": (True, {}),
-    "batch_norm_eps": (0.5, {}),
+    "tf_padding": (True, {"backbone": "mobilenetv2_035"}),
+    "batch_norm_eps": (0.5, {"backbone": "mobilenetv2_035"}),
     "freeze_batch_norm": (True, {}),
     "pad_to_stride": (True, {}),
     "backbone_kwargs": ({"drop_path_rate": 0.2}, {}),
@@ -306,7 +324,7 @@ MODEL: dict[str, tuple[Any, dict[str, Any]]] = {
 
 def model_lines(**fields: Any) -> Any:
     torch.manual_seed(0)
-    small = {"backbone": "mobilenetv2_035", "output_stride": 16, "num_labels": 2, "head_channels": 16}
+    small = {"backbone": "test_resnet", "output_stride": 16, "num_labels": 2, "head_channels": 16}
     model = KASegModel(KASegConfig(**{**small, **fields}))
     frozen = [m.training for m in model.train().modules() if isinstance(m, torch.nn.BatchNorm2d)]
     image = torch.randn(1, model.config.num_channels, 33, 33, generator=torch.Generator().manual_seed(0))
@@ -315,29 +333,17 @@ def model_lines(**fields: Any) -> Any:
     return repr(model), frozen, logits.tolist(), model.config.palette
 
 
-class TestModels:
-    @pytest.mark.parametrize("name", ["output_strid", "in_channels", "heads", "classifier_dropout"])
-    def test_a_misspelled_field_is_refused(self, name: str) -> None:
+def test_something_changes_in_models() -> None:
+    something_changes(MODEL, model_lines)
+    for name in ("output_strid", "in_channels", "heads", "classifier_dropout"):
         with pytest.raises(ValueError, match=f"no field {name!r}. Did you mean"):
             KASegConfig(**{name: 8})
-
-    def test_fields_of_other_tools_are_kept(self) -> None:
-        assert KASegConfig(trained_by="me").trained_by == "me"
-
-    def test_something_changes(self) -> None:
-        without: dict[str, Any] = {}
-        for name, (value, base) in MODEL.items():
-            before = without.setdefault(repr(base), model_lines(**base))
-            assert model_lines(**base, **{name: value}) != before, name
-
-    def test_every_field_is_here(self) -> None:
-        fields = inspect.signature(KASegConfig.__init__).parameters.keys() - {"self", "kwargs"}
-        assert fields - MODEL.keys() == {"semantic_loss_ignore_index"}  # tested with the losses
+    assert KASegConfig(trained_by="me").trained_by == "me"  # fields of other tools are kept
 
 
 RESIZED = {"do_resize": True, "size": {"height": 16, "width": 16}}
 PADDED = {"do_pad": True}
-PROCESSOR: dict[str, tuple[Any, dict[str, Any]]] = {
+PROCESSOR: Table = {
     "do_convert_rgb": (False, {"image_mean": 0.5, "image_std": 0.5}),
     "do_resize": (True, {"do_resize": False, "size": {"height": 16, "width": 16}}),
     "size": ({"height": 8, "width": 8}, RESIZED),
@@ -354,30 +360,20 @@ PROCESSOR: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-class TestProcessor:
-    @pytest.mark.parametrize("name", PROCESSOR)
-    @pytest.mark.parametrize("in_call", [False, True], ids=["constructor", "call"])
-    def test_something_changes(self, name: str, in_call: bool) -> None:
-        value, base = PROCESSOR[name]
-        rng = np.random.default_rng(0)
-        image = Image.fromarray(rng.integers(0, 256, (24, 40), np.uint8))
-        mask = Image.fromarray(rng.integers(0, 2, (24, 40), np.uint8))
+def test_something_changes_in_processors() -> None:
+    rng = np.random.default_rng(0)
+    image, mask = (Image.fromarray(rng.integers(0, high, (24, 40), np.uint8)) for high in (256, 2))
 
-        def lines(made: dict[str, Any], called: dict[str, Any]) -> Any:
-            inputs = KASegImageProcessor(**made)(image, mask, return_tensors="pt", **called)
-            return {key: tensor.tolist() for key, tensor in inputs.items()}
+    def lines(called: dict[str, Any] | None = None, **made: Any) -> Any:
+        inputs = KASegImageProcessor(**made)(image, mask, return_tensors="pt", **(called or {}))
+        return {key: tensor.tolist() for key, tensor in inputs.items()}
 
-        option = {name: value}
-        assert lines({**base, **option}, {}) != lines(base, {})
-        if in_call:
-            assert lines(base, option) == lines({**base, **option}, {})
-
-    def test_every_option_is_here(self) -> None:
-        documented = re.findall(r"^        (\w+) \(`", KASegImageProcessor.__doc__ or "", re.MULTILINE)
-        assert set(documented) <= PROCESSOR.keys() | {"do_reduce_labels"}
+    something_changes(PROCESSOR, lines)
+    for name, (value, base) in PROCESSOR.items():  # or as an option of a call
+        assert lines({name: value}, **base) == lines(**{**base, name: value}), name
 
 
-ADAPTER: dict[str, tuple[Any, dict[str, Any]]] = {
+ADAPTER: Table = {
     "tap": ("encoder", {}),
     "num_labels": (5, {}),
     "image_mean": ([0.1, 0.1, 0.1], {"image_std": [1.0, 1.0, 1.0]}),
@@ -395,35 +391,20 @@ ADAPTER: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-class TestTeachers:
-    @pytest.mark.parametrize("name", ADAPTER)
-    def test_something_changes_or_it_is_refused(self, name: str, networks) -> None:
-        value, base = ADAPTER[name]
+def test_something_changes_in_teachers(networks) -> None:
+    def lines(**options: Any) -> Any:
+        adapter = TeacherAdapter(networks[1], **options)
+        output = adapter(torch.randn(1, 3, 33, 33, generator=torch.Generator().manual_seed(0)))
+        known = None if adapter.known_classes is None else adapter.known_classes.tolist()
+        return output.features.tolist(), output.logits.tolist(), adapter.class_names, known
 
-        def lines(**options: Any) -> Any:
-            try:
-                adapter = TeacherAdapter(networks[1], **options)
-                output = adapter(torch.randn(1, 3, 33, 33, generator=torch.Generator().manual_seed(0)))
-            except (ValueError, TypeError) as error:
-                return str(error)
-            known = None if adapter.known_classes is None else adapter.known_classes.tolist()
-            return output.features.tolist(), output.logits.tolist(), adapter.class_names, known
-
-        assert lines(**base, **{name: value}) != lines(**base)
-
-    def test_a_label_map_alone_would_change_nothing(self, networks) -> None:
-        with pytest.raises(ValueError, match="label_map.*student_labels"):
-            TeacherAdapter(networks[1], label_map=SWAPPED)
-
-    def test_every_option_is_here(self) -> None:
-        options = inspect.signature(TeacherAdapter.__init__).parameters.keys() - {"self", "model"}
-        assert options == ADAPTER.keys()
-
-    def test_the_tap_is_one(self, networks) -> None:
-        assert "encoder" in list_taps(networks[1])
+    assert "encoder" in list_taps(networks[1])
+    something_changes(ADAPTER, or_refused(lines))
+    with pytest.raises(ValueError, match="label_map.*student_labels"):  # which alone would change nothing
+        TeacherAdapter(networks[1], label_map=SWAPPED)
 
 
-PROTOCOL: dict[str, tuple[Any, dict[str, Any]]] = {
+PROTOCOL: Table = {
     "mode": ("slide", {}),
     "crop_size": (16, {"mode": "slide", "overlap": 4}),
     "overlap": (12, {"mode": "slide", "crop_size": 16}),
@@ -432,31 +413,21 @@ PROTOCOL: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-class TestProtocols:
-    @pytest.mark.parametrize("name", PROTOCOL)
-    def test_something_changes_or_it_is_refused(self, name: str, networks) -> None:
-        value, base = PROTOCOL[name]
-        images = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+def test_something_changes_in_protocols(networks) -> None:
+    images = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
 
-        def lines(**options: Any) -> Any:
-            try:
-                protocol = InferenceProtocol(**options)
-            except ValueError as error:
-                return str(error), ""
-            sizes: list[int] = []
-            handle = networks[0].register_forward_pre_hook(
-                lambda module, args, kwargs: sizes.append(str([a.sum().item() for a in (*args, *kwargs.values())])),
-                with_kwargs=True,
-            )
-            list(predict_masks(networks[0].eval(), images, [(48, 48)] * 2, protocol))
-            handle.remove()
-            return protocol.describe(), sizes
+    def seen(**options: Any) -> list[str]:
+        protocol, sums = InferenceProtocol(**options), []
+        handle = networks[0].register_forward_pre_hook(
+            lambda module, args, kwargs: sums.append(str([a.sum().item() for a in (*args, *kwargs.values())])),
+            with_kwargs=True,
+        )
+        list(predict_masks(networks[0].eval(), images, [(48, 48)] * 2, protocol))
+        handle.remove()
+        return sums
 
-        (words, seen), (words_before, seen_before) = lines(**base, **{name: value}), lines(**base)
-        assert words != words_before and seen != seen_before
-
-    def test_every_field_is_here(self) -> None:
-        assert {item.name for item in dataclasses.fields(InferenceProtocol)} == PROTOCOL.keys()
+    something_changes(PROTOCOL, or_refused(lambda **options: InferenceProtocol(**options).describe()))
+    something_changes(PROTOCOL, or_refused(seen))
 
 
 @pytest.fixture(scope="module")
@@ -474,44 +445,46 @@ def folder(tmp_path_factory) -> Path:
     return root
 
 
-LOADING: dict[str, Any] = {
-    "split": "validation",
-    "data_dir": "nowhere",
-    "streaming": True,
-    "image_column": "img",
-    "label_column": "mask",
-    "label_space": CAMVID,
-    "revision": "v1",
-    "config_name": "small",
-    "image_folder": "photos",
-    "label_folder": "labels",
-    "on_error": "skip",
-    "skipped": [],
-    "num_proc": 2,
-    "scene_options": 3,
+LOADING: Table = {
+    "split": ("validation", {}),
+    "data_dir": ("nowhere", {}),
+    "streaming": (True, {}),
+    "image_column": ("img", {}),
+    "label_column": ("mask", {}),
+    "label_space": (None, {}),  # a file of the folder
+    "revision": ("v1", {}),
+    "config_name": ("small", {}),
+    "image_folder": ("photos", {}),
+    "label_folder": ("labels", {}),
+    "on_error": ("skip", {}),
+    "skipped": ([], {}),
+    "num_proc": (2, {}),
+    "num_scenes": (3, {}),  # one of scene_options
 }
 
 
-class TestLoading:
-    @pytest.mark.parametrize("name", LOADING)
-    def test_something_changes_or_it_is_refused(self, name: str, folder: Path) -> None:
-        option = {"num_scenes": 3} if name == "scene_options" else {name: LOADING[name]}
+def test_something_changes_in_loading(folder: Path) -> None:
+    def lines(**options: Any) -> Any:
+        loaded = load_segmentation_dataset(folder, **{"split": "train", **options})
+        if isinstance(loaded, datasets.IterableDataset):
+            return "a stream"
+        pixels = loaded[0]["image"].getpixel((0, 0)), loaded[0]["label"].getpixel((0, 0))
+        return len(loaded), pixels, str(loaded.info.features)
 
-        def lines(**options: Any) -> Any:
-            try:
-                loaded = load_segmentation_dataset(folder, **{"split": "train", **options})
-                if isinstance(loaded, datasets.IterableDataset):
-                    return "a stream"
-                sample = loaded[0]
-            except (ValueError, TypeError, FileNotFoundError) as error:
-                return str(error)
-            pixels = sample["image"].getpixel((0, 0)), sample["label"].getpixel((0, 0))
-            return len(loaded), pixels, str(loaded.info.features)
+    something_changes({**LOADING, "label_space": (folder / "others.json", {})}, or_refused(lines))
 
-        if name == "label_space":
-            option = {name: folder / "others.json"}
-        assert lines(**option) != lines()
 
-    def test_every_option_is_here(self) -> None:
-        options = inspect.signature(load_segmentation_dataset).parameters.keys() - {"name"}
-        assert options == LOADING.keys()
+def test_every_option_is_here() -> None:
+    fields = {item.name for item in dataclasses.fields(KnowledgeAdaptationConfig) if item.init}
+    listed = CHANGES.keys() | REFUSED.keys() | set(OF_TRANSFORMERS.split()) | SHARDING | OF_SCRIPTS
+    assert not fields - listed, "say in ROWS where it shows, or refuse it"
+    assert not (CHANGES.keys() | REFUSED.keys()) - fields
+    of_models = inspect.signature(KASegConfig.__init__).parameters.keys() - {"self", "kwargs"}
+    assert of_models - MODEL.keys() == {"semantic_loss_ignore_index"}  # tested with the losses
+    documented = re.findall(r"^        (\w+) \(`", KASegImageProcessor.__doc__ or "", re.MULTILINE)
+    assert set(documented) <= PROCESSOR.keys() | {"do_reduce_labels"}
+    of_teachers = inspect.signature(TeacherAdapter.__init__).parameters.keys() - {"self", "model"}
+    assert of_teachers == ADAPTER.keys()
+    assert {item.name for item in dataclasses.fields(InferenceProtocol)} == PROTOCOL.keys()
+    of_loading = inspect.signature(load_segmentation_dataset).parameters.keys() - {"name", "scene_options"}
+    assert of_loading == LOADING.keys() - {"num_scenes"}

@@ -13,8 +13,7 @@ import timm
 import torch
 from PIL import Image
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
-from toy import vary_batch_norm
+from toy import states_equal, vary_batch_norm
 from transformers import (
     AutoImageProcessor,
     AutoModelForSemanticSegmentation,
@@ -49,6 +48,7 @@ MODERN = [
         "backbone_kwargs": {"depths": (1, 1, 1, 1), "dims": (16, 24, 32, 48)},
     },
 ]
+MOBILENET = {"backbone": "mobilenetv2_035"}
 SWIN = {"embed_dim": 16, "depths": (2, 1, 1, 1), "num_heads": (1, 2, 4, 8)}
 ARCHITECTURES = [
     {"backbone": "mobilenetv2_035", "output_stride": 32},
@@ -83,7 +83,7 @@ def _name(architecture: dict) -> str:
 def _small(**kwargs) -> KASegModel:
     if "id2label" not in kwargs:
         kwargs.setdefault("num_labels", 5)
-    kwargs = {"backbone": "mobilenetv2_035", "output_stride": 32, **kwargs}
+    kwargs = {"backbone": "test_resnet", "output_stride": 32, **kwargs}
     return KASegModel(KASegConfig(**kwargs))
 
 
@@ -105,47 +105,21 @@ def model(request: pytest.FixtureRequest) -> KASegModel:
     return copy.deepcopy(_built(ARCHITECTURES.index(request.param)))
 
 
-@pytest.fixture(params=TRACED, ids=_name)
-def traced_model(request: pytest.FixtureRequest) -> KASegModel:
-    return copy.deepcopy(_built(ARCHITECTURES.index(request.param))).eval()
-
-
 class TestEveryArchitecture:
-    @pytest.mark.parametrize("height, width", [(65, 97), (64, 1), (5, 7)])
-    def test_any_size_and_a_batch_of_one(self, model: KASegModel, height: int, width: int) -> None:
+    def test_any_size_and_saved_and_fused(self, model: KASegModel, tmp_path: Path) -> None:
         model.eval()
+        stride, image = model.feature_stride, torch.randn(1, 3, 65, 97)
         with torch.no_grad():
-            logits = model(torch.randn(1, 3, height, width)).logits
-        stride = model.feature_stride
-        assert logits.shape == (1, 5, -(-height // stride), -(-width // stride))
-        assert torch.isfinite(logits).all()
-
-    def test_save_load_is_bit_equal(self, model: KASegModel, tmp_path) -> None:
-        model.eval()
-        image = torch.randn(1, 3, 65, 97)
-        model.save_pretrained(tmp_path)
-        loaded = KASegModel.from_pretrained(tmp_path)
-        assert not loaded.training
-        before, after = model.state_dict(), loaded.state_dict()
-        assert before.keys() == after.keys()
-        assert all(torch.equal(before[name], after[name]) for name in before)
-        with torch.no_grad():
+            for seen in (torch.randn(1, 3, 64, 1), torch.randn(1, 3, 5, 7), image):
+                before = model(seen, output_hidden_states=True)
+                assert before.logits.shape == (1, 5, -(-seen.shape[2] // stride), -(-seen.shape[3] // stride))
+                assert torch.isfinite(before.logits).all()
+            model.save_pretrained(tmp_path)
+            loaded = KASegModel.from_pretrained(tmp_path)
+            assert not loaded.training and states_equal(model.state_dict(), loaded.state_dict())
             # Not bit for bit: convolutions pick their kernels by how the weights lie in memory.
-            before = model(image).logits
-            scale = max(1.0, float(before.abs().max()))
-            torch.testing.assert_close(loaded(image).logits, before, rtol=1e-5, atol=1e-5 * scale)
-
-    def test_gradients_reach_every_parameter(self, model: KASegModel) -> None:
-        model.train()
-        loss = model(torch.randn(2, 3, 65, 65), labels=torch.randint(0, 5, (2, 65, 65))).loss
-        loss.backward()
-        without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-        assert without == []
-
-    def test_fusing_keeps_every_output(self, model: KASegModel) -> None:
-        image = torch.randn(1, 3, 65, 97)
-        with torch.no_grad():
-            before = model.eval()(image, output_hidden_states=True)
+            scale = max(1.0, float(before.logits.abs().max()))
+            torch.testing.assert_close(loaded(image).logits, before.logits, rtol=1e-5, atol=1e-5 * scale)
             assert model.fuse() is model
             after = model(image, output_hidden_states=True)
         for was, now in zip((before.logits, *before.hidden_states), (after.logits, *after.hidden_states), strict=True):
@@ -154,8 +128,16 @@ class TestEveryArchitecture:
         left = [name for name, module in model.named_modules() if isinstance(module, torch.nn.BatchNorm2d)]
         assert set(left) <= {"merge.merge.norm", "head.fuse.norm"}
 
+    def test_gradients_reach_every_parameter(self, model: KASegModel) -> None:
+        model.train()
+        loss = model(torch.randn(2, 3, 65, 65), labels=torch.randint(0, 5, (2, 65, 65))).loss
+        loss.backward()
+        assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
     @pytest.mark.slow
-    def test_compiles_without_a_graph_break(self, traced_model: KASegModel) -> None:
+    @pytest.mark.parametrize("architecture", TRACED[1:], ids=_name)  # the student's head is on two further trunks
+    def test_compiles_without_a_graph_break(self, architecture: dict) -> None:
+        traced_model = copy.deepcopy(_built(ARCHITECTURES.index(architecture))).eval()
         image = torch.randn(1, 3, 65, 97)
         compiled = torch.compile(traced_model, backend="eager", fullgraph=True)
         with torch.no_grad():
@@ -195,15 +177,6 @@ class TestFuse:
         assert model.num_parameters() < 0.95 * parameters
 
 
-@pytest.mark.parametrize("stride, gflops", [(32, 3.23), (16, 5.50), (8, 17.70), (4, 67.03)])
-def test_the_student_costs_what_the_papers_does(stride: int, gflops: float) -> None:
-    with torch.device("meta"):
-        model = KASegModel(KASegConfig(output_stride=stride, num_labels=21)).eval()
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(torch.randn(1, 3, 513, 513))
-    assert counter.get_total_flops() / 1e9 == pytest.approx(gflops, rel=0.01)
-
-
 class TestForward:
     def test_loss_is_cross_entropy_at_label_size_without_void(self) -> None:
         model = _small().eval()
@@ -212,23 +185,16 @@ class TestForward:
         outputs = model(images, labels=labels)
         logits = F.interpolate(outputs.logits, size=(64, 96), mode="bilinear", align_corners=False)
         assert outputs.loss.item() == pytest.approx(F.cross_entropy(logits, labels, ignore_index=255).item(), rel=1e-6)
-
-    def test_all_void_gives_zero_not_nan(self) -> None:
-        model = _small()
-        loss = model(torch.randn(2, 3, 64, 64), labels=torch.full((2, 64, 64), 255)).loss
+        (as_tuple,) = model(images, return_dict=False)
+        assert torch.equal(as_tuple, outputs.logits)
+        loss = model.train()(images, labels=torch.full_like(labels, 255)).loss
         loss.backward()
-        assert loss.item() == 0.0
+        assert loss.item() == 0.0, "all void"
         assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
-
-    def test_tuple_output(self) -> None:
-        model = _small().eval()
-        image = torch.randn(1, 3, 64, 64)
-        (logits,) = model(image, return_dict=False)
-        assert torch.equal(logits, model(image).logits)
 
     @pytest.mark.parametrize("head", HEADS)
     def test_other_numbers_of_channels_and_classes(self, head: str) -> None:
-        model = _small(backbone="test_resnet", head=head, num_channels=4, head_channels=24, num_labels=2).eval()
+        model = _small(head=head, num_channels=4, head_channels=24, num_labels=2).eval()
         outputs = model(torch.randn(1, 4, 64, 64), output_hidden_states=True)
         assert len(outputs.hidden_states) == len(model.encoder.channels) + 1
         side = 64 // model.feature_stride
@@ -273,7 +239,6 @@ def test_another_architecture_than_the_checkpoints_is_refused_or_asked_for(throu
     assert not info["missing_keys"]
 
 
-@pytest.mark.parametrize("through", [KASegModel, AutoModelForSemanticSegmentation])
 @pytest.mark.parametrize(
     ("own", "asked", "refused"),
     [
@@ -281,18 +246,19 @@ def test_another_architecture_than_the_checkpoints_is_refused_or_asked_for(throu
         ({"batch_norm_eps": 1e-3}, {"backbone": "test_vit"}, "batch_norm_eps"),
         ({"tf_padding": True, "batch_norm_eps": 1e-3}, {"backbone": "test_convnext"}, "batch_norm_eps, tf_padding"),
         ({"backbone_kwargs": {"bn_momentum": 0.1}}, {"backbone": "test_resnet"}, "backbone_kwargs['bn_momentum']"),
-        ({"backbone": "test_resnet"}, {"tf_padding": True}, "tf_padding"),
-        ({"backbone": "test_resnet"}, {"batch_norm_eps": 1e-3}, "batch_norm_eps"),
+        ({}, {"tf_padding": True}, "tf_padding"),
+        ({}, {"batch_norm_eps": 1e-3}, "batch_norm_eps"),
         ({}, {"backbone_kwargs": {"foo": 1}}, "backbone_kwargs['foo']"),
     ],
     ids=str,
-)  # fmt: skip
-def test_fields_that_another_encoder_does_not_take_are_named(through, own, asked, refused, tmp_path: Path) -> None:
+)
+def test_fields_that_another_encoder_does_not_take_are_named(own: dict, asked: dict, refused: str, tmp_path) -> None:
     """Also those that were not asked for, but are the checkpoint's own."""
-    _small(**own).save_pretrained(tmp_path)
-    for more in ({}, {"ignore_mismatched_sizes": True}):
+    _small(**(MOBILENET if own else {}), **own).save_pretrained(tmp_path)
+    more = {"ignore_mismatched_sizes": True}
+    for load in (KASegModel.from_pretrained, partial(AutoModelForSemanticSegmentation.from_pretrained, **more)):
         with pytest.raises(ValueError, match="cannot be loaded as it was asked for") as caught:
-            through.from_pretrained(tmp_path, **asked, **more)
+            load(tmp_path, **asked)
         field, value = next(iter(asked.items()))
         assert f"({field}={value!r}; its own is " in str(caught.value)
         assert f"Leave out of its KASegConfig: {refused};" in str(caught.value)
@@ -313,32 +279,37 @@ class TestPadToStride:
         "architecture",
         [
             {"output_stride": 16},
-            {"output_stride": 16, "tf_padding": True},
+            {**MOBILENET, "output_stride": 16, "tf_padding": True},
             {"output_stride": 8, "head": "deeplabv3plus"},
             {"backbone": "test_mambaout", "output_stride": 16},
         ],
         ids=lambda a: "-".join(str(v) for v in a.values()),
     )
-    @pytest.mark.parametrize("size", [(65, 100), (90, 33), (7, 250)])
-    def test_it_is_the_padded_image_resampled(self, architecture: dict, size: tuple[int, int]) -> None:
+    def test_it_is_the_padded_image_resampled(self, architecture: dict) -> None:
         model = _small(head_channels=16, **architecture).eval()
         multiple = max(*model.encoder.reductions, architecture["output_stride"])
-        image = torch.randn(2, 3, *size)
-        padded = torch.zeros(2, 3, *(math.ceil(side / multiple) * multiple for side in size))
-        padded[..., : size[0], : size[1]] = image
-        with torch.no_grad():
-            plain, whole = (model(x, output_hidden_states=True) for x in (image, padded))
-            model.config.pad_to_stride = True
-            outputs = model(image, output_hidden_states=True)
         strides = (*model.encoder.reductions, model.feature_stride, model.feature_stride)
-        found, unpadded, of_padded = ((*o.hidden_states, o.logits) for o in (outputs, plain, whole))
-        assert len(found) == len(strides)
-        for own, before, other, stride in zip(found, unpadded, of_padded, strides, strict=True):
-            expected = other.double().numpy()
-            for axis, length in zip((2, 3), size, strict=True):
-                expected = _resampled(expected, axis, length, stride)
-            assert own.shape == before.shape
-            torch.testing.assert_close(own.double(), torch.from_numpy(expected), rtol=1e-4, atol=1e-4)
+        for size in ((65, 100), (90, 33), (7, 250)):
+            image = torch.randn(2, 3, *size)
+            padded = torch.zeros(2, 3, *(math.ceil(side / multiple) * multiple for side in size))
+            padded[..., : size[0], : size[1]] = image
+            with torch.no_grad():
+                model.config.pad_to_stride = False
+                plain, whole = (model(x, output_hidden_states=True) for x in (image, padded))
+                model.config.pad_to_stride = True
+                outputs = model(image, output_hidden_states=True)
+            found, unpadded, of_padded = ((*o.hidden_states, o.logits) for o in (outputs, plain, whole))
+            assert len(found) == len(strides)
+            for own, before, other, stride in zip(found, unpadded, of_padded, strides, strict=True):
+                expected = other.double().numpy()
+                for axis, length in zip((2, 3), size, strict=True):
+                    expected = _resampled(expected, axis, length, stride)
+                assert own.shape == before.shape
+                torch.testing.assert_close(own.double(), torch.from_numpy(expected), rtol=1e-4, atol=1e-4)
+        with torch.no_grad():
+            fitting = model(padded).logits
+            model.config.pad_to_stride = False
+            assert torch.equal(model(padded).logits, fitting), "an image that needs no padding"
 
     def test_resizing_puts_it_where_it_is(self) -> None:
         """A map of its own pixel coordinates, stretched over the image, says where each pixel is."""
@@ -355,68 +326,46 @@ class TestPadToStride:
 
         assert error(places) > 6 and error(align_to_image(places, size, stride)) < 0.5
 
-    def test_other_images_are_not_touched(self) -> None:
-        model = _small(output_stride=16).eval()
-        image = torch.randn(1, 3, 48, 64)
-        with torch.no_grad():
-            before = model(image).logits
-            model.config.pad_to_stride = True
-            assert torch.equal(model(image).logits, before)
-
-    @pytest.mark.parametrize("autocast", [False, True])
-    def test_gradients_reach_every_parameter(self, autocast: bool) -> None:
+    def test_gradients_reach_every_parameter_and_types_are_kept(self) -> None:
         model = _small(output_stride=16, pad_to_stride=True).train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            outputs = model(torch.randn(2, 3, 50, 70), labels=torch.randint(0, 5, (2, 50, 70)))
-        assert outputs.logits.dtype == (torch.bfloat16 if autocast else torch.float32)
-        outputs.loss.backward()
-        assert all(parameter.grad is not None for parameter in model.parameters())
+        for autocast, dtype in ((False, torch.float32), (True, torch.bfloat16)):
+            model.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                outputs = model(torch.randn(2, 3, 50, 70), labels=torch.randint(0, 5, (2, 50, 70)))
+            assert outputs.logits.dtype == dtype
+            outputs.loss.backward()
+            assert all(parameter.grad is not None for parameter in model.parameters())
+        for dtype in (torch.float64, torch.bfloat16):
+            with torch.no_grad():
+                assert model.eval().to(dtype)(torch.randn(1, 3, 50, 70, dtype=dtype)).logits.dtype == dtype
 
-    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-    def test_types_are_kept(self, dtype: torch.dtype) -> None:
-        model = _small(output_stride=16, pad_to_stride=True).eval().to(dtype)
-        with torch.no_grad():
-            assert model(torch.randn(1, 3, 50, 70, dtype=dtype)).logits.dtype == dtype
 
-
-class TestFrozenBatchNorm:
-    def test_statistics_and_weights_stay(self) -> None:
-        model = _small(freeze_batch_norm=True).train()
-        norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-        before = [(m.running_mean.clone(), m.weight.clone()) for m in norms]
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        # A single image is fine when no statistics are taken.
-        model(torch.randn(1, 3, 64, 64), labels=torch.randint(0, 5, (1, 64, 64))).loss.backward()
-        optimizer.step()
-        assert all(
-            torch.equal(m.running_mean, mean) and torch.equal(m.weight, weight)
-            for m, (mean, weight) in zip(norms, before, strict=True)
-        )
-        assert model.training and model.classifier.weight.grad.any()
+def test_frozen_statistics_and_weights_stay() -> None:
+    model = _small(freeze_batch_norm=True).train()
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    before = [(m.running_mean.clone(), m.weight.clone()) for m in norms]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    # A single image is fine when no statistics are taken.
+    model(torch.randn(1, 3, 64, 64), labels=torch.randint(0, 5, (1, 64, 64))).loss.backward()
+    optimizer.step()
+    for norm, (mean, weight) in zip(norms, before, strict=True):
+        assert torch.equal(norm.running_mean, mean) and torch.equal(norm.weight, weight)
+    assert model.training and model.classifier.weight.grad.any()
 
 
 class TestPretrainedEncoder:
     def test_weights_from_a_file_are_timms_own(self, tmp_path) -> None:
-        source = timm.create_model("mobilenetv2_035", pretrained=False)
-        for module in source.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.running_mean.fill_(0.25)
+        source = vary_batch_norm(timm.create_model("test_resnet", pretrained=False))
         timm.models.save_for_hf(source, str(tmp_path), safe_serialization=True)
-        model = KASegModel(
-            KASegConfig(backbone="mobilenetv2_035", output_stride=16, num_labels=3),
-            backbone_weights=tmp_path / "model.safetensors",
-        )
+        config = KASegConfig(backbone="test_resnet", output_stride=16, num_labels=3)
+        model = KASegModel(config, backbone_weights=tmp_path / "model.safetensors")
         body = model.encoder.body.state_dict()
         assert body.keys() <= source.state_dict().keys()
         assert all(torch.equal(body[name], source.state_dict()[name]) for name in body)
 
     def test_loading_a_checkpoint_never_asks_for_them(self, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-        KASegModel(KASegConfig(backbone="mobilenetv2_035")).save_pretrained(tmp_path)
-
-        def refuse(self, *args) -> None:
-            raise AssertionError("from_pretrained asked for encoder weights")
-
-        monkeypatch.setattr("kaseg.encoders.Encoder.load_pretrained", refuse)
+        _small().save_pretrained(tmp_path)
+        monkeypatch.setattr("kaseg.encoders.Encoder.load_pretrained", None)  # calling it would fail
         KASegModel.from_pretrained(tmp_path)
 
     def test_real_imagenet_weights(self, imagenet_weights) -> None:
@@ -457,13 +406,12 @@ class TestConfig:
         "field, value", [("num_labels", 1), ("id2label", {0: "sky", 2: "road"}), ("semantic_loss_ignore_index", 0)]
     )
     def test_what_is_set_later_is_looked_at_too(self, field: str, value, tmp_path) -> None:
-        KASegConfig().save_pretrained(tmp_path)
-        with pytest.raises(ValueError, match="class|ids 0, 2|void is 255"):
-            KASegConfig.from_pretrained(tmp_path, **{field: value})
         config = KASegConfig()
+        config.save_pretrained(tmp_path)
         setattr(config, field, value)
-        with pytest.raises(ValueError, match="class|ids 0, 2|void is 255"):
-            KASegModel(config)
+        for use in (partial(KASegModel, config), partial(KASegConfig.from_pretrained, tmp_path, **{field: value})):
+            with pytest.raises(ValueError, match="class|ids 0, 2|void is 255"):
+                use()
 
     def test_classes_come_in_the_order_of_their_ids(self) -> None:
         config = KASegConfig(id2label={"1": "road", "0": "sky"})
@@ -488,9 +436,8 @@ class TestConfig:
 
 
 class TestTransformersImport:
-    @pytest.mark.parametrize("tf_padding", [True, False])
-    @pytest.mark.parametrize("stride", [8, 16, 32])
-    def test_random_network_gives_the_same_logits(self, tf_padding: bool, stride: int) -> None:
+    @pytest.mark.parametrize("stride, tf_padding", [(8, True), (16, False), (32, True)])
+    def test_random_network_gives_the_same_logits(self, stride: int, tf_padding: bool) -> None:
         fields = {"depth_multiplier": 0.5, "finegrained_output": False, "classifier_dropout_prob": 0.3, "num_labels": 7}
         config = MobileNetV2Config(output_stride=stride, tf_padding=tf_padding, **fields)
         source = _varied(MobileNetV2ForSemanticSegmentation(config)).eval()
@@ -508,7 +455,7 @@ class TestTransformersImport:
         model = KASegModel.from_transformers(source)
         assert model.config.id2label == source.config.id2label
         own = KASegImageProcessor(image_mean=processor.image_mean, image_std=processor.image_std)
-        names = (voc / "VOC2012/ImageSets/Segmentation/val.txt").read_text().split()[::4]
+        names = (voc / "VOC2012/ImageSets/Segmentation/val.txt").read_text().split()[::16]
         same = pixels = 0
         for name in names:
             image = Image.open(voc / f"VOC2012/JPEGImages/{name}.jpg")
@@ -521,7 +468,7 @@ class TestTransformersImport:
             theirs = processor.post_process_semantic_segmentation(expected, size)[0]
             same += int((ours == theirs).sum())
             pixels += theirs.numel()
-        assert len(names) == 8
+        assert len(names) == 2
         assert same >= 0.999 * pixels
 
 
@@ -529,9 +476,9 @@ class TestTransformersExport:
     @pytest.mark.parametrize(
         "fields",
         [
-            {"output_stride": 4, "tf_padding": True},
-            {"output_stride": 8},
-            {"output_stride": 16, "tf_padding": True, "batch_norm_eps": 1e-3},
+            {**MOBILENET, "output_stride": 4, "tf_padding": True},
+            {**MOBILENET, "output_stride": 8},
+            {**MOBILENET, "output_stride": 16, "tf_padding": True, "batch_norm_eps": 1e-3},
             {"backbone": "mobilenetv2_140.ra_in1k", "output_stride": 32},
         ],
     )
@@ -551,7 +498,8 @@ class TestTransformersExport:
 
     def test_what_transformers_does_not_read_comes_back_too(self) -> None:
         palette = [[0, 0, 0], [1, 2, 3]]
-        model = _small(id2label={0: "sky", 1: "road"}, palette=palette, pad_to_stride=True, tf_padding=True)
+        fields = {"palette": palette, "pad_to_stride": True, "tf_padding": True}
+        model = _small(id2label={0: "sky", 1: "road"}, **MOBILENET, **fields)
         back = KASegModel.from_transformers(model.to_transformers()).config
         left_out = ("architectures", "dtype", "batch_norm_eps")  # transformers names an epsilon where we take timm's
         for name, value in model.config.to_dict().items():
@@ -569,32 +517,39 @@ class TestTransformersExport:
     )
     def test_what_transformers_has_not_is_refused_with_what_can_be_done(self, fields: dict, reason: str) -> None:
         with pytest.raises(ValueError, match=f"{reason}.*--format onnx.*--with-code"):
-            _small(**fields).to_transformers()
+            _small(**{**MOBILENET, **fields}).to_transformers()
 
 
 class TestAutoClasses:
-    @pytest.fixture
-    def folder(self, tmp_path):
-        _small(id2label={0: "sky", 1: "road", 2: "car"}).save_pretrained(tmp_path)
-        KASegImageProcessor().save_pretrained(tmp_path)
-        return tmp_path
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """A checkpoint of three classes."""
+        folder = tmp_path_factory.mktemp("model")
+        model = _small(id2label={0: "sky", 1: "road", 2: "car"}, palette=[[0, 0, 0]] * 3)
+        torch.nn.init.normal_(model.classifier.bias)
+        model.save_pretrained(folder)
+        KASegImageProcessor().save_pretrained(folder)
+        return folder
 
-    def test_pipeline(self, folder, caplog: pytest.LogCaptureFixture) -> None:
-        logging.getLogger("transformers").propagate = True
-        with caplog.at_level(logging.ERROR):
-            segment = pipeline("image-segmentation", model=str(folder), device="cpu")
-            result = segment(Image.new("L", (75, 50), 128))
-        assert [r for r in caplog.records if r.levelno >= logging.ERROR] == []
+    @pytest.fixture
+    def log(self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+        monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+        caplog.set_level(logging.WARNING)
+        return caplog
+
+    def test_pipeline(self, folder: Path, log: pytest.LogCaptureFixture) -> None:
+        segment = pipeline("image-segmentation", model=str(folder), device="cpu")
+        result = segment(Image.new("L", (75, 50), 128))
+        assert [r for r in log.records if r.levelno >= logging.ERROR] == []
         assert result and {item["label"] for item in result} <= {"sky", "road", "car"}
         assert all(item["mask"].size == (75, 50) for item in result)
 
-    def test_another_number_of_classes_needs_to_be_asked_for(self, tmp_path) -> None:
-        _small(id2label={0: "sky", 1: "road"}, palette=[[0, 0, 0], [255, 0, 0]]).save_pretrained(tmp_path)
-        with pytest.raises(ValueError, match="2 classes, 9 were asked for.*num_labels=9, ignore_mismatched_sizes=True"):
-            KASegModel.from_pretrained(tmp_path, num_labels=9)
-        with pytest.raises(ValueError, match="2 classes, 3 were asked for"):
-            AutoModelForSemanticSegmentation.from_pretrained(tmp_path, id2label={0: "a", 1: "b", 2: "c"})
-        model = KASegModel.from_pretrained(tmp_path, num_labels=9, ignore_mismatched_sizes=True)
+    def test_another_number_of_classes_needs_to_be_asked_for(self, folder: Path) -> None:
+        with pytest.raises(ValueError, match="3 classes, 9 were asked for.*num_labels=9, ignore_mismatched_sizes=True"):
+            KASegModel.from_pretrained(folder, num_labels=9)
+        with pytest.raises(ValueError, match="3 classes, 2 were asked for"):
+            AutoModelForSemanticSegmentation.from_pretrained(folder, id2label={0: "a", 1: "b"})
+        model = KASegModel.from_pretrained(folder, num_labels=9, ignore_mismatched_sizes=True)
         assert model.classifier.weight.shape[0] == len(model.config.label2id) == 9 and model.config.palette is None
         # A replaced classifier is initialized, not left as raw memory.
         assert 0.005 < model.classifier.weight.std() < 0.02 and not model.classifier.bias.any()
@@ -612,18 +567,15 @@ class TestAutoClasses:
             (["sky", "road", "car"], [0, 1, 2]),
         ],
     )
-    def test_rows_of_the_classifier_follow_their_names(self, folder, caplog, names, rows, how: str) -> None:
-        logging.getLogger("transformers").propagate = True
-        labels = {"id2label": dict(enumerate(names)), "ignore_mismatched_sizes": True}
+    def test_rows_of_the_classifier_follow_their_names(self, folder: Path, log, names, rows, how: str) -> None:
+        # Ids may be strings, as JSON has them, in any order.
+        id2label = {str(index): name for index, name in reversed([*enumerate(names)])}
+        labels = {"id2label": id2label, "ignore_mismatched_sizes": True}
         if how == "config":
             labels["config"] = KASegConfig.from_pretrained(folder, id2label=labels.pop("id2label"))
         source = AutoModelForSemanticSegmentation if how == "auto" else KASegModel
-        old = KASegModel.from_pretrained(folder)
-        torch.nn.init.normal_(old.classifier.bias)
-        old.save_pretrained(folder)
-        with caplog.at_level(logging.WARNING):
-            new = source.from_pretrained(folder, **labels)
-        assert new.config.id2label == dict(enumerate(names)) and new.config.num_labels == len(names)
+        old, new = KASegModel.from_pretrained(folder), source.from_pretrained(folder, **labels)
+        assert list(new.config.id2label.items()) == [*enumerate(names)] and new.config.num_labels == len(names)
         assert new.config.label2id == {name: index for index, name in enumerate(names)}
         for index, row in enumerate(rows):
             if row is None:
@@ -633,36 +585,18 @@ class TestAutoClasses:
                 assert new.classifier.bias[index] == old.classifier.bias[row]
         assert all(torch.equal(a, b) for a, b in zip(old.encoder.parameters(), new.encoder.parameters(), strict=True))
         fresh = [name for name, row in zip(names, rows, strict=True) if row is None]
-        assert (f"are {len(fresh)}: {', '.join(fresh)}." in caplog.text) == bool(fresh)
+        assert (f"are {len(fresh)}: {', '.join(fresh)}." in log.text) == bool(fresh)
         assert new(torch.zeros(1, 3, 32, 32)).logits.shape[1] == len(names)
 
-    def test_a_checkpoint_without_names_keeps_its_rows(self, tmp_path, caplog) -> None:
-        logging.getLogger("transformers").propagate = True
+    def test_a_checkpoint_without_names_keeps_its_rows(self, tmp_path: Path, log: pytest.LogCaptureFixture) -> None:
         old = _small(num_labels=3)
         old.save_pretrained(tmp_path)
-        with caplog.at_level(logging.WARNING):
-            new = KASegModel.from_pretrained(tmp_path, id2label={0: "a", 1: "b", 2: "c"})
+        new = KASegModel.from_pretrained(tmp_path, id2label={0: "a", 1: "b", 2: "c"})
         assert torch.equal(new.classifier.weight, old.classifier.weight) and new.config.id2label[2] == "c"
-        assert "kept in their order" in caplog.text
-
-    @pytest.mark.parametrize("count", [3, 2])
-    @pytest.mark.parametrize("load", ["model", "config", "auto"])
-    def test_ids_may_be_strings_as_json_has_them(self, load: str, count: int, tmp_path: Path) -> None:
-        _small(id2label={0: "sky", 1: "road", 2: "car"}).save_pretrained(tmp_path)
-        id2label = {str(index): name for index, name in reversed([*enumerate(["car", "road", "sky"][:count])])}
-        if load == "config":
-            config = KASegConfig.from_pretrained(tmp_path, id2label=id2label)
-        else:
-            loader = KASegModel if load == "model" else AutoModelForSemanticSegmentation
-            model = loader.from_pretrained(tmp_path, id2label=id2label, ignore_mismatched_sizes=True)
-            config = model.config
-            assert model.classifier.out_channels == count
-        assert list(config.id2label.items()) == [*enumerate(["car", "road", "sky"][:count])]
-        assert config.label2id == {name: index for index, name in config.id2label.items()}
+        assert "kept in their order" in log.text
 
     @pytest.mark.parametrize("names", [["sky", "road", "car"], "sky,road,car"])
-    def test_names_without_ids_are_refused(self, names: Any, tmp_path: Path) -> None:
-        _small(id2label={0: "sky", 1: "road", 2: "car"}).save_pretrained(tmp_path)
-        for make in (KASegConfig, partial(KASegModel.from_pretrained, tmp_path)):
+    def test_names_without_ids_are_refused(self, names: Any, folder: Path) -> None:
+        for make in (KASegConfig, partial(KASegModel.from_pretrained, folder)):
             with pytest.raises(ValueError, match="id2label must be a dictionary"):
                 make(id2label=names)

@@ -31,15 +31,11 @@ def test_a_terminal_sees_the_count_and_the_rate_from_the_start(monkeypatch: pyte
     assert "Scoring: 100%" in last and "4/4" in last and "1.00 images/s" in last
 
 
-def test_no_bar_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = io.StringIO()
+def test_no_bar_without_a_terminal_nor_where_it_is_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, terminal = io.StringIO(), Terminal()
     monkeypatch.setattr("sys.stderr", stream)
     count()
     assert stream.getvalue() == ""
-
-
-def test_no_bar_where_it_is_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
     count(disable=True)
     logging.disable_progress_bar()
