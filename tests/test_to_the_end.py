@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from toy import FIRST_STAGE
 
-from kaseg import KASegModel, KnowledgeAdaptationConfig, SegmentationConfig, SegmentationTrainer
+from kaseg import KASegConfig, KASegModel, KnowledgeAdaptationConfig, SegmentationConfig, SegmentationTrainer
 from kaseg.experiments.comparison import Comparison, run_comparison
 from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArguments
 from kaseg.experiments.report import write_report
@@ -23,7 +23,8 @@ from kaseg.inference import Predictor
 from kaseg.uploading import UploadError
 
 NAMES = ["[road]", "[/x]", "a|b", "<b>{0} %s</b>", "$x_1", "_naïve 道路", "-flag --json", ":smile: `c`"]
-MODEL = ModelArguments(backbone="mobilenetv2_035", output_stride=32, pretrained_backbone=False)
+NETWORK = {"backbone": "test_resnet", "output_stride": 32, "pretrained_backbone": False}
+MODEL = ModelArguments(**NETWORK)
 TINY = {
     "per_device_train_batch_size": 2,
     "crop_size": [32, 32],
@@ -64,21 +65,19 @@ def arguments(output_dir: Path, kind: type = SegmentationConfig, **fields: Any) 
 def trained(kaseg, root: Path, data: Path) -> tuple[Path, str]:
     """A run by the command, and what it printed."""
     recipe = root / "recipe [1].yaml"
-    fields = {**TINY, "backbone": "mobilenetv2_035", "output_stride": 32, "pretrained_backbone": False}
-    recipe.write_text(yaml.safe_dump({**fields, "dataset": str(data)}))
+    recipe.write_text(yaml.safe_dump({**TINY, **NETWORK, "dataset": str(data)}))
     result = kaseg.succeed("train", "--config", recipe, "--output-dir", root / "out [a|b]")
     return root / "out [a|b]", result.output
 
 
 class TestText:
-    def test_what_is_printed_is_what_was_given(self, trained) -> None:
+    def test_what_is_printed_is_what_was_given_and_the_card_is_a_card(self, kaseg, trained, root) -> None:
         folder, printed = trained
         assert all(name in printed for name in (*NAMES, str(folder)))
-
-    def test_the_card_is_a_card(self, trained) -> None:
-        card = ModelCard.load(trained[0] / "README.md")
+        assert "[/gone].png: no such file" in kaseg.fail("predict", root / "[/gone].png", "--output", root)
+        card = ModelCard.load(folder / "README.md")
         assert card.data.model_name == "out [a|b]"
-        results = json.loads((trained[0] / "results.json").read_text())
+        results = json.loads((folder / "results.json").read_text())
         assert list(results["per_category_iou"]) == NAMES
         rows = [line for line in card.text.splitlines() if line.startswith("| ")]
         widths = [len(re.split(r"(?<!\\)\|", row)) for row in rows]
@@ -100,9 +99,6 @@ class TestText:
         command = ("predict", data / "validation/images", "--model", trained[0], "--output", root / "masks [/b]")
         assert str(root / "masks [/b]") in kaseg.succeed(*command).output
         assert len(list((root / "masks [/b]").iterdir())) == 4
-
-    def test_errors_are_printed_as_they_are(self, kaseg, root) -> None:
-        assert "[/gone].png: no such file" in kaseg.fail("predict", root / "[/gone].png", "--output", root)
 
 
 FILES = {"--json": "scores.json", "--per-image": "images.csv", "--confusion-matrix": "matrix.png"}
@@ -148,7 +144,7 @@ class TestLostWork:
 
         monkeypatch.setattr("kaseg.trainer.publishing.create_repository", refuse)
         args = arguments(tmp_path)
-        trainer = SegmentationTrainer(KASegModel.from_pretrained(_model(tmp_path / "start")), args)
+        trainer = SegmentationTrainer(KASegModel(KASegConfig("test_resnet", 32, num_labels=8)), args)
         with pytest.raises(UploadError, match="The model is saved in"):
             trainer.push_to_hub()
         assert (tmp_path / "model.safetensors").is_file()
@@ -175,9 +171,8 @@ class TestLostWork:
             assert "made to fail" in result.output and "Mean" in result.output
 
     def test_compare(self, data, tmp_path, monkeypatch, caplog) -> None:
-        fields = {**TINY, "backbone": "mobilenetv2_035", "output_stride": 32, "pretrained_backbone": False}
         names = {"plain": None}
-        comparison = Comparison(recipe={**fields, "dataset": str(data)}, objectives=names)
+        comparison = Comparison(recipe={**TINY, **NETWORK, "dataset": str(data)}, objectives=names)
         run_comparison(comparison, tmp_path)
         rows = write_report(comparison, tmp_path)
         assert [row["objective"] for row in rows] == list(names) and (tmp_path / "summary.html").is_file()
@@ -210,18 +205,9 @@ class TestLostWork:
         assert masks and "The mask is written: " in error.value.__notes__[0]
 
 
-def _model(folder: Path) -> Path:
-    from kaseg import KASegConfig
-
-    KASegModel(KASegConfig(backbone="mobilenetv2_035", output_stride=32, num_labels=8)).save_pretrained(folder)
-    return folder
-
-
 def test_names_with_newlines_in_cards_and_legends(tmp_path) -> None:
-    from kaseg import KASegConfig
-
     labels = {0: "two\nlines", 1: "tab\tand\r\nmore"}
-    config = KASegConfig(backbone="mobilenetv2_035", output_stride=32, id2label=labels)
+    config = KASegConfig("test_resnet", 32, id2label=labels)
     model = KASegModel(config)
     image = Image.new("RGB", (40, 40))
     image.save(tmp_path / "a.png")
