@@ -35,10 +35,6 @@ class Strided(nn.Module):
         return SimpleNamespace(logits=3 * (logits + logits.mean(dim=(2, 3), keepdim=True)))
 
 
-def masks(model: nn.Module, images: torch.Tensor, size: tuple[int, int], protocol: InferenceProtocol) -> torch.Tensor:
-    return torch.stack(list(predict_masks(model, images, [size] * len(images), protocol)))
-
-
 def resized(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return F.interpolate(logits, size, mode="bilinear", align_corners=False)
 
@@ -101,8 +97,8 @@ def test_the_hand_written_loop_gives_the_same_mask(
 
 
 def test_windows_of_a_picture_share_batches_and_none_is_padded() -> None:
-    model = Pixelwise()
-    masks(model, torch.randn(2, 3, 30, 64), (30, 64), InferenceProtocol("slide", crop_size=(40, 32), overlap=0))
+    model, protocol = Pixelwise(), InferenceProtocol("slide", crop_size=(40, 32), overlap=0)
+    list(predict_masks(model, torch.randn(2, 3, 30, 64), [(30, 64)] * 2, protocol))
     assert model.calls == [(2, 3, 30, 32)] * 2
 
 
