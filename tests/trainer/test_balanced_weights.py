@@ -22,8 +22,9 @@ def _step(trainer: KnowledgeAdaptationTrainer, batch: dict) -> torch.Tensor:
 
 
 def test_the_norms_are_those_at_the_tapped_map(tmp_path) -> None:
-    """Against backward passes from a map that is cut off the encoder."""
-    trainer = _trainer(tmp_path, balanced_share=0.3)
+    """Against backward passes from a map that is cut off the encoder; a share of its own goes before the default."""
+    own = {"knowledge_distillation": {"weight": "auto", "share": 0.1}}
+    trainer = _trainer(tmp_path, distillation_losses=own, balanced_share=0.3)
     batch = next(iter(trainer.get_train_dataloader()))
     loss = _step(trainer, batch)
     student, images, labels = trainer.student, batch["pixel_values"], batch["labels"]
@@ -49,21 +50,13 @@ def test_the_norms_are_those_at_the_tapped_map(tmp_path) -> None:
         norms.append(leaf.grad.double().norm().item())
     weights = trainer.model.balance.weights()
     assert weights["affinity"].item() == pytest.approx(0.3 * norms[0] / norms[1], rel=1e-4)
-    assert weights["knowledge_distillation"].item() == pytest.approx(0.3 * norms[0] / norms[2], rel=1e-4)
+    assert weights["knowledge_distillation"].item() == pytest.approx(0.1 * norms[0] / norms[2], rel=1e-4)
 
 
-def test_a_share_of_its_own_goes_before_the_default(tmp_path) -> None:
-    own = {"knowledge_distillation": {"weight": "auto", "share": 0.1}}
-    trainer = _trainer(tmp_path, distillation_losses=own, balanced_share=0.4)
-    assert trainer.model.balance.shares.tolist() == pytest.approx([0.4, 0.1])
-    assert trainer.model.balance.names == ("affinity", "knowledge_distillation")
-
-
-@pytest.mark.parametrize("optim", ["sgd", "adamw_torch"])
-def test_the_same_for_any_split_of_the_batch_and_any_optimizer(tmp_path, optim: str) -> None:
+def test_the_same_for_any_split_of_the_batch_and_any_optimizer(tmp_path) -> None:
     norms = []
-    for batch, accumulation, own in ((4, 1, "sgd"), (2, 2, optim)):
-        trainer = _trainer(tmp_path / str(batch), optim=own, max_steps=1, **split(batch, accumulation))
+    for batch, accumulation, optim in ((4, 1, "sgd"), (2, 2, "adamw_torch")):
+        trainer = _trainer(tmp_path / str(batch), optim=optim, max_steps=1, **split(batch, accumulation))
         trainer.train()
         norms.append(trainer.model.balance.norms)
     assert (norms[0] > 0).all()
@@ -97,11 +90,10 @@ def test_batches_that_say_nothing_leave_the_weights_as_they_are(tmp_path) -> Non
     assert loss.isfinite() and loss > 0  # the terms teach without labels
 
 
-@pytest.mark.parametrize("tap", [-1, 1])
-@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("tap, bf16", [(-1, True), (1, False)])
 def test_images_that_are_padded_maps_of_the_encoder_and_bfloat16(tmp_path, tap: int, bf16: bool) -> None:
     model = make_model(pad_to_stride=True, classifier_dropout_prob=0.0)
-    trainer = _trainer(tmp_path, model, student_tap=tap, crop_size=[33, 41], bf16=bf16, max_steps=2)
+    trainer = _trainer(tmp_path, model, student_tap=tap, crop_size=[33, 41], bf16=bf16, max_steps=1)
     trainer.train()
     norms = trainer.model.balance.norms
     assert norms.isfinite().all() and (norms > 0).all()
@@ -109,8 +101,8 @@ def test_images_that_are_padded_maps_of_the_encoder_and_bfloat16(tmp_path, tap: 
 
 @pytest.mark.slow
 def test_a_compiled_student_is_measured_too(tmp_path) -> None:
-    fields = {"torch_compile": True, "torch_compile_backend": "aot_eager", "max_steps": 2}
-    compiled, plain = _trainer(tmp_path / "compiled", **fields), _trainer(tmp_path / "plain", max_steps=2)
+    fields = {"torch_compile": True, "torch_compile_backend": "aot_eager", "max_steps": 1}
+    compiled, plain = _trainer(tmp_path / "compiled", **fields), _trainer(tmp_path / "plain", max_steps=1)
     for trainer in (compiled, plain):
         trainer.train()
     torch.testing.assert_close(compiled.model.balance.norms, plain.model.balance.norms, rtol=1e-3, atol=0)

@@ -12,28 +12,20 @@ def _arguments(world_size: int, device: str) -> SimpleNamespace:
     return SimpleNamespace(world_size=world_size, device=torch.device(device))
 
 
-def test_every_batch_norm_is_converted_with_its_weights() -> None:
-    model = make_model()
+def test_every_batch_norm_is_converted_with_its_weights_and_a_fixed_one_stays_fixed() -> None:
+    model = make_model(freeze_batch_norm=True)
     names = list(model.state_dict())
-    converted = synchronize_batch_norm(model, _arguments(2, "cuda"))
+    converted = synchronize_batch_norm(model, _arguments(2, "cuda")).train()
     norms = [m for m in converted.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    assert norms and all(isinstance(m, nn.SyncBatchNorm) for m in norms)
+    assert norms and all(isinstance(m, nn.SyncBatchNorm) and not m.training for m in norms)
     assert list(converted.state_dict()) == names
 
 
-def test_a_fixed_batch_norm_stays_fixed() -> None:
-    model = synchronize_batch_norm(make_model(freeze_batch_norm=True), _arguments(2, "cuda")).train()
-    assert not any(m.training for m in model.modules() if isinstance(m, nn.SyncBatchNorm))
-
-
-def test_one_process_needs_none() -> None:
+def test_one_process_needs_none_and_several_on_the_cpu_are_refused() -> None:
     model = synchronize_batch_norm(make_model(), _arguments(1, "cpu"))
     assert not any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
-
-
-def test_several_processes_on_the_cpu_are_refused() -> None:
     with pytest.raises(ValueError, match="sync_batch_norm needs GPUs.*freeze_batch_norm"):
-        synchronize_batch_norm(make_model(), _arguments(2, "cpu"))
+        synchronize_batch_norm(model, _arguments(2, "cpu"))
 
 
 class _Named(torch.nn.Module):
@@ -43,14 +35,11 @@ class _Named(torch.nn.Module):
         self.head = torch.nn.Linear(1, 1)
 
 
-@pytest.mark.parametrize("name", ["encoder", "backbone", "resnet"])
-def test_encoders_are_found_by_their_usual_names(name: str) -> None:
+def test_encoders_are_found_by_their_usual_names() -> None:
     """Those of segmentation_models.pytorch, of torchvision and UperNet, and the base models of transformers."""
-    model = _Named(name)
-    model.base_model_prefix = "resnet"
-    assert encoder_of(model) is getattr(model, name)
-
-
-def test_a_model_without_an_encoder_is_refused() -> None:
+    for name in ("encoder", "backbone", "resnet"):
+        model = _Named(name)
+        model.base_model_prefix = "resnet"
+        assert encoder_of(model) is getattr(model, name)
     with pytest.raises(ValueError, match="_Named has no encoder"):
         encoder_of(_Named("stem"))

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from toy import ALONE, BEST, arguments, copy_state, ka_trainer, seg_trainer, states_equal
+from toy import ALONE, BEST, arguments, copy_state, ka_trainer, seg_trainer, split, states_equal
 from transformers import TrainerCallback
 
 from kaseg import KASegModel, SegmentationConfig, SegmentationTrainer
@@ -26,7 +26,7 @@ class Recorder(TrainerCallback):
 
 @pytest.mark.parametrize(("distils", "accumulation"), [(False, 1), (True, 2)])
 def test_it_is_the_average_of_the_formula(tmp_path, distils: bool, accumulation: int) -> None:
-    trainer = _trainer(tmp_path, distils, max_steps=6, gradient_accumulation_steps=accumulation)
+    trainer = _trainer(tmp_path, distils, max_steps=6, **split(2, accumulation))
     recorder = Recorder(trainer)
     trainer.add_callback(recorder)
     trainer.train()
@@ -47,7 +47,8 @@ def test_it_is_the_average_of_the_formula(tmp_path, distils: bool, accumulation:
 
 @pytest.mark.parametrize("distils", [False, True])
 def test_it_is_evaluated_saved_and_named_and_training_is_as_without_it(tmp_path, distils: bool) -> None:
-    trainer, without = _trainer(tmp_path / "a", distils), _trainer(tmp_path / "b", distils, ema_decay=None)
+    trainer = _trainer(tmp_path / "a", distils, max_steps=2)
+    without = _trainer(tmp_path / "b", distils, max_steps=2, ema_decay=None)
     for each in (trainer, without):
         each.train()
     assert states_equal(trainer.student.state_dict(), without.student.state_dict())
@@ -76,6 +77,6 @@ def test_the_best_checkpoint_is_an_average(tmp_path) -> None:
 
 @pytest.mark.parametrize(("before", "after"), [(0.3, None), (None, 0.3)])
 def test_a_run_goes_on_only_as_it_was_begun(tmp_path, before, after) -> None:
-    _trainer(tmp_path, ema_decay=before, save_strategy="steps", save_steps=2).train()
+    _trainer(tmp_path, ema_decay=before, max_steps=1, save_strategy="steps", save_steps=1).train()
     with pytest.raises(ValueError, match="resume with the ema_decay that the run was started with"):
-        _trainer(tmp_path, ema_decay=after, max_steps=8).train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+        _trainer(tmp_path, ema_decay=after, max_steps=8).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))

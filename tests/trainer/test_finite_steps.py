@@ -18,6 +18,10 @@ def _nothing_is_finished(folder: Path) -> bool:
     return not list(folder.rglob("model.safetensors")) and not list(folder.rglob("trainer_state.json"))
 
 
+def _samples_in(error: Exception) -> list[str]:
+    return str(error).partition("samples ")[2].partition(". Training")[0].split(", ")
+
+
 class TestLearningRates:
     def test_of_a_plain_training(self, tmp_path: Path) -> None:
         trainer = seg_trainer(tmp_path, learning_rate=1e9, max_steps=8)
@@ -43,7 +47,7 @@ class TestLearningRates:
         assert not list(tmp_path.glob("model.safetensors"))
 
 
-@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("number", [math.nan, -math.inf])
 def test_the_step_and_the_samples_are_named(number: float, tmp_path: Path, monkeypatch) -> None:
     trainer = seg_trainer(tmp_path, save_strategy="steps", save_steps=1)
     label_loss = trainer.label_loss
@@ -56,10 +60,8 @@ def test_the_step_and_the_samples_are_named(number: float, tmp_path: Path, monke
     monkeypatch.setattr(trainer, "label_loss", broken)
     with pytest.raises(NotFiniteError, match=rf"Step 3 \(train\): the loss is {number}") as caught:
         trainer.train()
-    order = [sample for batch in trainer.get_train_dataloader() for sample in batch["sample_names"]]
-    names = str(caught.value).partition("samples ")[2].partition(". Training")[0].split(", ")
+    names = _samples_in(caught.value)
     assert len(names) == 4 and set(names) <= {str(index) for index in range(12)}
-    assert len(order) == 12
     assert sorted(folder.name for folder in tmp_path.glob("checkpoint-*")) == ["checkpoint-1", "checkpoint-2"]
 
 
@@ -79,8 +81,7 @@ def test_a_gradient_alone(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(trainer, "label_loss", lambda *a: Explodes.apply(label_loss(*a)))
     with pytest.raises(NotFiniteError, match=r"Step 1 \(train\): the gradient is (nan|inf)") as caught:
         trainer.train()
-    names = str(caught.value).partition("samples ")[2].partition(". Training")[0].split(", ")
-    assert len(set(names)) == 6  # of all micro-batches
+    assert len(set(_samples_in(caught.value))) == 6  # of all micro-batches
 
 
 def test_the_term_is_named_and_nothing_is_logged_as_zero(tmp_path: Path, monkeypatch) -> None:
@@ -107,19 +108,17 @@ def test_weights_that_the_last_step_broke(tmp_path: Path, monkeypatch) -> None:
         trainer.train()
 
 
-@pytest.mark.parametrize("scale", [1e-4, 1e4])
-def test_the_default_autoencoder_stands_maps_of_any_scale(scale: float, tmp_path: Path) -> None:
+def test_the_default_autoencoder_stands_maps_of_any_scale(tmp_path: Path) -> None:
     losses = []
-    for factor in (1.0, scale):
+    for scale in (1.0, 1e-4, 1e4):
         teacher = make_teacher()
-        teacher.head.register_forward_hook(lambda module, inputs, output, factor=factor: output * factor)
-        folder = tmp_path / str(factor)
-        trainer = ka_trainer(folder, teacher=teacher, autoencoder_max_steps=6)
-        autoencoder = trainer.fit_autoencoder()
-        assert autoencoder.normalization.std != 1
+        teacher.head.register_forward_hook(lambda module, inputs, output, scale=scale: output * scale)
+        folder = tmp_path / str(scale)
+        assert ka_trainer(folder, teacher=teacher).fit_autoencoder().normalization.std != 1
         state = json.loads((folder / "autoencoder/trainer_state.json").read_text())
         losses.append([e["autoencoder/reconstruction"] for e in state["log_history"] if "loss" in e])
-    assert len(losses[0]) == 6 and losses[1] == pytest.approx(losses[0], rel=0.01)
+    assert len(losses[0]) == 3
+    assert all(others == pytest.approx(losses[0], rel=0.01) for others in losses[1:])
 
 
 def test_an_autoencoder_that_is_not_finite_is_refused(tmp_path: Path) -> None:
@@ -185,6 +184,6 @@ class TestFloat16:
 
 
 def test_checkpoints_hold_json_alone(tmp_path: Path) -> None:
-    seg_trainer(tmp_path, save_strategy="steps", save_steps=4, eval_strategy="steps", eval_steps=2).train()
+    seg_trainer(tmp_path, max_steps=1, save_strategy="steps", save_steps=1, eval_strategy="steps", eval_steps=1).train()
     (file,) = tmp_path.glob("checkpoint-*/trainer_state.json")
     json.loads(file.read_text(), parse_constant=lambda constant: pytest.fail(f"{constant} is not JSON"))
