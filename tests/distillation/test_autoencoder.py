@@ -1,5 +1,6 @@
 import copy
 import doctest
+import functools
 
 import numpy as np
 import pytest
@@ -64,17 +65,13 @@ def test_forward_and_loss_match_a_reference(strides):
     ("size", "code_size"), [((45, 45), (12, 12)), ((46, 33), (12, 9)), ((1, 1), (1, 1)), ((8, 2), (2, 1))]
 )
 def test_any_size_comes_back(size, code_size):
-    output = build().eval()(features_of(2, 12, *size))
+    autoencoder, features = build().eval(), features_of(2, 12, *size)
+    output = autoencoder(features)
+    assert torch.equal(autoencoder.encode(features), output.code)
     assert output.code.shape == (2, 8, *code_size)
     assert output.reconstruction.shape == (2, 12, *size)
     assert (output.code >= 0).all()
     assert (output.reconstruction < 0).any()  # the last layer is linear: signed maps can be rebuilt
-
-
-def test_encode_gives_the_code_alone():
-    autoencoder = build().eval()
-    features = features_of(2, 12, 45, 33)
-    assert torch.equal(autoencoder.encode(features), autoencoder(features).code)
 
 
 @pytest.mark.parametrize(
@@ -97,17 +94,14 @@ def test_encoder_strides(teacher, student, expected):
     assert encoder_strides(teacher, student) == expected
 
 
-def test_encoder_strides_land_on_the_students_grid():
+def test_encoder_strides_land_on_the_students_grid_and_refuse_nonsense():
+    with pytest.raises(ValueError, match="teacher_stride=0"):
+        encoder_strides(0, 16)
     # Positions of a 513 pixel input: ceil(513 / stride).
     grid = {stride: -(-513 // stride) for stride in (4, 8, 16, 32)}
     for teacher, student in ((4, 8), (4, 16), (4, 32), (8, 16), (8, 32), (16, 32)):
         autoencoder = build(in_channels=2, latent_channels=2, strides=encoder_strides(teacher, student)).eval()
         assert autoencoder.encode(features_of(1, 2, grid[teacher], grid[teacher])).shape[-1] == grid[student]
-
-
-def test_encoder_strides_refuses_nonsense():
-    with pytest.raises(ValueError, match="teacher_stride=0"):
-        encoder_strides(0, 16)
 
 
 def test_save_and_load_are_bit_equal(tmp_path):
@@ -236,6 +230,7 @@ def test_examples_in_docstrings():
     assert result.failed == 0
 
 
+@functools.cache
 def _fitted(
     scale: float, offset: float = 0.0, steps: int = 40, measured: bool = True
 ) -> tuple[FeatureAutoencoder, list]:

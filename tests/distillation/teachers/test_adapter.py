@@ -39,16 +39,13 @@ class TestImageScale:
             torch.testing.assert_close(getattr(found, name), F.interpolate(getattr(expected, name), size=size, **mode))
         assert TeacherAdapter(model, image_scale=scale).describe() == (32, 4)
 
-    def test_at_1_nothing_is_resized(self) -> None:
-        model = _kaseg()
-        plain, at_1 = TeacherAdapter(model), TeacherAdapter(model, image_scale=1.0)
-        assert torch.equal(at_1(IMAGE).features, plain(IMAGE).features)
-
-    def test_padding_is_cut_off_before_maps_come_back(self) -> None:
+    def test_at_1_nothing_is_resized_and_padding_is_cut_off_before_maps_come_back(self) -> None:
         model = _kaseg(head="deeplabv3plus")
+        plain = TeacherAdapter(model)
+        assert torch.equal(TeacherAdapter(model, image_scale=1.0)(IMAGE).features, plain(IMAGE).features)
         image = IMAGE[..., :60, :52]
         teacher = TeacherAdapter(model, input_size=InputSize(multiple=32), image_scale=1.5)
-        assert teacher(image).features.shape[-2:] == TeacherAdapter(model)(image).features.shape[-2:]
+        assert teacher(image).features.shape[-2:] == plain(image).features.shape[-2:]
 
     @pytest.mark.parametrize(
         "scale, size, message",
@@ -64,21 +61,16 @@ class TestImageScale:
 
 
 class TestTaps:
-    def test_default_is_the_map_before_the_classifier(self) -> None:
+    def test_default_is_the_map_before_the_classifier_and_a_named_tap_a_modules_output(self) -> None:
         model = _kaseg(head="deeplabv3plus")
         teacher = TeacherAdapter(model)
-        output = teacher(IMAGE)
+        output, named = teacher(IMAGE), TeacherAdapter(model, tap="encoder.body.layer1")(IMAGE)
         with torch.no_grad():
             expected = model(IMAGE, output_hidden_states=True)
+            assert torch.equal(named.features, model.encoder(IMAGE)[1])
         assert torch.equal(output.features, expected.hidden_states[-1])
         assert torch.equal(output.logits, expected.logits)
         assert teacher.describe() == (32, 4)
-
-    def test_named_tap_is_a_modules_output(self) -> None:
-        model = _kaseg()
-        output = TeacherAdapter(model, tap="head.conv")(IMAGE)
-        with torch.no_grad():
-            assert torch.equal(output.features, model.head.conv(model.encoder(IMAGE)[-1]))
 
     def test_any_module_with_a_tap(self) -> None:
         class Network(nn.Module):
@@ -119,16 +111,12 @@ class TestFrozen:
         torch.testing.assert_close(run(IMAGE).logits, expected)
         assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
-    def test_the_network_keeps_no_hook(self) -> None:
-        model = _kaseg()
-        TeacherAdapter(model, tap="head.conv")(IMAGE)
-        assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-
-    def test_features_may_be_used_in_a_training_graph(self) -> None:
+    def test_the_network_keeps_no_hook_and_features_may_be_used_in_a_training_graph(self) -> None:
         """Tensors made under inference mode could not be saved for backward."""
-        weight = torch.ones(1, requires_grad=True)
-        (TeacherAdapter(_kaseg())(IMAGE).features * weight).sum().backward()
+        model, weight = _kaseg(), torch.ones(1, requires_grad=True)
+        (TeacherAdapter(model, tap="head.conv")(IMAGE).features * weight).sum().backward()
         assert weight.grad is not None
+        assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
 def test_the_students_normalization_may_be_told_later() -> None:
@@ -227,16 +215,13 @@ class TestLabels:
         )
 
 
-def test_a_half_precision_network_gives_float32() -> None:
-    output = TeacherAdapter(_kaseg().to(torch.bfloat16))(IMAGE)
-    assert output.features.dtype == output.logits.dtype == torch.float32
-
-
-def test_under_autocast_maps_are_not_converted() -> None:
+def test_a_half_precision_network_gives_float32_and_under_autocast_maps_are_not_converted() -> None:
     teacher = TeacherAdapter(_kaseg())
     with torch.autocast("cpu", torch.bfloat16):
         output = teacher(IMAGE)
     assert output.features.dtype == output.logits.dtype == torch.bfloat16
+    half = TeacherAdapter(_kaseg().to(torch.bfloat16))(IMAGE)
+    assert half.features.dtype == half.logits.dtype == torch.float32
     assert F.cosine_similarity(output.features.float(), teacher(IMAGE).features, dim=1).mean() > 0.99
 
 

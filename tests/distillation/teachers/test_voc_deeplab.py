@@ -61,7 +61,7 @@ def test_its_masks_through_the_adapter_agree_with_the_labels(voc_deeplab: Path, 
 def test_distillation_on_real_pairs(voc_deeplab: Path, voc: Path, tmp_path) -> None:
     space = get_label_space("voc2012", voc)
     torch.manual_seed(0)
-    student = KASegModel(KASegConfig(backbone="mobilenetv2_035", id2label=space.id2label, label2id=space.label2id))
+    student = KASegModel(KASegConfig(backbone="test_resnet", id2label=space.id2label, label2id=space.label2id))
     trainer = KnowledgeAdaptationTrainer(
         model=student,
         teacher=voc_deeplab,
