@@ -16,18 +16,14 @@ from kaseg.experiments.run import build_model
 
 
 def test_a_new_model_starts_from_a_checkpoints_encoder_and_normalization(tmp_path) -> None:
-    source = build_model(
-        ModelArguments(backbone="mobilenetv2_035", output_stride=32, pretrained_backbone=False), SCENES, seed=5
-    )
+    args = ModelArguments(backbone="test_resnet", output_stride=32, pretrained_backbone=False)
+    source = build_model(args, SCENES, seed=5)
     source.save_pretrained(tmp_path)
     KASegImageProcessor(image_mean=[0.5] * 3, image_std=[0.25] * 3).save_pretrained(tmp_path)
     args = ModelArguments(encoder_from=str(tmp_path), output_stride=16, head="deeplabv3plus")
     model = build_model(args, SCENES, seed=0)
-    assert (model.config.backbone, model.config.output_stride, model.config.head) == (
-        "mobilenetv2_035",
-        16,
-        "deeplabv3plus",
-    )
+    config = model.config
+    assert (config.backbone, config.output_stride, config.head) == ("test_resnet", 16, "deeplabv3plus")
     state = model.encoder.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in source.encoder.state_dict().items())
     assert list(normalization_of(str(tmp_path)).image_std) == [0.25] * 3
