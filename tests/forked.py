@@ -1,9 +1,11 @@
 """Jobs in processes of their own that need not import torch again, for tests of distributed and of killed runs.
 
-One process imports a test file and computes nothing; each job is forked from it. (Forked from the tests' own process, a
+One process imports test files and computes nothing; each job is forked from it. (Forked from the tests' own process, a
 job could not train: autograd's threads do not survive a fork.)
 """
 
+import atexit
+import importlib.util
 import json
 import os
 import signal
@@ -14,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 TESTS = Path(__file__).resolve().parent
+# By their number of threads.
+_processes: dict[int, subprocess.Popen] = {}
 
 
 class Jobs:
@@ -25,16 +29,19 @@ class Jobs:
     """
 
     def __init__(self, file: str, threads: int = 1) -> None:
-        paths = [str(TESTS.parent), str(TESTS), str(Path(file).parent)]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-        environment |= {"OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""}
-        self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__)), Path(file).stem],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self.file = file
+        if threads not in _processes:
+            environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)])}
+            environment |= {"OMP_NUM_THREADS": str(threads), "CUDA_VISIBLE_DEVICES": ""}
+            _processes[threads] = subprocess.Popen(
+                [sys.executable, str(Path(__file__))],
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            atexit.register(_end, _processes[threads])
+        self.process = _processes[threads]
 
     def run(self, job: str, *arguments: Any, processes: int = 1) -> tuple[list[int], str]:
         """Run a job in so many processes, which are told of each other as torchrun tells its own.
@@ -43,17 +50,20 @@ class Jobs:
             Their exit codes, negative where a signal ended them, and what they printed.
         """
         assert self.process.stdin is not None and self.process.stdout is not None
-        print(json.dumps([job, arguments, processes]), file=self.process.stdin, flush=True)
+        print(json.dumps([self.file, job, arguments, processes]), file=self.process.stdin, flush=True)
         answer = self.process.stdout.readline()
         assert answer, f"{self.process.args} has ended"
         codes, printed = json.loads(answer)
         return codes, printed
 
     def close(self) -> None:
-        """End the process that jobs are forked from."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(timeout=60)
+        """Nothing: other test files fork their jobs from the same process."""
+
+
+def _end(process: subprocess.Popen) -> None:
+    assert process.stdin is not None
+    process.stdin.close()
+    process.wait(timeout=60)
 
 
 def _fork(job: Any, arguments: list[Any], environment: dict[str, str], log: int) -> int:
@@ -102,19 +112,28 @@ def _run(job: Any, arguments: list[Any], processes: int) -> tuple[list[int], str
     return codes, printed
 
 
-def main(name: str) -> None:
-    """Imports the test file of this name and does what comes in, line by line."""
-    import importlib
+def _import(file: str) -> Any:
+    """The module of a test file; two files may have one name in different folders."""
+    name = Path(file).resolve().relative_to(TESTS).with_suffix("").as_posix().replace("/", "_")
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, file)
+        assert spec is not None and spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        sys.path.append(str(Path(file).parent))
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
 
+
+def main() -> None:
+    """Does what comes in, line by line."""
     # What is printed by imports must not be taken for an answer.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    module = importlib.import_module(name)
     for line in sys.stdin:
-        job, arguments, processes = json.loads(line)
-        print(json.dumps(_run(getattr(module, job), arguments, processes)), file=answers, flush=True)
+        file, job, arguments, processes = json.loads(line)
+        print(json.dumps(_run(getattr(_import(file), job), arguments, processes)), file=answers, flush=True)
     os._exit(0)  # tearing down what was imported takes seconds
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main()

@@ -17,6 +17,7 @@ from kaseg import KASegModel, SegmentationConfig, SegmentationTrainer
 from kaseg.distillation.terms import BASELINE_TERMS
 
 GLOBAL_BATCH, STEPS = 4, 4
+STREAMS = (1, 5)  # images
 WEIGHTS = ("model.safetensors", "adapters.safetensors", "autoencoder/model.safetensors")
 
 
@@ -92,18 +93,21 @@ def with_unlabelled(output_dir: str, stop: int, leader: str | None = None) -> No
 
 
 def each_with_its_statistics(output_dir: str, stop: int) -> None:
-    """One process of a run in which BatchNorm takes its own; writes what every process is left with."""
+    """One process of a run in which BatchNorm takes its own, and of evaluations; writes what every process finds."""
     trainer = ka_trainer(output_dir, per_device_train_batch_size=2, max_steps=2, ddp_backend="gloo")
     trainer.train()
-    metrics = trainer.evaluate(make_dataset(4, seed=3))
+    scores = [
+        trainer.evaluate(make_dataset(4, seed=3))["eval_loss"],
+        *(score_of_a_stream(output_dir, n) for n in STREAMS),
+    ]
     trainer.save_model()
     rank = trainer.args.process_index
     save_file(trainer.autoencoder.encoder.state_dict(), Path(output_dir) / f"encoder-{rank}.safetensors")
-    (Path(output_dir) / f"loss-{rank}.json").write_text(json.dumps(metrics["eval_loss"]))
+    (Path(output_dir) / f"scores-{rank}.json").write_text(json.dumps(scores))
 
 
-def score_of_a_stream(output_dir: str, images: int) -> None:
-    """One process of an evaluation of so many streamed images, of different sizes."""
+def score_of_a_stream(output_dir: str, images: int) -> dict[str, float]:
+    """Evaluates so many streamed images, of different sizes, on as many processes as there are."""
     data = make_dataset(images, seed=3)
     sizes = iter([(24 + 4 * index, 32) for index in range(images)])
 
@@ -118,19 +122,10 @@ def score_of_a_stream(output_dir: str, images: int) -> None:
     metrics = trainer.evaluate()
     assert trainer.predict(stream).metrics["test_loss"] == pytest.approx(metrics["eval_loss"], rel=1e-6)
     matrix = trainer.accelerator.reduce(trainer.confusion_matrix.matrix, reduction="sum")
-    scores = {"pixels": int(matrix.sum()), "loss": metrics["eval_loss"], "mean_iou": metrics["eval_mean_iou"]}
-    (Path(output_dir) / f"scores-{trainer.args.process_index}.json").write_text(json.dumps(scores))
-
-
-@pytest.fixture(scope="module")
-def jobs() -> Iterator[Jobs]:
-    jobs = Jobs(__file__)
-    yield jobs
-    jobs.close()
+    return {"pixels": int(matrix.sum()), "loss": metrics["eval_loss"], "mean_iou": metrics["eval_mean_iou"]}
 
 
 def _launch(
-    jobs: Jobs,
     processes: int,
     output_dir: Path,
     number: int = 0,
@@ -140,7 +135,7 @@ def _launch(
 ) -> None:
     output_dir.mkdir(exist_ok=True)
     arguments = [str(output_dir), number] + ([] if leader is None else [str(leader)])
-    codes, printed = jobs.run(job, *arguments, processes=processes)
+    codes, printed = Jobs(__file__).run(job, *arguments, processes=processes)
     assert survives != any(codes), printed
 
 
@@ -150,78 +145,60 @@ def _logs(folder: Path) -> list[dict[str, float]]:
 
 
 @pytest.fixture(scope="module", params=["as_one", "with_unlabelled"])
-def runs(tmp_path_factory, request, jobs) -> dict[int, Path]:
+def runs(tmp_path_factory, request) -> dict[int, Path]:
     """A finished run by its number of processes; that of one process does each step from the weights of the other."""
     folder = tmp_path_factory.mktemp("processes")
-    _launch(jobs, 2, folder / "2", job=request.param)
-    _launch(jobs, 1, folder / "1", job=request.param, leader=folder / "2")
+    _launch(2, folder / "2", job=request.param)
+    _launch(1, folder / "1", job=request.param, leader=folder / "2")
     return {processes: folder / str(processes) for processes in (1, 2)}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["autoencoder", "."])
-def test_losses_are_those_of_one_process(runs, stage: str) -> None:
-    one, two = (_logs(runs[processes] / stage) for processes in (1, 2))
-    assert len(one) == len(two) == (3 if stage == "autoencoder" else STEPS)
-    terms = {key for key in one[0] if "/" in key}
-    assert len(terms) == (3 if stage == "autoencoder" else 3 + len(BASELINE_TERMS))  # a weight, too
-    for first, second in zip(one, two, strict=True):
-        for key in ("loss", *terms):
-            assert second[key] == pytest.approx(first[key], rel=2e-4, abs=1e-5), key
-
-
-@pytest.mark.slow
-def test_gradients_are_those_of_one_process(runs) -> None:
-    for step in range(STEPS):
-        one, two = (load_file(runs[processes] / f"gradients-{step}.safetensors") for processes in (1, 2))
-        assert one.keys() == two.keys() and any(name.startswith("terms.hint") for name in one)
-        for name, gradient in one.items():
-            assert (two[name] - gradient).norm() <= 2e-3 * gradient.norm() + 1e-6, (step, name)
-
-
-@pytest.mark.slow
-def test_weights_are_those_of_one_process(runs) -> None:
-    """After each step, as each begins with equal weights, and in what is saved."""
-    for name in (*(f"weights-{step}.safetensors" for step in range(STEPS)), *WEIGHTS):
+def test_losses_gradients_and_weights_are_those_of_one_process(runs) -> None:
+    def both(name: str) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
         one, two = (load_file(runs[processes] / name) for processes in (1, 2))
         assert one.keys() == two.keys()
-        for key, value in one.items():
-            torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-5)
+        yield from ((key, value, two[key]) for key, value in one.items())
+
+    for stage, steps, count in (("autoencoder", 3, 3), (".", STEPS, 3 + len(BASELINE_TERMS))):  # a weight, too
+        one, two = (_logs(runs[processes] / stage) for processes in (1, 2))
+        assert len(one) == len(two) == steps
+        terms = {key for key in one[0] if "/" in key}
+        assert len(terms) == count
+        for first, second in zip(one, two, strict=True):
+            for key in ("loss", *terms):
+                assert second[key] == pytest.approx(first[key], rel=2e-4, abs=1e-5), key
+    assert any(name.startswith("terms.hint") for name, *_ in both("gradients-0.safetensors"))
+    for step in range(STEPS):
+        for name, gradient, other in both(f"gradients-{step}.safetensors"):
+            assert (other - gradient).norm() <= 2e-3 * gradient.norm() + 1e-6, (step, name)
+    # After each step, as each begins with equal weights, and in what is saved.
+    for file in (*(f"weights-{step}.safetensors" for step in range(STEPS)), *WEIGHTS):
+        for _, value, other in both(file):
+            torch.testing.assert_close(other, value, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("runs", ["as_one"], indirect=True)
-def test_a_killed_run_of_two_processes_goes_on_exactly(runs, jobs, tmp_path) -> None:
-    _launch(jobs, 2, tmp_path, number=3, survives=False)
+def test_a_killed_run_of_two_processes_goes_on_exactly(runs, tmp_path) -> None:
+    _launch(2, tmp_path, number=3, survives=False)
     assert not (tmp_path / "model.safetensors").exists() and (tmp_path / "checkpoint-2").is_dir()
-    _launch(jobs, 2, tmp_path)
+    _launch(2, tmp_path)
     for name in WEIGHTS:
         assert states_equal(load_file(runs[2] / name), load_file(tmp_path / name)), name
 
 
 @pytest.mark.slow
-def test_all_processes_teach_and_score_with_what_is_saved(jobs, tmp_path) -> None:
-    _launch(jobs, 2, tmp_path, job="each_with_its_statistics")
+def test_all_processes_teach_and_score_with_what_is_saved_and_each_image_of_a_stream_once(tmp_path) -> None:
+    _launch(2, tmp_path, job="each_with_its_statistics")
     saved = load_file(tmp_path / "autoencoder" / "model.safetensors")
+    scorer = seg_trainer(tmp_path, KASegModel.from_pretrained(tmp_path), evaluation=make_dataset(4, seed=3))
+    loss, streams = scorer.evaluate()["eval_loss"], [score_of_a_stream(str(tmp_path), images) for images in STREAMS]
     for rank in (0, 1):
         encoder = load_file(tmp_path / f"encoder-{rank}.safetensors")
         assert any("running_mean" in name for name in encoder)
         assert all(torch.equal(tensor, saved[f"encoder.{name}"]) for name, tensor in encoder.items()), rank
-    scorer = seg_trainer(tmp_path, KASegModel.from_pretrained(tmp_path), evaluation=make_dataset(4, seed=3))
-    scored = scorer.evaluate()
-    for rank in (0, 1):
-        assert json.loads((tmp_path / f"loss-{rank}.json").read_text()) == pytest.approx(scored["eval_loss"], rel=1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("images", [1, 5])
-def test_every_image_of_a_stream_is_scored_once(jobs, tmp_path, images: int) -> None:
-    scores = {}
-    for processes in (1, 2):
-        folder = tmp_path / str(processes)
-        _launch(jobs, processes, folder, number=images, job="score_of_a_stream")
-        scores[processes] = [json.loads((folder / f"scores-{rank}.json").read_text()) for rank in range(processes)]
-    (one,) = scores[1]
-    assert one["pixels"] > 0
-    for own in scores[2]:
-        assert own == {**one, "loss": pytest.approx(one["loss"], rel=1e-6)}
+        found, *others = json.loads((tmp_path / f"scores-{rank}.json").read_text())
+        assert found == pytest.approx(loss, rel=1e-5)
+        for one, own in zip(streams, others, strict=True):
+            assert one["pixels"] > 0 and own == {**one, "loss": pytest.approx(one["loss"], rel=1e-6)}
