@@ -1,7 +1,4 @@
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
@@ -44,31 +41,6 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     waits: list[float] = []
     monkeypatch.setattr("time.sleep", waits.append)
     return waits
-
-
-Run = Callable[..., str]
-
-
-@pytest.fixture
-def run_process(server: HubServer, tmp_path: Path) -> Run:
-    """Runs Python code in a fresh process that knows the Hub by its environment alone; returns what it printed."""
-
-    def run(code: str, *args: object, cwd: Path = tmp_path, **environment: str) -> str:
-        env = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
-        env |= {
-            "HF_ENDPOINT": server.url,
-            "HF_HOME": str(tmp_path / "home"),
-            "HF_TOKEN": TOKEN,
-            "HF_HUB_DISABLE_XET": "1",
-            "OMP_NUM_THREADS": "1",
-            **environment,
-        }
-        command = [sys.executable, "-c", code, *map(str, args)]
-        done = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    return run
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,11 @@
 import json
 import os
-import subprocess
-import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,18 @@ from toy import write_clip
 from kaseg import KASegConfig, KASegImageProcessor, KASegModel
 from kaseg.data.scenes import render_scene
 from kaseg.inference import Predictor, app
-from kaseg.inference.app import MAX_FRAMES, _Page, build, draw, launch, legend, save_downloads, segment, shares
+from kaseg.inference.app import (
+    KEPT_SECONDS,
+    MAX_FRAMES,
+    _Page,
+    build,
+    draw,
+    launch,
+    legend,
+    save_downloads,
+    segment,
+    shares,
+)
 
 gradio = pytest.importorskip("gradio", reason="gradio is not installed (the demo extra)")
 
@@ -96,18 +107,17 @@ def test_downloads_of_an_hour_ago_are_removed(predictor, image, tmp_path) -> Non
     assert sorted(tmp_path.iterdir()) == sorted([fresh, newest])
 
 
-def test_nothing_is_left_on_the_disk(tmp_path) -> None:
+def test_nothing_is_left_on_the_disk(predictor, tmp_path, monkeypatch) -> None:
     """Nor in Gradio's cache, which it clears where it is told to."""
-    program = (
-        "import sys; from types import SimpleNamespace; from kaseg.inference.app import build, KEPT_SECONDS\n"
-        "config = SimpleNamespace(id2label={0: 'cat', 1: 'dog'})\n"
-        "blocks = build({'a': SimpleNamespace(model=SimpleNamespace(config=config))})\n"
-        "print(blocks.delete_cache, KEPT_SECONDS)"
-    )
-    environment = {**os.environ, "TMPDIR": str(tmp_path), "GRADIO_TEMP_DIR": str(tmp_path / "gradio")}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["(600,", "3600)", "3600"], done.stderr
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("kaseg-demo-")] == []
+    at_exit: list[partial] = []
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("atexit.register", lambda *what, **how: at_exit.append(partial(*what, **how)))
+    assert build({"a": predictor}).delete_cache == (600, KEPT_SECONDS) == (600, 3600)
+    (folder,) = tmp_path.glob("kaseg-demo-*")
+    for call in at_exit:
+        if call.args == (folder,):
+            call()
+    assert not folder.exists()
 
 
 def test_no_image_is_no_error(predictor, tmp_path) -> None:
