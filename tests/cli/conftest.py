@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 TINY = {
-    "backbone": "mobilenetv2_050",
+    "backbone": "test_resnet",
     "output_stride": 32,
     "pretrained_backbone": False,
     "dataset": "scenes",

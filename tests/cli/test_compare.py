@@ -81,7 +81,7 @@ def test_mistakes_are_named(tmp_path, text: str, error, message: str) -> None:
 def test_a_family_from_the_command_line(kaseg, tmp_path) -> None:
     small = "dataset: scenes\n  max_steps: 1\n  max_train_samples: 4\n  max_eval_samples: 1"
     text = FILE.replace("head: deeplabv3plus", "head: student").replace("dataset: scenes", small)
-    text = text.replace("crop_size: 64", "crop_size: 64\n  backbone: mobilenetv2_035\n  pretrained_backbone: false")
+    text = text.replace("crop_size: 64", "crop_size: 64\n  backbone: test_resnet\n  pretrained_backbone: false")
     text = text.replace("adaptation_weight: 10", "latent_channels: 8, autoencoder_epochs: 0, autoencoder_max_steps: 1")
     file, output = _write(tmp_path, text.replace("[1, 2]", "[1]")), tmp_path / "out"
     common = ["compare", str(file), "--output-dir", str(output), "--examples", "0"]

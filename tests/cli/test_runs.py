@@ -23,7 +23,7 @@ def test_recipe_with_flags_trains_and_reports(trained: tuple[Path, str]) -> None
     assert results["steps"] == 2
     assert results["recipe"]["learning_rate"] == 0.001
     model = KASegModel.from_pretrained(folder)
-    assert (model.config.backbone, model.config.output_stride) == ("mobilenetv2_050", 32)
+    assert (model.config.backbone, model.config.output_stride) == ("test_resnet", 32)
     assert f"{100 * results['mean_iou']:.2f}" in output
     assert all(name in output for name in results["per_category_iou"])
     assert f"Model, recipe and results: {folder}" in output

@@ -21,7 +21,7 @@ from kaseg.data import SCENES, load_segmentation_dataset
 from kaseg.experiments.recipe import DataArguments, ModelArguments
 from kaseg.experiments.run import train
 
-TINY = {"backbone": "mobilenetv2_035", "output_stride": 32}
+TINY = {"backbone": "test_resnet", "output_stride": 32}
 SMALL = {"max_steps": 1, "per_device_train_batch_size": 2, "crop_size": [64, 64]}
 
 
