@@ -1,69 +1,53 @@
 """What every runtime gives: masks of the graph, at sizes that no stride divides, and each number type."""
 
 import base64
-import functools
 import importlib
 import json
 from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
-from javascript_tools import needs_node, node, varied_model
+from javascript_tools import needs_node, node
+from PIL import Image
+from toy import mask_of
 
 from kaseg import KASegImageProcessor, KASegModel
 from kaseg.data import SCENES, load_segmentation_dataset
 from kaseg.data.scenes import render_scene
 from kaseg.evaluation import MeanIoU
-from kaseg.export import ExportOptions, Int8Data, calibration, export_model
+from kaseg.export import ExportOptions, Int8Data, calibration
 from kaseg.export.formats import load_export, needs
 from kaseg.export.record import read_record
+from kaseg.export.runtimes.base import ExportedModel
 from kaseg.export.runtimes.onnx import ONNX_NAME
 from kaseg.masks import resize_logits
 
 SIZES = ((259, 321), (360, 480))
 FIXED = ("executorch", "litert")
-Run = Callable[[np.ndarray], np.ndarray]
 
 
-@functools.cache
-def student(fixed: bool) -> KASegModel:
-    """For fixed sizes one that pads to its stride as those for CamVid do; to trace that with free sizes takes long."""
-    if fixed:
-        return varied_model("test_efficientnet.r160_in1k", output_stride=16, tf_padding=True, pad_to_stride=True)
-    return varied_model(output_stride=16)
+def require(options: ExportOptions) -> None:
+    """Skips the test where a package that the export needs is missing."""
+    for module in needs(options):
+        pytest.importorskip(module, reason=f"{module} is not installed", exc_type=ImportError)
 
 
-@pytest.fixture(scope="module")
-def run_of(
-    processor: KASegImageProcessor, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str, ExportOptions], Run]:
-    """An export in a runtime as a function of arrays; each is exported once."""
-    folders: dict[ExportOptions, Path] = {}
-
-    def run(runtime: str, options: ExportOptions) -> Run:
-        for module in needs(options):
-            pytest.importorskip(module, reason=f"{module} is not installed", exc_type=ImportError)
-        if runtime == "node":
-            needs_node()
-        model = student(options.size is not None)
-        if options not in folders:
-            folder = folders[options] = tmp_path_factory.mktemp("export") / "export"
-            export_model(model, processor, folder, options, parity_sizes=((64, 96), (65, 97)))
-        folder = folders[options]
-        if runtime == "node":
-            return lambda inputs: on_node(folder / ONNX_NAME, inputs)
-        (loaded,) = load_export(folder, options, model.config, read_record(folder / "export.json")).values()
-        return loaded.run
-
-    return run
+@cache
+def load(folder: Path, options: ExportOptions, model: KASegModel) -> ExportedModel:
+    (loaded,) = load_export(folder, options, model.config, read_record(folder / "export.json")).values()
+    return loaded
 
 
 def on_node(file: Path, inputs: np.ndarray) -> np.ndarray:
+    needs_node()
     request = {"type": inputs.dtype.name, "dims": inputs.shape, "data": base64.b64encode(inputs.tobytes()).decode()}
     (file.parent / "request.json").write_text(json.dumps(request))
     output = node("run.mjs", str(file), str(file.parent / "request.json"))
+    (file.parent / "request.json").unlink()
     return np.frombuffer(base64.b64decode(output["data"]), output["type"]).reshape(output["dims"])
 
 
@@ -77,54 +61,60 @@ def mean_iou(masks: np.ndarray, labels: np.ndarray) -> float:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 @pytest.mark.parametrize("runtime", ["onnx", "openvino", "torch-export", "executorch", "litert", "node"])
-def test_masks_of_the_graph(runtime: str, size: tuple[int, int], processor: KASegImageProcessor, run_of) -> None:
+def test_masks_of_the_graph(runtime: str, size, model, padded_model, processor, exported) -> None:
     format, fixed = "onnx" if runtime == "node" else runtime, size if runtime in FIXED else None
-    logits_of, masks_of = (run_of(runtime, ExportOptions(format, output=o, size=fixed)) for o in ("logits", "mask"))
-    scenes = [render_scene(0, index, *size) for index in range(3)]
+    network = padded_model if fixed else model
+
+    def run_of(output: str) -> Callable[[np.ndarray], np.ndarray]:
+        options = ExportOptions(format, output=output, size=fixed)
+        require(options)
+        folder = exported(network, format=format, output=output, size=fixed)
+        return partial(on_node, folder / ONNX_NAME) if runtime == "node" else load(folder, options, network).run
+
+    logits_of, masks_of = run_of("logits"), run_of("mask")
+    scenes = [render_scene(0, index, *size) for index in range(2)]
     images, labels = (np.stack([scene[part] for scene in scenes]) for part in (0, 1))
     pixel_values = processor(list(images), return_tensors="pt")["pixel_values"]
     with torch.inference_mode():
-        outputs = student(fixed is not None)(pixel_values)
+        outputs = network(pixel_values)
     own = torch.stack(processor.post_process_semantic_segmentation(outputs, [size] * len(scenes))).numpy()
-    batches = np.split(images, len(images)) if fixed else [images]
-    masks = np.concatenate([masks_of(batch) for batch in batches])
-    batches = np.split(pixel_values.numpy(), len(images)) if fixed else [pixel_values.numpy()]
-    logits = torch.from_numpy(np.concatenate([logits_of(batch) for batch in batches]))
-    assert masks.dtype == np.uint8 and masks.shape == (3, *size) and len(np.unique(masks)) > 2
-    assert (masks == resize_logits(logits, size).argmax(1).numpy()).mean() > 0.9999
+    parts = len(scenes) if fixed else 1
+    masks = np.concatenate([masks_of(batch) for batch in np.split(images, parts)])
+    logits = np.concatenate([logits_of(batch) for batch in np.split(pixel_values.numpy(), parts)])
+    assert masks.dtype == np.uint8 and masks.shape == (2, *size) and len(np.unique(masks)) > 2
+    assert (masks == resize_logits(torch.from_numpy(logits), size).argmax(1).numpy()).mean() > 0.9999
     assert (masks == own).mean() > 0.9999
     assert mean_iou(masks, labels) == pytest.approx(mean_iou(own, labels), abs=1e-3)
+
+
+SHORT = KASegImageProcessor(do_resize=True, size={"shortest_edge": 80})
+STRETCHED = KASegImageProcessor(do_resize=True, size={"height": 64, "width": 80})
+LIMITED = KASegImageProcessor(do_resize=True, size={"shortest_edge": 80, "longest_edge": 112})
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    "format, size, resized_to",
+    "format, size, resizing",
     [
-        ("onnx", None, {"shortest_edge": 80}),
-        ("onnx", None, {"height": 64, "width": 80}),
-        ("torch-export", None, {"shortest_edge": 80}),
-        ("onnx", (97, 161), {"shortest_edge": 80, "longest_edge": 112}),
+        ("onnx", None, SHORT),
+        ("torch-export", None, SHORT),
+        ("onnx", None, STRETCHED),
+        ("onnx", (97, 161), LIMITED),
     ],
+    ids=["onnx", "torch-export", "onnx-stretched", "onnx-limited"],
 )
-def test_masks_of_a_graph_that_resizes(format, size, resized_to, tmp_path):
+def test_masks_of_a_graph_that_resizes(format, size, resizing, model, padded_model, exported):
     """The export is compared with Pillow, image processor and model; that these resize is looked at here."""
-    options = ExportOptions(format, output="mask", size=size)  # type: ignore[arg-type]
-    for module in needs(options):
-        pytest.importorskip(module, reason=f"{module} is not installed", exc_type=ImportError)
-    processor = KASegImageProcessor(do_resize=True, size=resized_to)
-    model = student(True) if size else varied_model()
-    facts = export_model(model, processor, tmp_path / "export", options, parity_sizes=((97, 161), (162, 98)))
-    assert min(row["mask_agreement"] for row in facts["parity"]) > 0.999
-    (loaded,) = load_export(tmp_path / "export", options, model.config, facts).values()
-    image = render_scene(0, 0, 97, 161)[0]
-    with torch.inference_mode():
-        prepared = KASegImageProcessor()(image, return_tensors="pt")
-        as_it_is = KASegImageProcessor().post_process_semantic_segmentation(model(**prepared), [(97, 161)])[0]
-    assert (loaded.run(image[None])[0] != as_it_is.numpy()).mean() > 0.01
+    options, network = ExportOptions(format, output="mask", size=size), padded_model if size else model
+    require(options)
+    folder = exported(network, resizing, sizes=((97, 161), (162, 98)), format=format, output="mask", size=size)
+    assert min(row["mask_agreement"] for row in read_record(folder / "export.json")["parity"]) > 0.999
+    loaded, image = load(folder, options, network), render_scene(0, 0, 97, 161)[0]
+    assert (loaded.run(image[None])[0] != mask_of(network, KASegImageProcessor(), Image.fromarray(image))).mean() > 0.01
     if format == "onnx":  # int8, which is scored so, is not for torch.export
         scenes = load_segmentation_dataset("scenes", split="validation", num_scenes=2, height=97, width=161)
-        scores = [calibration.mean_iou(scored, scenes, processor, options) for scored in (loaded, model)]
+        scores = [calibration.mean_iou(scored, scenes, resizing, options) for scored in (loaded, network)]
         assert scores[0] == pytest.approx(scores[1], abs=0.01) and scores[1] > 0
 
 
@@ -142,6 +132,13 @@ def types_around_convolutions(file: Path) -> tuple[set[str], set[str]]:
     return set().union(*before), set().union(*found[places[-1] + 1 :])
 
 
+def has_int8_weights(file: Path) -> bool:
+    graph = onnx.load(file).graph
+    integers = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT8}
+    weights = [node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in integers]
+    return len(weights) >= sum(node.op_type == "Conv" for node in graph.node)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("output", ["logits", "mask"])
@@ -149,23 +146,27 @@ def types_around_convolutions(file: Path) -> tuple[set[str], set[str]]:
     "format, dtype",
     [("openvino", "bf16"), ("torch-export", "bf16"), ("onnx", "int8"), ("openvino", "int8"), ("litert", "int8")],
 )
-def test_other_number_types(format, dtype, output, processor, tmp_path):
-    image_dtype = "uint8" if format == "litert" else "float32"  # of masks; the test above has uint8
-    options = ExportOptions(format, dtype, output, image_dtype, size=(97, 129))
-    for module in needs(options):
-        pytest.importorskip(module, reason=f"{module} is not installed", exc_type=ImportError)
+def test_other_number_types(format, dtype, output, model, padded_model, exported):
+    # int8 in ONNX for images of any size too; of masks, the tests above have uint8.
+    network, size = (model, None) if (format, output) == ("onnx", "mask") else (padded_model, (97, 129))
+    image_dtype = "float32" if size and format != "litert" else "uint8"
+    require(ExportOptions(format, dtype, output, image_dtype, size))
     scenes = load_segmentation_dataset("scenes", split="validation", num_scenes=4, height=97, width=129)
     int8 = Int8Data(scenes, scenes, samples=4, methods=("minmax",), max_loss=10) if dtype == "int8" else None
-    facts = export_model(student(True), processor, tmp_path / "export", options, int8)
+    how = {"format": format, "dtype": dtype, "output": output, "image_dtype": image_dtype, "size": size}
+    folder = exported(network, int8=int8, **how)
+    facts = read_record(folder / "export.json")
     if output == "logits":
         # It is what it says: float32 is more exact than 16 bits can be, and those than 8.
         least, most = {"bf16": (1e-5, 0.05), "int8": (0.005, 0.5)}[dtype]
         assert all(least < row["relative_error"] < most for row in facts["parity"])
     if int8 is not None:
         figures = facts["quantization"]
-        print(f"{format}, {output}: {figures['loss_in_points']:.2f} points of mean IoU lost")
-        assert figures["calibration_samples"] == 4 and 0 < figures["mean_iou_after"] < 1
-    assert not [file for file in (tmp_path / "export").iterdir() if file.name.startswith(("float32", "prepared"))]
+        assert figures["calibration_method"] == ("nncf mixed" if format == "openvino" else "minmax")
+        assert figures["calibration_samples"] == 4
+        assert 0 < figures["mean_iou_before"] < 1 and 0 < figures["mean_iou_after"] < 1
+    assert not [file for file in folder.iterdir() if file.name.startswith(("float32", "prepared"))]
     if format == "litert":
-        before, after = types_around_convolutions(tmp_path / "export" / "model.tflite")
+        before, after = types_around_convolutions(folder / "model.tflite")
         assert "INT8" not in before and "FLOAT32" in after and "INT8" not in after
+    assert (format, dtype) != ("onnx", "int8") or has_int8_weights(folder / ONNX_NAME)

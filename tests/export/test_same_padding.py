@@ -1,13 +1,8 @@
-from pathlib import Path
-
-import onnx
 import pytest
 import torch
 from timm.layers import AvgPool2dSame, Conv2dSame
 from torch import nn
 
-from kaseg import KASegConfig, KASegImageProcessor, KASegModel
-from kaseg.export import export_model
 from kaseg.export.same_padding import pad_in_whole_numbers
 
 
@@ -33,12 +28,3 @@ def test_average_pools_too(kernel: int, stride: int) -> None:
     assert type(pool) is not AvgPool2dSame
     for image, output in zip(images, expected, strict=True):
         torch.testing.assert_close(pool(image), output, rtol=0, atol=0)
-
-
-def test_exports_of_any_size_have_no_fractions(tmp_path: Path) -> None:
-    config = KASegConfig(backbone="test_efficientnet.r160_in1k", output_stride=16, head_channels=8, tf_padding=True)
-    model = KASegModel(config).eval()
-    export_model(model, KASegImageProcessor(), tmp_path / "export", parity_sizes=[(64, 96), (65, 97)])
-    types = {node.op_type for node in onnx.load(tmp_path / "export" / "model.onnx").graph.node}
-    assert "Pad" in types and "Ceil" not in types
-    assert any(type(module) is Conv2dSame for module in model.modules())  # the model itself stays as it is

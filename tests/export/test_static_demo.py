@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from huggingface_hub import RepoCard
-from javascript_tools import MODULES, browse, chromium, node, serving, varied_model
+from javascript_tools import MODULES, browse, chromium, node, serving
 from PIL import Image
 from toy import mask_of
 
-from kaseg import KASegImageProcessor, KASegModel
 from kaseg.data import SCENES
 from kaseg.data.scenes import render_scene
-from kaseg.export import ExportOptions, export_model, static_demo
+from kaseg.export import static_demo
 from kaseg.export.static_demo import write_static_demo
 
 PACKAGE = MODULES / "onnxruntime-web"
@@ -42,16 +41,9 @@ DROP = """(async () => {
 })()"""
 
 
-@pytest.fixture(scope="module")
-def model() -> KASegModel:
-    return varied_model()
-
-
-@pytest.fixture(scope="module")
-def export(model: KASegModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("export") / "mask"
-    export_model(model, KASegImageProcessor(), folder, ExportOptions(output="mask"), parity_sizes=((64, 96), (65, 97)))
-    return folder
+@pytest.fixture
+def export(exported: Callable[..., Path]) -> Path:
+    return exported(output="mask")
 
 
 @pytest.fixture
@@ -80,7 +72,7 @@ def npm(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
 
 
 @pytest.mark.parametrize("isolated", [False, True])
-def test_a_dropped_photo_and_the_webcam_in_chromium(isolated, export, model, tmp_path):
+def test_a_dropped_photo_and_the_webcam_in_chromium(isolated, export, model, processor, tmp_path):
     chromium()
     write_static_demo(export, tmp_path / "page", PACKAGE)
     (tmp_path / "images").mkdir()
@@ -88,7 +80,7 @@ def test_a_dropped_photo_and_the_webcam_in_chromium(isolated, export, model, tmp
     photo.save(tmp_path / "images" / "photo.png")
     with serving({"/": tmp_path / "page", "/images/": tmp_path / "images"}, isolated) as url:
         found = browse(f"{url}/index.html", READY, DROP)["result"]
-    expected = mask_of(model, KASegImageProcessor(), photo)
+    expected = mask_of(model, processor, photo)
     assert found["photo"].startswith("97x65: ") and (found["height"], found["width"]) == (65, 97)
     settings = json.loads((tmp_path / "page" / "settings.json").read_text())
     colors = np.array([[*color, 255] for color in settings["palette"]])[expected]

@@ -75,20 +75,21 @@ def test_who_may_read_the_config_may_read_the_weights(tmp_path: Path) -> None:
     assert "model.safetensors" in modes and set(modes.values()) == {modes["config.json"]}
 
 
-@pytest.mark.parametrize("name", ["do_pad", "do_center_crop"])
-def test_a_processor_that_transformers_has_not_is_refused(name: str, tmp_path: Path) -> None:
-    processor = KASegImageProcessor()
-    setattr(processor, name, True)
-    with pytest.raises(ValueError, match=f"{name}=True"):
-        export_model(student(), processor, tmp_path / "out", ExportOptions("transformers"), parity_sizes=SIZES)
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("size, message", [(None, "--size HEIGHT,WIDTH"), ((64, 97), "not 64,97")])
-def test_padding_to_the_stride_needs_a_size_of_its_multiples(size, message: str, tmp_path: Path) -> None:
-    options = ExportOptions("transformers", size=size)
+@pytest.mark.parametrize(
+    "padded, settings, size, message",
+    [
+        (False, {"do_pad": True}, None, "do_pad=True"),
+        (False, {"do_center_crop": True}, None, "do_center_crop=True"),
+        (True, {}, None, "--size HEIGHT,WIDTH"),
+        (True, {}, (64, 97), "not 64,97"),
+    ],
+)
+def test_what_transformers_has_not_is_refused(padded: bool, settings, size, message: str, tmp_path: Path) -> None:
+    model, processor = student(pad_to_stride=padded), KASegImageProcessor()
+    for name, value in settings.items():
+        setattr(processor, name, value)
     with pytest.raises(ValueError, match=message):
-        export_model(student(pad_to_stride=True), KASegImageProcessor(), tmp_path / "out", options)
+        export_model(model, processor, tmp_path / "out", ExportOptions("transformers", size=size), parity_sizes=SIZES)
     assert not (tmp_path / "out").exists()
 
 

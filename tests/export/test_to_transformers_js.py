@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from javascript_tools import JAVASCRIPT, browse, needs_node, node, serving, varied_model
+from javascript_tools import JAVASCRIPT, browse, needs_node, node, serving
 from PIL import Image
 from toy import mask_of
 from transformers import AutoImageProcessor, MobileNetV2ForSemanticSegmentation
@@ -18,27 +19,25 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 from kaseg import KASegImageProcessor, KASegModel
 from kaseg.data import load_segmentation_dataset
 from kaseg.data.scenes import render_scene
-from kaseg.export import ExportOptions, Int8Data, export_model
-from kaseg.export.to_transformers_js import JS_FILES
+from kaseg.export import ExportOptions, Int8Data, export_model, exporter
+from kaseg.export.graph import export_program
+from kaseg.export.to_transformers_js import JS_FILES, write_js_configs
 
 SIZES = ((64, 96), (65, 97), (48, 48), (33, 127), (100, 75))
 SAME = 0.995
 READY = "'segment' in window"
+RESIZING = KASegImageProcessor(do_resize=True, size={"shortest_edge": 56}, image_mean=[0.4, 0.5, 0.6])
 
 
 @pytest.fixture(scope="module")
-def model() -> KASegModel:
-    return varied_model()
-
-
-@pytest.fixture(scope="module")
-def folder(model: KASegModel, processor: KASegImageProcessor, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`model/`, an export of the tiny model in all types, and `images/`, five PNG files of five sizes."""
+def folder(exported: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`model/`, an export in all types, `resizing/`, one that resizes, and `images/`, PNG files of five sizes."""
+    needs_node()
     root = tmp_path_factory.mktemp("javascript")
     scenes = load_segmentation_dataset("scenes", split="train", num_scenes=4, height=48, width=64)
     int8 = Int8Data(scenes, scenes, samples=2, methods=("minmax",), max_loss=100)
-    options = ExportOptions("transformers-js", "int8")
-    export_model(model, processor, root / "model", options, int8, parity_sizes=SIZES[:2])
+    (root / "model").symlink_to(exported(int8=int8, format="transformers-js", dtype="int8"))
+    (root / "resizing").symlink_to(exported(by=RESIZING, format="transformers-js"))
     (root / "images").mkdir()
     for index, (height, width) in enumerate(SIZES):
         Image.fromarray(render_scene(0, index)[0]).resize((width, height)).save(root / "images" / f"{index}.png")
@@ -59,16 +58,15 @@ def javascript_masks(results: list[dict[str, Any]]) -> list[np.ndarray]:
     return [ids.reshape(r["height"], r["width"]) for ids, r in zip(decoded, results, strict=True)]
 
 
-def on_node(root: Path, dtype: str | None) -> list[np.ndarray]:
-    needs_node()
+def on_node(root: Path, dtype: str | None, name: str = "model") -> list[np.ndarray]:
     images = [str(file) for file in sorted((root / "images").iterdir())]
-    request = {"models": str(root), "name": "model", "dtype": dtype, "images": images}
+    request = {"models": str(root), "name": name, "dtype": dtype, "images": images}
     return javascript_masks(node("node.mjs", json.dumps(request)))
 
 
-def in_chromium(root: Path, dtype: str | None) -> list[np.ndarray]:
+def in_chromium(root: Path, dtype: str | None, name: str = "model") -> list[np.ndarray]:
     images = [f"/images/{file.name}" for file in sorted((root / "images").iterdir())]
-    request = json.dumps({"models": "/models/", "name": "model", "dtype": dtype, "images": images})
+    request = json.dumps({"models": "/models/", "name": name, "dtype": dtype, "images": images})
     with serving({"/": JAVASCRIPT, "/models/": root, "/images/": root / "images"}) as url:
         return javascript_masks(browse(f"{url}/browser.html", READY, f"segment({request})")["result"])
 
@@ -103,28 +101,32 @@ def test_int8_is_taken_by_default(run, folder: Path, processor: KASegImageProces
 
 
 @pytest.mark.parametrize("run", [on_node, in_chromium])
-def test_the_graph_resizes_where_the_processor_does(run, folder: Path, model: KASegModel, tmp_path: Path) -> None:
-    processor = KASegImageProcessor(do_resize=True, size={"shortest_edge": 56}, image_mean=[0.4, 0.5, 0.6])
-    export_model(model, processor, tmp_path / "model", ExportOptions("transformers-js"), parity_sizes=SIZES[:2])
-    (tmp_path / "images").symlink_to(folder / "images")
-    expected = python_masks(model, processor, sorted((folder / "images").iterdir()))
-    assert agreement(run(tmp_path, "fp32"), expected) >= SAME
+def test_the_graph_resizes_where_the_processor_does(run, folder: Path, model: KASegModel) -> None:
+    expected = python_masks(model, RESIZING, sorted((folder / "images").iterdir()))
+    assert agreement(run(folder, "fp32", "resizing"), expected) >= SAME
+
+
+def test_a_processor_that_pads_is_refused(model: KASegModel, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="do_pad=True"):
-        padding = KASegImageProcessor(do_pad=True)
-        export_model(model, padding, tmp_path / "out", ExportOptions("transformers-js"), parity_sizes=SIZES[:2])
+        write_js_configs(model.config, KASegImageProcessor(do_pad=True), tmp_path, has_int8=False)
 
 
 @pytest.mark.slow
-def test_a_real_network_on_five_photos(voc_deeplab: Path, voc: Path, tmp_path: Path) -> None:
+def test_a_real_network_on_photos(voc_deeplab: Path, voc: Path, tmp_path: Path, monkeypatch) -> None:
+    """Traced for one size, since for all sizes that takes a minute of this network."""
     needs_node()
     theirs = AutoImageProcessor.from_pretrained(voc_deeplab)
     processor = KASegImageProcessor(image_mean=theirs.image_mean, image_std=theirs.image_std)
     network = KASegModel.from_transformers(MobileNetV2ForSemanticSegmentation.from_pretrained(voc_deeplab))
-    export_model(network, processor, tmp_path / "model", ExportOptions("transformers-js"))
+    one_size = ExportOptions(size=(240, 320))
+    monkeypatch.setattr(exporter, "export_program", lambda graph, *_: export_program(graph, 3, one_size))
+    export_model(network, processor, tmp_path / "model", ExportOptions("transformers-js"), parity_sizes=())
     (tmp_path / "images").mkdir()
-    for name in (voc / "VOC2012/ImageSets/Segmentation/val.txt").read_text().split()[:5]:
-        Image.open(voc / f"VOC2012/JPEGImages/{name}.jpg").save(tmp_path / "images" / f"{name}.png")
+    for name in (voc / "VOC2012/ImageSets/Segmentation/val.txt").read_text().split()[:2]:
+        photo = Image.open(voc / f"VOC2012/JPEGImages/{name}.jpg").resize((320, 240))
+        photo.save(tmp_path / "images" / f"{name}.png")
     expected = python_masks(network, processor, sorted((tmp_path / "images").iterdir()))
+    assert min(len(np.unique(mask)) for mask in expected) > 1
     for run in (on_node, in_chromium):
         for dtype in ("fp32", "fp16"):
             assert agreement(run(tmp_path, dtype), expected) >= SAME, (run.__name__, dtype)
