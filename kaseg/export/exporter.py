@@ -23,7 +23,7 @@ from kaseg.export.packages import require
 from kaseg.export.parity import DEFAULT_SIZES, check_parity, noise_batches, parity_batches
 from kaseg.export.record import RECORD_NAME, write_record
 from kaseg.export.to_onnx import OPSET
-from kaseg.export.to_transformers import check_processor, write_transformers
+from kaseg.export.to_transformers import check_processor, plain_processor, write_transformers
 from kaseg.export.to_transformers_js import write_js_configs
 from kaseg.finite import require_finite
 from kaseg.modeling_kaseg import KASegModel
@@ -170,6 +170,8 @@ def _write(
     """Write model, config and image processor; returns the names of the model's files and how it was quantized."""
     if options.format == "transformers":
         return write_transformers(model, image_processor, folder, options), {}
+    if options.format == "transformers-js":
+        plain_processor(image_processor)  # refuses what it cannot do before minutes of tracing
     graph = build_graph(model, image_processor, options)
     program = export_program(graph, model.config.num_channels, options)
     written = write_program(program, folder, options, calibration)

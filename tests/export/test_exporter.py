@@ -26,9 +26,10 @@ from kaseg.export.runtimes.openvino import compile_model
 from kaseg.export.to_openvino import write_openvino
 from kaseg.writing import whole_folder
 
-# Each head, each way to treat an encoder, and each way to pad. Every layer makes tracing longer, so they have few:
-# test_efficientnet has the inverted residuals of MobileNetV2.
+# The student, then each other head, each way to treat an encoder and each way to pad. Every layer makes tracing longer,
+# so these have few.
 ARCHITECTURES = [
+    {"backbone": "mobilenetv2_035", "output_stride": 16, "tf_padding": True, "pad_to_stride": True},
     {
         "backbone": "test_convnext",
         "output_stride": 16,

@@ -21,7 +21,7 @@ from kaseg.data import load_segmentation_dataset
 from kaseg.data.scenes import render_scene
 from kaseg.export import ExportOptions, Int8Data, export_model, exporter
 from kaseg.export.graph import export_program
-from kaseg.export.to_transformers_js import JS_FILES, write_js_configs
+from kaseg.export.to_transformers_js import JS_FILES
 
 SIZES = ((64, 96), (65, 97), (48, 48), (33, 127), (100, 75))
 SAME = 0.995
@@ -106,9 +106,11 @@ def test_the_graph_resizes_where_the_processor_does(run, folder: Path, model: KA
     assert agreement(run(folder, "fp32", "resizing"), expected) >= SAME
 
 
-def test_a_processor_that_pads_is_refused(model: KASegModel, tmp_path: Path) -> None:
+def test_a_processor_that_pads_is_refused_before_anything_is_traced(model, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("kaseg.export.exporter.export_program", None)  # calling it would fail
     with pytest.raises(ValueError, match="do_pad=True"):
-        write_js_configs(model.config, KASegImageProcessor(do_pad=True), tmp_path, has_int8=False)
+        export_model(model, KASegImageProcessor(do_pad=True), tmp_path / "out", ExportOptions("transformers-js"))
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
