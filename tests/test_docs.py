@@ -22,7 +22,7 @@ import kaseg
 from kaseg import KnowledgeAdaptationConfig
 from kaseg.cli import app
 from kaseg.cli.compare import read_comparison
-from kaseg.cli.options import convert_field, options_of
+from kaseg.cli.flags import convert_field, options_of
 from kaseg.data import get_label_space, load_segmentation_dataset
 from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArguments
 

@@ -15,8 +15,8 @@ import yaml
 from kaseg import KASegConfig, KASegImageProcessor, KASegModel, KnowledgeAdaptationConfig
 from kaseg.distillation import FeatureAutoencoder, FeatureAutoencoderConfig
 from kaseg.distillation.balance import GradientBalance
-from kaseg.distillation.composite import StudentWithAdapters, student_map_shapes
 from kaseg.distillation.map_shape import MapShape
+from kaseg.distillation.student_with_adapters import StudentWithAdapters, student_map_shapes
 from kaseg.distillation.terms import build_terms
 from kaseg.experiments.recipe import build_arguments
 from kaseg.trainer.fingerprint import check_resume, fingerprint

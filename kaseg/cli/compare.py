@@ -102,7 +102,7 @@ def _typed(fields: Any, where: str) -> Any:
     """The fields as their dataclasses take them. Unknown ones, and what is no mapping, are left to [`Comparison`],
     which says what is wrong with them."""
     from ..experiments.comparison import ADAPTED_PARTS
-    from .options import convert_field, options_of
+    from .flags import convert_field, options_of
 
     if not isinstance(fields, dict):
         return fields

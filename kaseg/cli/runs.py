@@ -47,7 +47,7 @@ def _call(
     """Does a run with the arguments of `ctx`, as fields of `parts`, and reports the results."""
 
     # Here, since they take long to import.
-    from .options import build_app, normalize_flags
+    from .flags import build_app, normalize_flags
     from .output import console, print_run
 
     def run_and_report(*arguments: Any, resume: bool) -> None:

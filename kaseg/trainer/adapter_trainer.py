@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from kaseg.distillation.autoencoder import FeatureAutoencoder
-from kaseg.distillation.composite import StudentWithAdapters, teacher_maps
+from kaseg.distillation.student_with_adapters import StudentWithAdapters, teacher_maps
 from kaseg.trainer.knowledge_adaptation_config import KnowledgeAdaptationConfig
 from kaseg.trainer.stages import StageTrainer, stage_arguments
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from kaseg.distillation.composite import teacher_output
+from kaseg.distillation.student_with_adapters import teacher_output
 from kaseg.distillation.terms import labels_at, weights_of_labels
 from kaseg.trainer.base import last_complete_checkpoint
 from kaseg.trainer.knowledge_adaptation_config import KnowledgeAdaptationConfig

@@ -9,14 +9,14 @@ from torch import nn
 
 from kaseg.distillation.autoencoder import FeatureAutoencoder
 from kaseg.distillation.balance import squared_norms
-from kaseg.distillation.composite import teacher_maps
 from kaseg.distillation.correction import corrected_logits
+from kaseg.distillation.student_with_adapters import teacher_maps
 from kaseg.masks import argmax_resized
 from kaseg.trainer.segmentation_trainer import SegmentationTrainer
 
 
 class DistillationStep(SegmentationTrainer):
-    """Trains a [`~kaseg.distillation.composite.StudentWithAdapters`]: `L = L_ce + sum over terms of w_k * L_k`.
+    """Trains a student with its adapters: `L = L_ce + sum over terms of w_k * L_k`.
 
     Each term is a mean over all micro-batches and processes of a step, and so are the gradients that weights of
     `"auto"` are set from.

@@ -16,8 +16,8 @@ from kaseg.best_effort import best_effort
 from kaseg.data import SegmentationDataset, TrainTransform, WithUnlabelled
 from kaseg.distillation.autoencoder import FeatureAutoencoder, FeatureAutoencoderConfig, encoder_strides
 from kaseg.distillation.balance import GradientBalance
-from kaseg.distillation.composite import StudentWithAdapters, checked_student, student_map_shapes
 from kaseg.distillation.map_shape import MapShape
+from kaseg.distillation.student_with_adapters import StudentWithAdapters, checked_student, student_map_shapes
 from kaseg.distillation.teachers.adapter import TeacherAdapter
 from kaseg.distillation.teachers.building import build_teacher
 from kaseg.distillation.teachers.maps import TeacherMaps, whole_image

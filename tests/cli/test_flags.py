@@ -7,7 +7,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 from typer.testing import CliRunner
 
-from kaseg.cli.options import TRAINER_PANEL, build_app, build_arguments, normalize_flags, options_of
+from kaseg.cli.flags import TRAINER_PANEL, build_app, build_arguments, normalize_flags, options_of
 from kaseg.experiments.recipe import DataArguments, ModelArguments, TeacherArguments
 from kaseg.experiments.run import recipe_of
 from kaseg.trainer import KnowledgeAdaptationConfig, SegmentationConfig

@@ -2,7 +2,7 @@ import pytest
 import torch
 from toy import make_model
 
-from kaseg.distillation.composite import StudentWithAdapters, student_map_shapes
+from kaseg.distillation.student_with_adapters import StudentWithAdapters, student_map_shapes
 
 
 @pytest.mark.parametrize("pads", [False, True])
