@@ -209,7 +209,11 @@ def test_single_runs_of_voc_animals_are_those_of_the_table(collect: Any, heading
 
 @pytest.mark.parametrize(
     ("masks", "student", "objective"),
-    [("440 of 3,134", "os16-440", "logits_4_adaptation"), ("all 3,134", "os16-8000", "logits")],
+    [
+        ("440 of 3,134", "os16-440", "logits_4_adaptation"),
+        (r"stride 32.* \| 440 of 3,134", "os32-440", "logits_4_adaptation"),
+        ("all 3,134", "os16-8000", "logits"),
+    ],
 )
 def test_the_readme_shows_the_gains_of_the_runs(collect: Any, masks: str, student: str, objective: str) -> None:
     scores = scores_of(collect, student)
