@@ -77,6 +77,7 @@ def test_graphs_resize_as_pillow_does(size: dict[str, int], of: tuple[int, int])
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: f"{a['backbone']}-{a.get('head')}")
 def test_every_architecture_at_any_size_and_batch(architecture: dict, exported, tmp_path: Path) -> None:
     model = KASegModel(KASegConfig(num_labels=5, head_channels=32, **architecture)).eval()
