@@ -56,9 +56,6 @@ class Jobs:
         codes, printed = json.loads(answer)
         return codes, printed
 
-    def close(self) -> None:
-        """Nothing: other test files fork their jobs from the same process."""
-
 
 def _end(process: subprocess.Popen) -> None:
     assert process.stdin is not None

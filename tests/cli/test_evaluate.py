@@ -5,7 +5,6 @@ import itertools
 import json
 import shutil
 import sys
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +149,7 @@ def test_two_processes_write_once_what_one_does(kaseg: Any, trained: tuple[Path,
     one, two = tmp_path / "1.json", tmp_path / "2.json"
     command = ["evaluate", str(trained[0]), "--dataset", "scenes", "--max-samples", "3", "--device", "cpu", "--json"]
     kaseg.succeed(*command, one)
-    with closing(Jobs(__file__)) as jobs:
-        codes, printed = jobs.run("run_command", *command, str(two), processes=2)
+    codes, printed = Jobs(__file__).run("run_command", *command, str(two), processes=2)
     assert codes == [0, 0], printed
     assert printed.count("Scores:") == printed.count("Pixel accuracy") == 1
     scores = json.loads(two.read_text())

@@ -48,7 +48,6 @@ def test_two_processes_count_what_one_does(tmp_path: Path) -> None:
         codes, printed = jobs.run("score", str(tmp_path / "scores.json"), processes=processes)
         assert codes == [0] * processes, printed
         runs.append(json.loads((tmp_path / "scores.json").read_text()))
-    jobs.close()
     one, two = runs
     assert (one["processes"], two["processes"]) == (1, 2)
     assert (one["seen"], two["seen"]) == (15, 4 + 4 + 1)

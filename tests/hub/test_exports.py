@@ -13,7 +13,7 @@ from kaseg.export import ExportOptions, export_model
 
 def test_pushed_and_loaded_by_its_id(hub: HubServer, tmp_path: Path) -> None:
     export = tmp_path / "export"
-    export_model(make_model(backbone="test_resnet"), KASegImageProcessor(), export, ExportOptions(size=(64, 96)))
+    export_model(make_model(), KASegImageProcessor(), export, ExportOptions(size=(64, 96)))
     runtime = KASegOnnxModel.from_pretrained(export)
     runtime.push_to_hub("me/student-onnx", private=True)
     again = KASegOnnxModel.from_pretrained("me/student-onnx")

@@ -7,7 +7,7 @@ from kaseg.inference import deployed
 
 
 def test_the_same_logits_without_batch_norm_and_channels_last() -> None:
-    model = vary_batch_norm(make_model()).eval()
+    model = vary_batch_norm(make_model(backbone="mobilenetv2_035")).eval()  # depthwise convolutions, too
     pixels = torch.randn(1, 3, 65, 97)
     with torch.inference_mode():
         expected = model(pixels).logits
@@ -37,7 +37,7 @@ def test_pointwise_convolutions_with_any_number_of_threads(threads: int, monkeyp
         return by_name(pixels, weight, *args)
 
     monkeypatch.setattr(torch, "mkldnn_convolution", recorded)
-    model = make_model(backbone="test_resnet").eval()
+    model = make_model().eval()
     pixels = torch.randn(2, 3, 33, 49)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -60,7 +60,7 @@ def test_pointwise_convolutions_with_any_number_of_threads(threads: int, monkeyp
 
 
 def test_a_deployed_model_can_be_exported_and_keeps_to_autocast() -> None:
-    model = make_model(backbone="test_resnet")
+    model = make_model()
     pixels = torch.randn(1, 3, 64, 96)
     with torch.no_grad():
         expected = deployed(model)(pixels).logits
