@@ -76,7 +76,7 @@ def test_a_dropped_photo_and_the_webcam_in_chromium(isolated, export, model, pro
     chromium()
     write_static_demo(export, tmp_path / "page", PACKAGE)
     (tmp_path / "images").mkdir()
-    photo = Image.fromarray(render_scene(0, 1)[0]).resize((97, 65))
+    photo = Image.fromarray(render_scene(1, 1)[0]).resize((97, 65))
     photo.save(tmp_path / "images" / "photo.png")
     with serving({"/": tmp_path / "page", "/images/": tmp_path / "images"}, isolated) as url:
         found = browse(f"{url}/index.html", READY, DROP)["result"]
