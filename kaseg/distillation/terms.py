@@ -19,6 +19,7 @@ from kaseg.distillation.map_shape import MapShape
 from kaseg.pixels import VOID
 
 AUTO = "auto"  # in place of a weight: set by GradientBalance
+TAUGHT_IMAGES = ("all", "unlabelled")
 
 
 def regressor(in_channels: int, out_channels: int) -> nn.Module:
@@ -89,7 +90,7 @@ BASELINE_TERMS = {
     "dist": TermKind(losses.DistLoss, ("logits",), "teacher"),
 }
 TERM_KINDS = PAPER_TERMS | BASELINE_TERMS | {adaptation_loss(form): kind for form, kind in ADAPTATION_FORMS.items()}
-_NOT_OF_THE_LOSS = ("weight", "share", "source", "loss")
+_NOT_OF_THE_LOSS = ("weight", "share", "source", "loss", "images")
 
 
 class DistillationTerm(nn.Module):
@@ -103,6 +104,7 @@ class DistillationTerm(nn.Module):
         ignore_void: Leave out positions whose label is void.
         class_weights: Weigh each position by that of its label's class, and by 1 where the label is void; losses that
             do not take weights leave this alone.
+        images (`"all"` or `"unlabelled"`): Images of the batch that it is taken over: all, or those without any label.
     """
 
     def __init__(
@@ -116,10 +118,11 @@ class DistillationTerm(nn.Module):
         teacher: MapShape,
         ignore_void: bool = False,
         class_weights: Sequence[float] | None = None,
+        images: str = "all",
     ) -> None:
         super().__init__()
         self.name, self.kind, self.weight, self.source, self.loss = name, kind, weight, source, loss
-        self.ignore_void = ignore_void
+        self.ignore_void, self.images = ignore_void, images
         self.stride = teacher.stride if kind.grid == "teacher" else student.stride
         self.register_buffer("label_weights", None, persistent=False)
         self.label_weights: Tensor | None
@@ -133,6 +136,10 @@ class DistillationTerm(nn.Module):
 
     @property
     def needs_labels(self) -> bool:
+        return self.images == "unlabelled" or self._weighs_positions
+
+    @property
+    def _weighs_positions(self) -> bool:
         return self.loss.takes_labels or self.ignore_void or self.label_weights is not None
 
     def grid(self, image_size: Sequence[int]) -> tuple[int, int]:
@@ -151,11 +158,16 @@ class DistillationTerm(nn.Module):
             labels: (B, H, W); needed where `needs_labels` says so.
         """
         if self.adapter is not None:
-            student = self.adapter(student)
+            student = self.adapter(student)  # of the whole batch, whose statistics it normalizes by
+        if self.images == "unlabelled" and labels is not None:
+            chosen = _unlabelled(labels)
+            if not chosen.any():
+                return student.flatten()[:0].sum()  # 0, with a gradient
+            student, teacher, labels = student[chosen], teacher[chosen], labels[chosen]
         size = self.grid(image_size)
         if self.kind.grid != "own":
             student, teacher = _resize(student, size), _resize(teacher, size)
-        if labels is None or not self.needs_labels:
+        if labels is None or not self._weighs_positions:
             return self.loss(student, teacher)
         if self.kind.grid == "own":
             at_maps = (labels_at(labels, feature_map.shape[-2:]).ne(VOID) for feature_map in (student, teacher))
@@ -172,11 +184,13 @@ class DistillationTerm(nn.Module):
         images or of positions, or the sum of their weights. Means weighted by these numbers and divided by their sum
         are the mean over all."""
         size = self.grid(labels.shape[-2:])
+        if self.images == "unlabelled":
+            labels = labels[_unlabelled(labels)]
         if self.loss.per_image:
             return labels.new_full((), len(labels))
         if self.label_weights is not None:
             return self.label_weights[labels_at(labels, size).long()].sum()
-        if self.needs_labels:
+        if self._weighs_positions:
             return labels_at(labels, size).ne(VOID).sum()
         return labels.new_full((), len(labels) * size[0] * size[1])
 
@@ -191,6 +205,11 @@ def weights_of_labels(class_weights: Sequence[float], void: float = 1.0) -> Tens
     return weights
 
 
+def _unlabelled(labels: Tensor) -> Tensor:
+    """Which images of labels `(B, H, W)` have none."""
+    return labels.eq(VOID).flatten(1).all(1)
+
+
 def labels_at(labels: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     """Labels `(B, H, W)` at the nearest pixel of each position of a coarser grid."""
     return F.interpolate(labels[:, None].float(), size=tuple(size), mode="nearest-exact")[:, 0].to(labels.dtype)
@@ -203,6 +222,7 @@ def parse_losses(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         settings (`Mapping`): Name -> weight, or name -> `{"weight": 3.0, option: value}`. Names are those of
             `BASELINE_TERMS`, options the arguments of the loss and, where it can read several, `source`. A weight is a
             number or `"auto"`, beside which `share` may stand (see [`~kaseg.distillation.balance.GradientBalance`]).
+            `images: unlabelled` takes a loss over the images without masks alone.
             To have one loss twice, with other options, give the second a name of its own and the `loss` it is:
             `{"on_features": {"loss": "channel_wise", "weight": 50.0, "source": "features"}}`.
 
@@ -221,7 +241,7 @@ def parse_losses(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         where = f"distillation_losses: {name}"
         options = dict(given) if isinstance(given, Mapping) else {"weight": given}
         kind = _baseline(name, options)
-        known = {"weight": 1.0, "share": 1.0, "loss": kind, **BASELINE_TERMS[kind].options()}
+        known = {"weight": 1.0, "share": 1.0, "loss": kind, "images": "all", **BASELINE_TERMS[kind].options()}
         for option in options:
             if option not in known:
                 raise ValueError(f"{where}: unknown option {option!r}.{_did_you_mean(option, known)}")
@@ -233,6 +253,10 @@ def parse_losses(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             check_share(typed["share"], f"{where}: share")
             if weight != AUTO:
                 raise ValueError(f"{where}: share belongs to a weight of {AUTO}, but the weight is {weight}.")
+        if typed.get("images", "all") not in TAUGHT_IMAGES:
+            raise ValueError(f"{where}: images must be one of {TAUGHT_IMAGES}, got {typed['images']!r}.")
+        if typed.get("images") == "unlabelled" and BASELINE_TERMS[kind].loss.takes_labels:
+            raise ValueError(f"{where}: images: unlabelled, but {kind} leaves out what has no label.")
         typed = {"weight": weight, **typed}
         _build_loss(name, typed)
         complete[name] = {**known, **typed, "weight": None, "share": None}
@@ -314,6 +338,7 @@ def build_terms(
                 teacher[source],
                 ignore_void,
                 class_weights,
+                options.get("images", "all"),
             )
     return terms
 

@@ -154,8 +154,16 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
 
     def check_unlabelled(self, given: bool) -> None:
         super().check_unlabelled(given)
-        if not given:
-            self._refuse_given(("labelled_share",), "there are no images without masks")
+        if given:
+            return
+        self._refuse_given(("labelled_share",), "there are no images without masks")
+        for name, options in self.distillation_losses.items():
+            if options.get("images") == "unlabelled":
+                raise ValueError(
+                    f"distillation_losses: {name}: images: unlabelled, but there are no images without masks: give "
+                    "them (unlabelled_dataset; in recipes unlabelled_dir or max_labelled_samples), or set images to "
+                    "all."
+                )
 
     def _check_adaptation_form(self) -> None:
         self._require_one_of("adaptation_form", ADAPTATION_FORMS)

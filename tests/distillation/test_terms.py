@@ -70,6 +70,8 @@ class TestParsing:
             ({"pairwise": {"weight": 1.0, "nodes": 2.5}}, "nodes must be a int"),
             ({"pairwise": {"weight": 1.0, "nodes": 1}}, "pairwise: nodes must be at least 2"),
             ({"channel_wise": {"weight": 1.0, "source": "code"}}, "channel_wise: source must be one of"),
+            ({"dist": {"weight": 1.0, "images": "labelled"}}, "dist: images must be one of .*'unlabelled'"),
+            ({"intra_class": {"weight": 1.0, "images": "unlabelled"}}, "intra_class leaves out what has no label"),
             ([1.0], "must map names to weights"),
             ({"x": {"loss": "chanel_wise", "weight": 1.0}}, "x: unknown loss 'chanel_wise'.*channel_wise"),
             ({"x": {"loss": 3, "weight": 1.0}}, "x: unknown loss '3'. There are"),
@@ -191,6 +193,31 @@ class TestCounts:
             number = number + count
         assert (total / number).item() == pytest.approx(whole.item(), rel=1e-5)
         assert number == term.count(labels)
+
+
+class TestUnlabelledImages:
+    @pytest.mark.parametrize("name", [name for name in BASELINE_TERMS if name != "intra_class"])
+    def test_only_images_without_any_label_are_compared(self, name: str) -> None:
+        torch.manual_seed(0)
+        term, of_all = _term(name, 5, 5, images="unlabelled"), _term(name, 5, 5)
+        of_all.load_state_dict(term.state_dict())
+        student, teacher = torch.randn(4, 5, 4, 6, requires_grad=True), torch.randn(4, 5, 16, 24)
+        labels = torch.full((4, 64, 96), 255)
+        labels[1, 7, 5], labels[3] = 0, 2  # one pixel is a mask, too
+        value = term(student, teacher, (64, 96), labels)
+        expected = of_all(student[[0, 2]], teacher[[0, 2]], (64, 96), labels[[0, 2]])
+        assert value.item() == pytest.approx(expected.item(), rel=1e-6)
+        assert term.count(labels) == of_all.count(labels[[0, 2]]) and term.needs_labels
+        (gradient,) = torch.autograd.grad(value, student)
+        assert not gradient[[1, 3]].any() and all(gradient[i].any() for i in (0, 2))
+
+    def test_a_batch_without_such_images_has_no_loss(self) -> None:
+        term = _term("knowledge_distillation", images="unlabelled")
+        student = torch.full((2, 5, 4, 6), 1e38, requires_grad=True)  # whose sum is not finite
+        labels = torch.zeros(2, 64, 96, dtype=torch.long)
+        value = term(student, torch.randn(2, 5, 16, 24), (64, 96), labels)
+        value.backward()
+        assert value.item() == 0 and not student.grad.any() and term.count(labels) == 0
 
 
 class TestClassWeights:

@@ -21,6 +21,7 @@ RECIPE = {
 }
 WATCHING = {"report_to": "none", "disable_tqdm": True, "use_cpu": True, "save_strategy": "no", "logging_steps": 1}
 ADAPTED = {"latent_channels": 8, "autoencoder_epochs": 0.0, "autoencoder_max_steps": 1}
+OF_UNLABELLED = {"knowledge_distillation": {"weight": 1.0, "images": "unlabelled"}}
 
 
 def _comparison(**kwargs) -> Comparison:
@@ -171,6 +172,10 @@ def test_what_does_not_fit_is_refused(change: dict, message: str) -> None:
         ({"objectives": {"plain": None, "x": {"distillation_schedule": "foo"}}}, "student/x/seed-1: .*foo"),
         ({"students": {"a": {"output_stride": 17}}}, "a/plain/seed-1: output_stride must be one of .*17"),
         ({"students": {"a": {"mix": "cutmix", "mix_of": "unlabelled"}}}, "a/plain/seed-1: .*there are none"),
+        (
+            {"objectives": {"plain": None, "x": {"distillation_losses": OF_UNLABELLED}}},
+            "student/x/seed-1: .*there are no images without",
+        ),
         ({"students": {"a": {"backbone": "mobilenet_nonsense"}}}, "a/plain/seed-1: timm has no encoder named.*Close"),
     ],
 )

@@ -28,7 +28,10 @@ LEVERS = {
     "adaptation_weight": "auto",
     "affinity_weight": "auto",
     "balanced_every": 3,
-    "distillation_losses": {"knowledge_distillation": {"weight": "auto", "share": 0.2}, "hint": 1.0},
+    "distillation_losses": {
+        "knowledge_distillation": {"weight": "auto", "share": 0.2},
+        "hint": {"weight": 1, "images": "unlabelled"},
+    },
     "adaptation_form": "whitened",
     "adapter_warmup_steps": 4,
     "mix": "classmix",
