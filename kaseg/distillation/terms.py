@@ -16,6 +16,7 @@ from kaseg.distillation import losses
 from kaseg.distillation.adapters import AffinityAdapter, FeatureAdapter, OrthogonalAdapter
 from kaseg.distillation.losses.base import MapLoss
 from kaseg.distillation.map_shape import MapShape
+from kaseg.losses import LOSSES
 from kaseg.pixels import VOID
 
 AUTO = "auto"  # in place of a weight: set by GradientBalance
@@ -258,7 +259,7 @@ def parse_losses(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         if typed.get("images") == "unlabelled" and BASELINE_TERMS[kind].loss.takes_labels:
             raise ValueError(f"{where}: images: unlabelled, but {kind} leaves out what has no label.")
         typed = {"weight": weight, **typed}
-        _build_loss(name, typed)
+        _build_loss(name, typed, channels=1)
         complete[name] = {**known, **typed, "weight": None, "share": None}
         if twin := next((other for other in parsed if complete[other] == complete[name]), None):
             raise ValueError(f"{where} is the same as {twin} but for the weight: leave one of them out.")
@@ -278,7 +279,7 @@ def _baseline(name: Any, options: Mapping[str, Any]) -> str:
         where = "distillation_losses:" if kind == own else f"distillation_losses: {name}:"
         raise ValueError(f"{where} unknown loss {kind!r}.{_did_you_mean(kind, BASELINE_TERMS)}")
     # It is the name of a module and of a line in the logs.
-    taken = (own in BASELINE_TERMS and kind != own) or own == "cross_entropy" or hasattr(nn.ModuleDict(), own)
+    taken = (own in BASELINE_TERMS and kind != own) or own in LOSSES or hasattr(nn.ModuleDict(), own)
     if taken or not re.fullmatch(r"[A-Za-z]\w*", own):
         raise ValueError(
             f"distillation_losses: {name!r} cannot be the name of a {kind} loss: take letters, digits and _, and no "
@@ -327,13 +328,12 @@ def build_terms(
     for name, options in settings.items():
         if options["weight"]:
             kind, source = _kind(name, options), _source(name, options)
-            channels = {"channels": teacher[source].channels} if "channels" in kind.parameters() else {}
             terms[name] = DistillationTerm(
                 name,
                 kind,
                 options["weight"],
                 source,
-                _build_loss(name, {**options, **channels}),
+                _build_loss(name, options, teacher[source].channels),
                 student["logits" if source == "logits" else "features"],
                 teacher[source],
                 ignore_void,
@@ -357,12 +357,16 @@ def _source(name: str, options: Mapping[str, Any]) -> str:
     return options.get("source", _kind(name, options).sources[0])
 
 
-def _build_loss(name: str, options: Mapping[str, Any]) -> MapLoss:
+def _build_loss(name: str, options: Mapping[str, Any], channels: int) -> MapLoss:
+    """The loss of a term between a student's map and a teacher's of so many `channels`."""
     kind, source = _kind(name, options), _source(name, options)
     if source not in kind.sources:
         raise ValueError(f"distillation_losses: {name}: source must be one of {kind.sources}, got {source!r}.")
+    arguments = {option: value for option, value in options.items() if option not in _NOT_OF_THE_LOSS}
+    if "channels" in kind.parameters():
+        arguments["channels"] = channels
     try:
-        return kind.loss(**{option: value for option, value in options.items() if option not in _NOT_OF_THE_LOSS})
+        return kind.loss(**arguments)
     except ValueError as error:
         raise ValueError(f"distillation_losses: {name}: {error}") from None
 

@@ -98,10 +98,19 @@ def evaluate_model(
 
 def protocol_of(image_processor: Any, protocol: InferenceProtocol = WHOLE_IMAGE) -> str:
     """How scores of [`evaluate_model`] come about, in words; says so if the image processor resizes."""
-    words = protocol.describe()
+    words = [protocol.describe()]
     if getattr(image_processor, "do_resize", False):
-        return f"{words}, images resized to {dict(image_processor.size)}"
-    return words
+        size = dict(image_processor.size)
+        words += [
+            phrase.format(**size)
+            for name, phrase in (
+                ("shortest_edge", "short edge resized to {shortest_edge}"),
+                ("longest_edge", "long edge resized to at most {longest_edge}"),
+                ("height", "images resized to {height}x{width}"),
+            )
+            if size.get(name) is not None
+        ]
+    return ", ".join(words)
 
 
 class _Counts:

@@ -122,9 +122,10 @@ class Comparison:
     def runs(self, output_dir: str | Path, overrides: Mapping[str, Any] | None = None) -> list[Run]:
         """Every run below `output_dir`, in the order in which they are done: teacher first, then seed by seed, so that
         a family that is broken off holds whole pairs. The `overrides` of [`run_comparison`] go into no run's fields,
-        but decide with them which runs fit an autoencoder that others can take."""
+        but decide with them which runs fit an autoencoder that others can take; one that names another teacher leaves
+        out that of the family."""
         runs, teacher = [], self.teacher
-        if isinstance(teacher, Mapping):
+        if isinstance(teacher, Mapping) and "teacher" not in (overrides or {}):
             fields = {"seed": self.seeds[0], **self.recipe, **teacher}
             runs.append(Run(TEACHER, TEACHER, fields["seed"], fields, distils=False))
             teacher = str(Path(output_dir) / TEACHER)

@@ -41,9 +41,12 @@ def read_encoder(name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
 
 
 def normalization_of(name: str) -> KASegImageProcessor:
-    """A processor with the normalization of a checkpoint's own ([`KASegImageProcessor.of`]); a ValueError if no
-    KASegImageProcessor makes its pixel values, a CheckpointError (an `OSError`) if it cannot be loaded."""
+    """A processor with the normalization of a checkpoint's own ([`KASegImageProcessor.of`]), without its resizing and
+    padding; a ValueError if no KASegImageProcessor makes its pixel values, a CheckpointError (an `OSError`) if it
+    cannot be loaded."""
     path = resolve(name)
     with explained_loading(path):
         processor = AutoImageProcessor.from_pretrained(path, trust_remote_code=False)
-    return KASegImageProcessor.of(processor)
+    found = KASegImageProcessor.of(processor)
+    kept = ("image_mean", "image_std", "do_rescale", "rescale_factor", "do_normalize")
+    return KASegImageProcessor(**{name: getattr(found, name) for name in kept})

@@ -9,6 +9,7 @@ from matplotlib.ticker import NullFormatter, ScalarFormatter
 from kaseg.evaluation.plots import CostPoint, literal, plot_accuracy_against_cost
 from kaseg.experiments.comparison import TEACHER, Run
 from kaseg.experiments.summary import Finished
+from kaseg.losses import LOSSES
 
 # Read off the authors' own figure (see docs/method.md): output stride, GFLOPs, plain and adapted mIoU in percent.
 PAPER_POINTS = ((32, 3.23, 68.9, 70.7), (16, 5.50, 70.5, 72.5), (8, 17.70, 71.9, 72.9), (4, 67.03, 72.3, 73.0))
@@ -49,7 +50,7 @@ def learning_curves(finished: Finished) -> Figure:
         for index, results in enumerate(runs):
             label = literal(name) if index == 0 else None
             for axes, keys, factor in (
-                (left, ("distillation/cross_entropy", "loss"), 1.0),
+                (left, (*(f"distillation/{name}" for name in LOSSES), "loss"), 1.0),
                 (right, ("eval_mean_iou",), 100.0),
             ):
                 steps, values = _curve(results["log"], keys)

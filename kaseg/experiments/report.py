@@ -28,7 +28,7 @@ def write_report(
     `output_dir`, and return the rows of [`~kaseg.experiments.summary.summarize`]. What cannot be drawn is a warning.
 
     Args:
-        overrides: As in [`~kaseg.experiments.comparison.run_comparison`], for the data of the example masks.
+        overrides: As in [`~kaseg.experiments.comparison.run_comparison`].
         examples: Number of evaluation images that the page shows with the masks of the first finished seed; with 0 the
             page holds nothing of the dataset.
 
@@ -40,9 +40,10 @@ def write_report(
     finished = finished_runs(comparison, root, overrides)
     if not finished:
         raise FileNotFoundError(f"{root}: no run of this comparison is finished, so there is nothing to report.")
-    shown = [*_named_teacher(comparison, finished[0][1]), *finished]
+    teacher = (overrides or {}).get("teacher", comparison.teacher)
+    shown = [*_named_teacher(teacher, finished[0][1]), *finished]
     rows = summarize(comparison, shown)
-    planned = len(comparison.runs(root))
+    planned = len(comparison.runs(root, overrides))
     runs = [
         {"run": run.name, "seed": run.seed, "mean_iou": results["mean_iou"], "steps": results["steps"]}
         for run, results in finished
@@ -97,9 +98,9 @@ def _plots(rows: list[dict[str, Any]], shown: Finished, kept: str) -> list[tuple
     return drawn
 
 
-def _named_teacher(comparison: Comparison, scored: Mapping[str, Any]) -> list[tuple[Run, dict[str, Any]]]:
+def _named_teacher(teacher: Any, scored: Mapping[str, Any]) -> list[tuple[Run, dict[str, Any]]]:
     """The teacher where it is a checkpoint that tells its results on the data that the runs were scored on."""
-    file = Path(resolve(comparison.teacher)) / RESULTS_NAME if isinstance(comparison.teacher, str) else None
+    file = Path(resolve(teacher)) / RESULTS_NAME if isinstance(teacher, str) else None
     if file is None or not file.is_file():
         return []
     results = json.loads(file.read_text())

@@ -29,6 +29,7 @@ from kaseg.trainer.base import last_complete_checkpoint
 from kaseg.trainer.options import fields_for
 from kaseg.writing import write_atomically, write_json
 
+SEPARABLE_HEADS = ("deeplabv3plus", "fpn")
 # Fields that change nothing beside a checkpoint. Weights for other runs of a family may stand beside it.
 _ARCHITECTURE = ("backbone", "output_stride", "head", "separable_head")
 _DECIDED_BY = {
@@ -68,6 +69,11 @@ def check_model(model_args: ModelArguments) -> None:
         raise ValueError(
             f"{', '.join(given)} would change nothing beside {start}={getattr(model_args, start)}, which decides it: "
             "leave one of them out."
+        )
+    if not model_args.separable_head and model_args.model is None and model_args.head not in SEPARABLE_HEADS:
+        raise ValueError(
+            f"separable_head would change nothing, as the head is {model_args.head!r}: leave it out, or take one of "
+            f"{', '.join(SEPARABLE_HEADS)}."
         )
     if model_args.model is None:
         KASegConfig(**fields_for(KASegConfig, model_args))
@@ -224,7 +230,7 @@ def describe_results(
         "dataset": DataSource.named(data_args.dataset).name,  # of a folder its name: results are published
         "split": data_args.eval_split,
         "train_split": data_args.train_split,
-        **describe_run(model, trainer.args, trainer.state, metrics),
+        **describe_run(model, trainer.processing_class, trainer.args, trainer.state, metrics),
         **(_latency(trainer) if data_args.measure_latency else {}),
         "recipe": public_settings(recipe),
         "log": [{k: v for k, v in entry.items() if k != "total_flos"} for entry in trainer.state.log_history],

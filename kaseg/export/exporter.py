@@ -14,6 +14,7 @@ from PIL import Image
 
 from kaseg.best_effort import best_effort
 from kaseg.data.scenes import render_scene
+from kaseg.evaluation.cost import parameter_count
 from kaseg.export.calibration import CalibrationInputs, Int8Data, loss_of_int8
 from kaseg.export.card import write_card
 from kaseg.export.formats import load_export, needs, write_program
@@ -159,7 +160,7 @@ def _facts(model: KASegModel, options: ExportOptions, source: str | Path | None)
         "image_dtype": options.image_dtype if options.output == "mask" else None,
         "size": list(options.size) if options.size else None,
         "opset": OPSET if options.format == "onnx" else None,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters": parameter_count(model),
         "versions": {"kaseg": __version__, "torch": torch.__version__, **versions},
     }
 

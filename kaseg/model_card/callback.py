@@ -100,7 +100,7 @@ class ModelCardCallback(TrainerCallback):
         folder.mkdir(parents=True, exist_ok=True)
         model_id = self.model_id or args.hub_model_id or folder.resolve().name
         # Facts that were given (a finished run's results) go before those collected here.
-        results = describe_run(self.model, args, state, self._metrics) | self.results
+        results = describe_run(self.model, self.processor, args, state, self._metrics) | self.results
         compared = dict(self.compared)
         other = self._teacher_results
         if self.teacher and other and all(other.get(key) == results.get(key) for key in ("dataset", "split")):

@@ -8,7 +8,7 @@ from typing import Any
 
 from kaseg.evaluation.caution import caution
 from kaseg.evaluation.cost import describe_cost, hardware
-from kaseg.evaluation.evaluator import PROTOCOL
+from kaseg.evaluation.evaluator import protocol_of
 from kaseg.modeling_kaseg import KASegModel
 from kaseg.version import __version__
 
@@ -17,12 +17,16 @@ _CLASS_PREFIX = "eval_iou_"
 _SCORES = ("mean_iou", "mean_accuracy", "overall_accuracy", "loss", "num_reference_classes", "num_predicted_classes")
 
 
-def describe_run(model: KASegModel, args: Any, state: Any, metrics: Mapping[str, float]) -> dict[str, Any]:
+def describe_run(
+    model: KASegModel, processor: Any, args: Any, state: Any, metrics: Mapping[str, float]
+) -> dict[str, Any]:
     """Collects scores, cost, seed, steps, hardware and versions of a training with a
-    [`~kaseg.trainer.SegmentationConfig`], as far as there are any yet; `metrics` is what `evaluate()` gave last."""
+    [`~kaseg.trainer.SegmentationConfig`], as far as there are any yet; `processor` is the trainer's image processor,
+    `metrics` what `evaluate()` gave last."""
     description: dict[str, Any] = {}
     if "eval_mean_iou" in metrics:
-        description["protocol"] = _protocol(args)
+        padding = f", padded to multiples of {args.eval_size_divisor}" if args.eval_size_divisor else ""
+        description["protocol"] = protocol_of(processor) + padding
         description |= {name: metrics[f"eval_{name}"] for name in _SCORES if f"eval_{name}" in metrics}
         classes = {k.removeprefix(_CLASS_PREFIX): v for k, v in metrics.items() if k.startswith(_CLASS_PREFIX)}
         description["per_category_iou"] = classes
@@ -39,18 +43,6 @@ def describe_run(model: KASegModel, args: Any, state: Any, metrics: Mapping[str,
         **describe_cost(model),
         "versions": {"kaseg": __version__, **versions},
     }
-
-
-def _protocol(args: Any) -> str:
-    """How `evaluate()` of a trainer with these arguments scores, in words."""
-    words = [PROTOCOL]
-    if args.eval_size:
-        words.append(f"short edge resized to {args.eval_size}")
-    if args.eval_max_long_edge:
-        words.append(f"long edge resized to at most {args.eval_max_long_edge}")
-    if args.eval_size_divisor:
-        words.append(f"padded to multiples of {args.eval_size_divisor}")
-    return ", ".join(words)
 
 
 def read_results(run_dir: str | Path) -> dict[str, Any]:

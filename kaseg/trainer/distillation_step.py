@@ -58,7 +58,7 @@ class DistillationStep(SegmentationTrainer):
             network = getattr(model, "_orig_mod", model) if measures else model
             outputs = network(pixel_values=images, teacher=maps, labels=labels)
         loss = self.label_loss(outputs.logits, inputs["labels"], num_items_in_batch)
-        self.add_term("cross_entropy", loss * self.accumulation_steps)
+        self.add_term(self.args.loss, loss * self.accumulation_steps)
         fractions = self._fractions_of_step(inputs["labels"])
         parts = {name: fractions[name] * value for name, value in outputs.terms.items()}
         weights = self._term_weights()
@@ -100,9 +100,6 @@ class DistillationStep(SegmentationTrainer):
         if "loss" in logs:
             logs |= {f"weight/{name}": float(weight) for name, weight in self._weights.items()}
         super().log(logs, start_time)
-
-    def _mix(self, batch: dict[str, torch.Tensor], number: int, classify: Any = None) -> dict[str, torch.Tensor]:
-        return super()._mix(batch, number, None if self._unlabelled is None else self._classify)
 
     @torch.no_grad()
     def _classify(self, pixel_values: torch.Tensor) -> torch.Tensor:

@@ -115,11 +115,8 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
         False, "Weigh positions of that divergence by class_weights of their label (void: 1)."
     )
 
-    def __post_init__(self) -> None:
-        self.distillation_losses = parse_losses(self.distillation_losses)
-        super().__post_init__()
-
     def check(self) -> None:
+        self.distillation_losses = parse_losses(self.distillation_losses)
         super().check()
         if given := [name for name in ("activation_checkpointing", "gradient_checkpointing") if getattr(self, name)]:
             raise ValueError(f"{', '.join(given)}: the student and its adapters have no checkpoints of activations.")

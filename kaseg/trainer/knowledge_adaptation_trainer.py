@@ -168,12 +168,13 @@ class KnowledgeAdaptationTrainer(DistillationStep):
         self, teacher: TeacherAdapter, args: KnowledgeAdaptationConfig, processor: KASegImageProcessor
     ) -> TeacherMaps | None:
         """Where the teacher's maps of whole images are kept; `None` if the teacher sees crops, or no term reads it."""
-        sources = {"logits" if source == "logits" else "features" for source in sources_of(args.term_settings)}
+        sources = _tapped(sources_of(args.term_settings))
         if args.teacher_view != "image" or not sources:
             return None
         folder = args.teacher_maps_dir or Path(args.output_dir) / "teacher_maps"
         crop_size = (args.crop_size[0], args.crop_size[1])
-        return TeacherMaps(folder, teacher, self.teacher_stride, crop_size, processor, sources)
+        strides = {source: self._map_shapes[source].stride for source in sources}
+        return TeacherMaps(folder, teacher, strides, crop_size, processor)
 
     def _is_fixed(self, name: str) -> bool:
         # The teacher's maps of whole images are for crops of one size.
@@ -210,7 +211,14 @@ class KnowledgeAdaptationTrainer(DistillationStep):
                 f"model_init has made a student of stride {stride}, after one of {self.student_stride}, for which the "
                 "autoencoder's code is: make a search of its own for each stride."
             )
-        if self._known_classes is None and "logits" in sources_of(self.args.term_settings):
+        sources = sources_of(self.args.term_settings)
+        kept = () if self._teacher_maps is None else self._teacher_maps.sources
+        if self.args.teacher_view == "image" and not _tapped(sources) <= set(kept):
+            raise ValueError(
+                f"teacher_view='image' keeps the maps that the first terms read ({', '.join(kept) or 'none'}), but now "
+                f"they read {', '.join(sorted(_tapped(sources)))}: begin with a weight for each of them."
+            )
+        if self._known_classes is None and "logits" in sources:
             self._known_classes = _known_classes(self.accelerator.unwrap_model(self.teacher), self.num_labels)
         return self._with_adapters(student, self.args)
 
@@ -384,6 +392,11 @@ def _known_classes(teacher: TeacherAdapter, num_labels: int) -> list[int] | None
     """The student's classes that the teacher's logits are of; `None` for all: indexing by them would only copy."""
     known = teacher.require_logits().tolist()
     return None if known == list(range(num_labels)) else known
+
+
+def _tapped(sources: set[str]) -> set[str]:
+    """The teacher's own maps that terms read: the code is made of the features."""
+    return {"logits" if source == "logits" else "features" for source in sources}
 
 
 def _require_finished(autoencoder: Path) -> None:

@@ -245,8 +245,9 @@ class SegmentationTrainer(ScoringTrainer):
         return self.student if self.average is None else self.average.module
 
     def _begin_average(self, network: Any = None) -> None:
+        self.remove_callback(WeightAverageCallback)
+        self.average = None
         if self.args.ema_decay is not None:
-            self.remove_callback(WeightAverageCallback)
             self.average = WeightAverage(self.student if network is None else network, self.args.ema_decay)
             self.add_callback(WeightAverageCallback(self.average, lambda: self.student))
 
@@ -293,11 +294,15 @@ class SegmentationTrainer(ScoringTrainer):
             epoch_iterator = (self._mix(batch, number) for number, batch in enumerate(epoch_iterator))
         return super().get_batch_samples(epoch_iterator, num_batches, device)
 
-    def _mix(self, batch: dict[str, torch.Tensor], number: int, classify: Any = None) -> dict[str, torch.Tensor]:
+    def _mix(self, batch: dict[str, torch.Tensor], number: int) -> dict[str, torch.Tensor]:
         """Micro-batch `number` of the step under way, mixed; a resumed run mixes as the unbroken one."""
         assert self.mixer is not None
         numbers = (self.state.global_step, number, self.accelerator.process_index)
-        return self.mixer(batch, *numbers, classify=classify)
+        return self.mixer(batch, *numbers, classify=None if self._unlabelled is None else self._classify)
+
+    def _classify(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """The classes (N, H, W) of images without labels (N, 3, H, W), where there is a teacher that knows them."""
+        raise NotImplementedError
 
     def _get_num_items_in_batch(self, batch_samples: list, device: torch.device) -> torch.Tensor | None:
         """Denominator of the cross-entropy over all micro-batches and processes of a step."""

@@ -71,8 +71,7 @@ def main() -> None:
         report(f"the crop, teacher_scale {scale}", lambda i: shown(crops[i][0]["pixel_values"][None]).logits[0])  # noqa: B023
     with tempfile.TemporaryDirectory() as folder:
         whole = teacher()
-        stride = whole.describe()[1]
-        maps = TeacherMaps(folder, whole, stride, size, processor, {"logits"})
+        maps = TeacherMaps(folder, whole, {"logits": whole.maps()["logits"].stride}, size, processor)
         start = time.perf_counter()
         for sample in samples:
             maps.add(sample["image"], whole)

@@ -85,10 +85,12 @@ def test_images_that_the_processor_resizes(model: KASegModel, mixed: list[dict[s
     scores = evaluate_model(model, mixed, processor, batch_size=8, progress=sizes.append)
     assert sizes == [5]
     assert scores["num_images"] == 5
-    assert protocol_of(processor) == f"{PROTOCOL}, images resized to {{'height': 64, 'width': 64}}"
+    assert protocol_of(processor) == f"{PROTOCOL}, images resized to 64x64"
+    edges = KASegImageProcessor(do_resize=True, size={"shortest_edge": 64, "longest_edge": 96})
+    assert protocol_of(edges) == f"{PROTOCOL}, short edge resized to 64, long edge resized to at most 96"
     assert protocol_of(KASegImageProcessor()) == PROTOCOL
     slide = InferenceProtocol("slide", 32)
-    assert protocol_of(processor, slide) == f"{slide.describe()}, images resized to {{'height': 64, 'width': 64}}"
+    assert protocol_of(processor, slide) == f"{slide.describe()}, images resized to 64x64"
 
 
 class Stream:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -124,6 +125,10 @@ class TestRuns:
         comparison = _comparison(objectives={"plain": None, "a": ADAPTED, "b": other}, teacher="kaseg/one")
         assert _names(comparison) == [f"student/{name}/seed-1" for name in ("plain", "a", "b")]
         assert [run.fields.get("teacher") for run in comparison.runs("out")] == [None, "kaseg/one", "kaseg/other"]
+
+    def test_a_teacher_named_for_all_runs_leaves_the_familys_out(self) -> None:
+        runs = _comparison().runs("out", {"teacher": "kaseg/one"})
+        assert [run.name for run in runs] == ["student/plain/seed-1", "student/adapted/seed-1"]
 
 
 @pytest.mark.parametrize(
@@ -252,6 +257,8 @@ def test_several_at_a_time_come_to_the_same_and_what_fails_beside_them_is_named(
     rows = write_report(comparison, tmp_path, examples=0)
     results = json.loads((teacher / "results.json").read_text())
     assert next((row["objective"], row["mean_iou"]) for row in rows) == ("teacher", results["mean_iou"])
+    elsewhere = dataclasses.replace(comparison, teacher="kaseg/another")
+    assert write_report(elsewhere, tmp_path, {"teacher": str(teacher)}, examples=0) == rows
     assert len(rows) == 3 and json.loads((tmp_path / "summary.json").read_text())["finished"] == 4
     (teacher / "results.json").write_text(json.dumps({**results, "split": "test"}))
     assert len(write_report(comparison, tmp_path, examples=0)) == 2, "another split says nothing here"

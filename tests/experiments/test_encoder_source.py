@@ -27,6 +27,9 @@ def test_a_new_model_starts_from_a_checkpoints_encoder_and_normalization(tmp_pat
     state = model.encoder.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in source.encoder.state_dict().items())
     assert list(normalization_of(str(tmp_path)).image_std) == [0.25] * 3
+    KASegImageProcessor(image_mean=[0.4] * 3, do_resize=True, size={"shortest_edge": 256}).save_pretrained(tmp_path)
+    found = normalization_of(str(tmp_path))
+    assert list(found.image_mean) == [0.4] * 3 and not found.do_resize, "the new model has a size of its own"
 
 
 def test_a_deeplab_of_transformers_is_taken_too(tmp_path) -> None:

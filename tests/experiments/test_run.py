@@ -131,6 +131,12 @@ class TestBuildModel:
         assert model.config.id2label == SCENES.id2label and model.classifier.out_channels == 9
         assert torch.equal(model.head.conv[0].weight, source.head.conv[0].weight)
 
+    @pytest.mark.parametrize("head", ["student", "lraspp", "mlp"])
+    def test_separable_convolutions_of_a_head_that_has_none_are_refused(self, head: str) -> None:
+        with pytest.raises(ValueError, match=f"separable_head would change nothing, as the head is '{head}'"):
+            check_model(ModelArguments(head=head, separable_head=False))
+        check_model(ModelArguments(head="fpn", separable_head=False))
+
     @pytest.mark.parametrize(
         ("field", "value"),
         [

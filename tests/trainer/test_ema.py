@@ -1,10 +1,22 @@
 import numpy as np
 import pytest
 import torch
-from toy import ALONE, BEST, arguments, copy_state, ka_trainer, seg_trainer, split, states_equal
+from toy import (
+    ALONE,
+    BEST,
+    arguments,
+    copy_state,
+    ka_trainer,
+    make_dataset,
+    make_model,
+    seg_trainer,
+    split,
+    states_equal,
+)
 from transformers import TrainerCallback
 
 from kaseg import KASegModel, SegmentationConfig, SegmentationTrainer
+from kaseg.trainer.ema import WeightAverageCallback
 
 
 def _trainer(output_dir, distils: bool = False, **fields) -> SegmentationTrainer:
@@ -64,6 +76,19 @@ def test_it_is_evaluated_saved_and_named_and_training_is_as_without_it(tmp_path,
     assert "moving average of the weights" in (tmp_path / "a/README.md").read_text()
     without.create_model_card()
     assert "moving average" not in (tmp_path / "b/README.md").read_text()
+
+
+def test_a_later_training_without_one_has_none(tmp_path) -> None:
+    data = make_dataset()
+    args = SegmentationConfig(**arguments(tmp_path, ema_decay=0.3, max_steps=2))
+    trainer = SegmentationTrainer(args=args, train_dataset=data, eval_dataset=data, model_init=lambda: make_model())
+    trainer.train()
+    assert trainer.average is not None
+    args.ema_decay = None
+    trainer.train()
+    assert trainer.average is None and trainer.segmentation_model is trainer.student
+    assert trainer.model_card.model is trainer.student
+    assert not any(isinstance(callback, WeightAverageCallback) for callback in trainer.callback_handler.callbacks)
 
 
 def test_the_best_checkpoint_is_an_average(tmp_path) -> None:

@@ -127,3 +127,29 @@ def test_what_a_search_needs(tmp_path) -> None:
     strides = iter([make_model(), make_model(output_stride=32)])
     with pytest.raises(ValueError, match="of stride 32, after one of 16"):
         distillation(tmp_path, lambda: next(strides), adaptation_weight=0.0, affinity_weight=0.0).train()
+
+
+def test_losses_may_be_given_in_their_short_form(tmp_path) -> None:
+    trainer = distillation(tmp_path, adaptation_weight=0, affinity_weight=0, distillation_losses={"hint": 1.0})
+    trainer.args.distillation_losses = {"dist": 2.0}
+    trainer.train()
+    assert {name: term.weight for name, term in trainer.model.terms.items()} == {"dist": 2.0}
+    trainer.args.distillation_losses = {"nonsense": 2.0}
+    with pytest.raises(ValueError, match="unknown loss 'nonsense'"):
+        trainer.train()
+
+
+def test_a_term_whose_maps_were_not_kept_is_refused(tmp_path) -> None:
+    fields = {"teacher_view": "image", "affinity_weight": 0, "distillation_losses": {"knowledge_distillation": 1.0}}
+    trainer = distillation(tmp_path, adaptation_weight=0, **fields)
+    trainer.args.adaptation_weight = 5.0
+    with pytest.raises(ValueError, match=r"keeps the maps .*\(logits\), but now they read features, logits"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("loss", ["dice", "ohem"])
+def test_the_labels_loss_is_logged_by_its_name(tmp_path, loss: str) -> None:
+    trainer = distillation(tmp_path, loss=loss, adaptation_weight=0, logging_steps=1)
+    trainer.train()
+    logged = {name for entry in trainer.state.log_history for name in entry}
+    assert f"distillation/{loss}" in logged and "distillation/cross_entropy" not in logged

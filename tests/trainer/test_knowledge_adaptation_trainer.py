@@ -346,6 +346,10 @@ CONTRADICTIONS = {
         lambda: {"teacher": TeacherAdapter(make_teacher(), student_labels={0: "road", 1: "sky"})},
         r"matched with the classes road, sky.*has LABEL_0, LABEL_1.*student_labels",
     ),
+    "images": (
+        lambda: {"teacher": TeacherAdapter(make_teacher(), student_mean=[0.5] * 3, student_std=[0.25] * 3)},
+        r"mean \(0\.5, .*0\.25\), but .*mean \(0\.485.*expect_images",
+    ),
     "teacher's tap": (
         lambda: {"teacher": TeacherAdapter(make_teacher()), "teacher_tap": "head.conv"},
         r"teacher_tap='head.conv'.*the input of classifier",

@@ -78,7 +78,7 @@ class TeacherAdapter(nn.Module):
 
     Attributes:
         normalization ([`~kaseg.pixels.Normalization`] or `None`): The teacher's own, as given or found.
-        knows_images (`bool`): Whether the student's normalization is known.
+        expected_images: Mean and standard deviation of the images that it is given; `None` if they are not known.
         known_classes (`LongTensor` of shape `(K,)` or `None`): The student's ids of the channels of the logits,
             ascending; `None` while no student's labels are known.
     """
@@ -311,7 +311,7 @@ class TeacherAdapter(nn.Module):
         self.register_buffer("shift", None, persistent=False)
         self.scale: torch.Tensor | None
         self.shift: torch.Tensor | None
-        self.knows_images = False
+        self.expected_images: tuple[tuple[float, ...], tuple[float, ...]] | None = None  # their mean and deviation
         if student[0] is not None and student[1] is not None:
             self.expect_images(student[0], student[1])
 
@@ -328,7 +328,7 @@ class TeacherAdapter(nn.Module):
                 )
             else:
                 self.flip_channels = self.flip_channels or self.normalization.flip_channels
-        own, self.knows_images = self.normalization, True
+        own, self.expected_images = self.normalization, (tuple(mean), tuple(std))
         self.scale = self.shift = None
         if own is not None and (list(own.mean), list(own.std)) != (list(mean), list(std)):
             device = reference_tensor(self.model).device

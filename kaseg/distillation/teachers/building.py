@@ -24,7 +24,8 @@ def build_teacher(
     run begin with `teacher_`.
 
     Raises:
-        ValueError: the teacher is the student itself, or a [`TeacherAdapter`] that was made with other options.
+        ValueError: the teacher is the student itself, or a [`TeacherAdapter`] that was made with other options, or for
+            other images or classes.
     """
     labels = student.config.id2label
     if isinstance(teacher, nn.Module) and any(module is student for module in teacher.modules()):
@@ -43,8 +44,16 @@ def build_teacher(
                     f"{field}={value!r} is given, but the teacher is a TeacherAdapter already, whose {argument} is "
                     f"{getattr(teacher, argument)}: set it there, TeacherAdapter(model, {argument}=...)."
                 )
-        if not teacher.knows_images:
-            teacher.expect_images(normalization.mean, normalization.std)
+        images = (tuple(normalization.mean), tuple(normalization.std))
+        if teacher.expected_images is None:
+            teacher.expect_images(*images)
+        elif teacher.expected_images != images:
+            raise ValueError(
+                "The teacher expects images of mean {} and standard deviation {}, but the student's image processor "
+                "gives them with mean {} and standard deviation {}: call teacher.expect_images with the latter.".format(
+                    *teacher.expected_images, *images
+                )
+            )
         if teacher.label_match is None or label_map:
             teacher.match(labels, label_map)
         elif teacher.label_match.student != tuple(labels[index] for index in sorted(labels)):

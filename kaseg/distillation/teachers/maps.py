@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,29 +50,29 @@ class TeacherMaps:
         folder (`str` or `Path`): Where maps are kept. Half of a float32 map each: about 0.4 MB for an image of 500x375
             pixels and 256 channels at stride 16, 16 times as much at stride 4.
         teacher ([`TeacherAdapter`]): Whose maps; must know the normalization of the images it is given.
-        stride (`int`): Stride of the teacher's maps.
+        strides (`Mapping[str, int]`): What is kept, of `"features"` and `"logits"`, each with the stride of its map.
         crop_size (`(int, int)`): Height and width of the student's crops.
         processor ([`KASegImageProcessor`]): Gives the normalization of the images that the teacher is given.
-        sources (`Iterable[str]`): What is kept, of `"features"` and `"logits"`.
     """
 
     def __init__(
         self,
         folder: str | Path,
         teacher: TeacherAdapter,
-        stride: int,
+        strides: Mapping[str, int],
         crop_size: tuple[int, int],
         processor: KASegImageProcessor,
-        sources: Iterable[str],
     ) -> None:
-        self.sources = tuple(sorted(sources))
+        self.sources = tuple(sorted(strides))
         normalization = Normalization.of_processor(processor)
-        self.padded_to = max(PADDED_TO, stride)
+        self.padded_to = max(PADDED_TO, *strides.values())
         # A teacher whose own normalization is not known gets images as the student does.
         images = (self.padded_to, normalization if teacher.normalization is None else None)
         self.folder = Path(folder) / _fingerprint(teacher, images)
-        # What the teacher's map of a crop would measure, so that all that follows is as if it had seen the crop.
-        self.grid = (math.ceil(crop_size[0] / stride), math.ceil(crop_size[1] / stride))
+        # What the teacher's maps of a crop would measure, so that all that follows is as if it had seen the crop.
+        self.grids = {
+            source: tuple(math.ceil(side / stride) for side in crop_size) for source, stride in strides.items()
+        }
         self.crop_size = crop_size
         self.transform = EvalTransform(normalization.mean, normalization.std, size_divisor=self.padded_to)
 
@@ -113,10 +113,13 @@ class TeacherMaps:
         """
         image = to_rgb(image)
         key = image_key(image)
-        return {f"teacher_{source}": self._cut(self._read(source, key), image.size, view) for source in self.sources}
+        return {
+            f"teacher_{source}": self._cut(self._read(source, key), image.size, view, *grid)
+            for source, grid in self.grids.items()
+        }
 
-    def _cut(self, whole: torch.Tensor, size: tuple[int, int], view: View) -> torch.Tensor:
-        (x0, y0, dx, dy), (height, width) = view, self.grid
+    def _cut(self, whole: torch.Tensor, size: tuple[int, int], view: View, height: int, width: int) -> torch.Tensor:
+        x0, y0, dx, dy = view
         padded = tuple(math.ceil(side / self.padded_to) * self.padded_to for side in size)  # width, height
         # Where the crop shrinks the image, one sample per position would leave some of the map out.
         dense = min(MAX_SAMPLES_PER_SIDE, max(1, math.ceil(max(abs(dx), abs(dy)) - 1e-3)))

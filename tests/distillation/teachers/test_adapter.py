@@ -126,7 +126,7 @@ def test_the_students_normalization_may_be_told_later() -> None:
     told, later = TeacherAdapter(model, **given, **student), TeacherAdapter(model, **given)
     assert not torch.equal(later(IMAGE).logits, told(IMAGE).logits)
     later.expect_images(*student.values())
-    assert later.knows_images and torch.equal(later(IMAGE).logits, told(IMAGE).logits)
+    assert later.expected_images == tuple(student.values()) and torch.equal(later(IMAGE).logits, told(IMAGE).logits)
     later.expect_images(*given.values())
     with torch.no_grad():
         assert torch.equal(later(IMAGE).logits, model(IMAGE).logits)

@@ -46,7 +46,7 @@ def _slope(width: int, height: int) -> Image.Image:
 
 
 def _maps(folder: Path, teacher: TeacherAdapter, crop=(64, 64), sources=("features", "logits")) -> TeacherMaps:
-    return TeacherMaps(folder, teacher, STRIDE, crop, KASegImageProcessor(), sources)
+    return TeacherMaps(folder, teacher, dict.fromkeys(sources, STRIDE), crop, KASegImageProcessor())
 
 
 def _kept(folder: Path, width: int, height: int, **options: Any) -> tuple[Image.Image, TeacherAdapter, TeacherMaps]:
@@ -55,6 +55,18 @@ def _kept(folder: Path, width: int, height: int, **options: Any) -> tuple[Image.
     maps = _maps(folder, teacher, **options)
     maps.add(image, teacher)
     return image, teacher, maps
+
+
+def test_logits_finer_than_the_tapped_map_keep_their_stride(tmp_path) -> None:
+    """As those of torchvision's networks, which are as large as the image."""
+    image, teacher = _slope(320, 256), _teacher()
+    teacher.model.classifier = nn.Sequential(nn.UpsamplingBilinear2d(scale_factor=4), teacher.model.classifier)
+    maps = TeacherMaps(tmp_path, teacher, {"features": 16, "logits": 4}, (64, 64), KASegImageProcessor())
+    maps.add(image, teacher)
+    found = maps.crop(image, (128.0, 64.0, 1.0, 1.0))
+    assert found["teacher_features"].shape == (3, 4, 4) and found["teacher_logits"].shape == (2, 16, 16)
+    whole = teacher(maps.transform(image, Image.new("L", image.size))["pixel_values"][None])
+    torch.testing.assert_close(found["teacher_logits"], whole.logits[0, :, 16:32, 32:48], atol=0.01, rtol=0)
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 1.7])
@@ -250,7 +262,7 @@ def test_a_teacher_of_unknown_normalization_sees_the_students_images(tmp_path) -
 
     def folders(**kwargs) -> set[Path]:
         return {
-            TeacherMaps(tmp_path, _teacher(**kwargs), STRIDE, (64, 64), processor, ("features",)).folder
+            TeacherMaps(tmp_path, _teacher(**kwargs), {"features": STRIDE}, (64, 64), processor).folder
             for processor in processors
         }
 
@@ -264,7 +276,7 @@ def test_maps_of_a_coarse_teacher_lie_where_the_crop_lies(tmp_path) -> None:
     image = _slope(304, 304)
     teacher = _teacher()
     teacher.model.features = nn.AvgPool2d(32, ceil_mode=True, count_include_pad=False)
-    maps = TeacherMaps(tmp_path, teacher, 32, (64, 64), KASegImageProcessor(), ("features",))
+    maps = TeacherMaps(tmp_path, teacher, {"features": 32}, (64, 64), KASegImageProcessor())
     maps.add(image, teacher)
     inputs, view = TrainTransform((64, 64), (1.0, 1.0), horizontal_flip=0.0).with_view(
         image.crop((128, 128, 192, 192)), Image.new("L", (64, 64))
