@@ -189,7 +189,7 @@ def run_comparison(
     Args:
         comparison, output_dir: What to run, and where: each run has a folder of its own below.
         overrides: Fields that go before those of the comparison: where things lie and how runs are watched (`data_dir`,
-            `backbone_weights`, `torch_compile`, ...).
+            `backbone_weights`, `torch_compile`, ...). `unlabelled_dir` goes to the runs that have one.
         only: Pattern (`fnmatch`) of the runs to do, such as `os16/*/seed-1`; others are left for another time.
         announce: Called with a line before each run; with several `jobs`, also after it.
         jobs: Runs at a time, each in a process of its own, whose output goes to `run.log` in the run's folder.
@@ -198,9 +198,9 @@ def run_comparison(
         [`finished_runs`].
 
     Raises:
-        ValueError: `jobs` is below 1, `only` matches no run, a folder holds a run with another recipe, or, before any
-            run is begun, a field of one has a value that it cannot have, or one needs the teacher or the autoencoder of
-            a run that is neither done nor matched by `only`.
+        ValueError: `jobs` is below 1, `only` matches no run, or, before any run is begun, a folder holds a finished
+            run with another recipe, a field of one has a value that it cannot have, or one needs the teacher or the
+            autoencoder of a run that is neither done nor matched by `only`.
         ChildProcessError: with several `jobs`, some runs failed or were killed; the others were done.
     """
     if jobs < 1:
@@ -216,8 +216,14 @@ def run_comparison(
             f"{', '.join(comparison.students)}; objectives {', '.join(comparison.objectives)}; seeds "
             f"{', '.join(map(str, comparison.seeds))}."
         )
+    if "unlabelled_dir" in (overrides or {}) and not any("unlabelled_dir" in run.fields for run in chosen):
+        raise ValueError(
+            f"overrides: unlabelled_dir would change nothing, as no run called {only!r} has one: give it to an "
+            "objective or to the recipe."
+        )
     _check_values(chosen, output_dir, overrides)
     _check_what_others_make(chosen, runs, output_dir, overrides)
+    finished_runs(comparison, output_dir, overrides)  # whose recipes are checked before hours of others
     with progress_bar("Runs", len(chosen), "runs") as bar:
         if jobs > 1:
             work = functools.partial(_do_in_worker, output_dir=output_dir, overrides=overrides, jobs=jobs)
@@ -306,7 +312,9 @@ def _sharing(runs: Sequence[Run], output_dir: str | Path, overrides: Mapping[str
 
 
 def _arguments(run: Run, output_dir: str | Path, overrides: Mapping[str, Any] | None) -> list[Any]:
-    fields = {**run.fields, **(overrides or {}), "output_dir": str(Path(output_dir) / run.name)}
+    # Where the images without masks lie is said for the runs that have them; the others would learn from them, too.
+    own = {k: v for k, v in (overrides or {}).items() if k != "unlabelled_dir" or k in run.fields}
+    fields = {**run.fields, **own, "output_dir": str(Path(output_dir) / run.name)}
     return build_arguments(ADAPTED_PARTS if run.distils else PLAIN_PARTS, fields)
 
 

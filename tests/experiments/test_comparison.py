@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kaseg.experiments import comparison as comparison_module
-from kaseg.experiments.comparison import Comparison, Run, _is_ready, finished_runs, run_comparison
+from kaseg.experiments.comparison import Comparison, Run, _arguments, _is_ready, finished_runs, run_comparison
 from kaseg.experiments.report import write_report
 
 RECIPE = {
@@ -298,6 +298,28 @@ def test_only_what_matches(done) -> None:
         run_comparison(done[0], done[1], WATCHING, only="student/plain/seed1")
     with pytest.raises(ValueError, match="overrides: unknown field 'data_dri'"):
         run_comparison(done[0], done[1], {"data_dri": "x"})
+
+
+def test_where_unlabelled_images_lie_is_said_for_the_runs_that_have_them() -> None:
+    comparison = _comparison(
+        objectives={"plain": None, "few": ADAPTED, "many": {**ADAPTED, "unlabelled_dir": "photos"}}
+    )
+    found = {}
+    for run in comparison.runs("out"):
+        parts = _arguments(run, "out", {**WATCHING, "unlabelled_dir": "elsewhere"})
+        found[run.objective] = [part.unlabelled_dir for part in parts if hasattr(part, "unlabelled_dir")]
+    assert found["few"] == [None] and found["many"] == ["elsewhere"]
+    with pytest.raises(ValueError, match="unlabelled_dir would change nothing, as no run called 'student/few/"):
+        run_comparison(comparison, "out", {"unlabelled_dir": "elsewhere"}, only="student/few/*")
+
+
+def test_a_finished_run_of_another_recipe_is_found_before_others_are_begun(done, tmp_path) -> None:
+    comparison, output_dir, _ = done
+    folder = shutil.copytree(output_dir, tmp_path / "out")
+    edited = dataclasses.replace(comparison, seeds=(*comparison.seeds, 99), recipe={**RECIPE, "max_steps": 3})
+    with pytest.raises(ValueError, match=r"holds a run with another recipe.*max_steps \(2 -> 3\)"):
+        run_comparison(edited, folder, WATCHING, only="student/plain/seed-99")
+    assert not (folder / "student/plain/seed-99").exists()
 
 
 def test_report(done) -> None:
