@@ -1,4 +1,4 @@
-"""What each format needs, how its files are written, and how they are run."""
+"""What each format needs, how its files are written, and how they are run. `options.py` names the formats."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -138,10 +138,11 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
         for name in ("distillation_class_weights", "autoencoder_class_weights"):
             if getattr(self, name) and self.class_weights is None:
                 raise ValueError(f"{name} weighs by class_weights, but there are none: set them, too.")
-        if self.correct_teacher and "logits" not in sources_of(self.term_settings):
+        of_labelled = {k: v for k, v in self.term_settings.items() if v.get("images") != "unlabelled"}
+        if self.correct_teacher and "logits" not in sources_of(of_labelled):
             raise ValueError(
-                "correct_teacher would change nothing, as no term reads the teacher's logits: leave it out, or add one "
-                "that does (distillation_losses: {knowledge_distillation: ...})."
+                "correct_teacher would change nothing, as no term reads the teacher's logits of images with masks: "
+                "leave it out, or add one that does (distillation_losses: {knowledge_distillation: ...})."
             )
         if not 0.01 <= self.labelled_share <= 0.99:  # beyond, samples would be repeated without end
             raise ValueError(f"labelled_share must be from 0.01 to 0.99, got {self.labelled_share}.")

@@ -46,6 +46,10 @@ def _config(tmp_path, **fields) -> KnowledgeAdaptationConfig:
         ({"adaptation_form": "whitened", "adaptation_q": 1.0}, "'whitened' has none"),
         *(({"labelled_share": s}, "labelled_share must be from 0.01 to 0.99") for s in (0.0, 1e-9, 1.0, math.nan)),
         ({"correct_teacher": True}, "correct_teacher would change nothing, as no term reads"),
+        (
+            {"correct_teacher": True, "distillation_losses": {"dist": {"weight": 1.0, "images": "unlabelled"}}},
+            "no term reads the teacher.s logits of images with masks",
+        ),
         ({"latent_channels": 0}, "latent_channels must be at least 1"),
         ({"distillation_schedule": "step"}, "distillation_schedule must be one of .*linear"),
         ({"distillation_class_weights": True}, "distillation_class_weights .*there are none"),

@@ -1,4 +1,5 @@
-"""Losses of knowledge adaptation and of the baselines that it is compared with, one file each."""
+"""Losses of knowledge adaptation and of the baselines that it is compared with, one file each. `distillation/terms.py`
+lists them under the names that recipes use, and says how each is fed."""
 
 from kaseg.distillation.losses.adaptation import AdaptationLoss
 from kaseg.distillation.losses.affinity import AffinityLoss
