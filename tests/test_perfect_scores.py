@@ -67,7 +67,7 @@ def test_wherever_a_model_is_scored(values: tuple, words: str, score: float, tmp
         references = [np.asarray(sample["label"]) for sample in data]
         metric.add_batch(predictions=[np.zeros_like(mask) for mask in references], references=references)
         assert metric.compute()["mean_iou"] == score and words in caplog.text
-    results = describe_run(trainer.model, trainer.args, trainer.state, metrics)
+    results = describe_run(trainer.model, trainer.processing_class, trainer.args, trainer.state, metrics)
     assert results["mean_iou"] == score and words in results["caution"]
     trainer.create_model_card()
     card = (tmp_path / "README.md").read_text()
