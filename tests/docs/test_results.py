@@ -207,6 +207,15 @@ def test_single_runs_of_voc_animals_are_those_of_the_table(collect: Any, heading
     assert shown == expected | {"plain": [f"{plain:.1f}", ""]}
 
 
+def test_students_of_voc_animals_at_stride_8_are_those_of_the_runs(collect: Any) -> None:
+    fine, students = scores_of(collect, "os8-440")["plain"], scores_of(collect, "os16-440")
+    shown = {seed: cells for seed, *cells in rows_of("440 masks, against a student at stride 8", VOC_ANIMALS)[1:]}
+    assert shown.keys() == fine.keys()
+    for seed, cells in shown.items():
+        scores = (fine[seed], students["plain"][seed], students["logits_4_adaptation"][seed])
+        assert cells == [*(f"{score:.1f}" for score in scores), f"{scores[2] - scores[0]:+.1f}"]
+
+
 @pytest.mark.parametrize(
     ("masks", "student", "objective"),
     [
