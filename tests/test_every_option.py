@@ -134,6 +134,9 @@ class _Lines:
     def maps(self) -> Any:
         return self.trainer._teacher_maps and str(self.trainer._teacher_maps.folder)
 
+    def grid(self) -> Any:
+        return self.trainer.model.terms["knowledge_distillation"].grid((32, 32))
+
     def warmup(self) -> Any:
         args = adapter_arguments(self.trainer.args)
         return args.max_steps, args.learning_rate, args.optim
@@ -178,6 +181,7 @@ ROWS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("loss", {"teacher_tap": "encoder"}, {"use_autoencoder": False}),
     ("loss", {"teacher_label_map": SWAPPED, "correct_teacher": True}, LOGITS),
     ("maps", {"teacher_view": "image"}, {}),
+    ("grid", {"teacher_logits_stride": 2}, {"teacher_view": "image", **LOGITS}),
     ("maps", {"teacher_maps_dir": "elsewhere"}, {"teacher_view": "image"}),
     ("balance", {"balanced_share": 0.2, "balanced_every": 3, "balanced_decay": 0.5}, {"adaptation_weight": "auto"}),
     ("warmup", {"adapter_warmup_steps": 5}, {}),

@@ -19,6 +19,7 @@ from kaseg.trainer.options import option, with_fields_in_doc
 from kaseg.trainer.segmentation_config import SegmentationConfig
 
 TEACHER_VIEWS = ("crop", "image")
+FINE_STRIDES = (1, 2, 4, 8)
 DISTILLATION_SCHEDULES = ("constant", "linear", "cosine")
 
 
@@ -92,6 +93,11 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
         None,
         "Folder of the teacher's maps of whole images, which runs may share; teacher_maps in output_dir by default.",
     )
+    teacher_logits_stride: int | None = option(
+        None,
+        "With teacher_view image, the stride of the grid that logits are compared on, finer than the teacher's own "
+        f"(default): {', '.join(map(str, FINE_STRIDES))}.",
+    )
     teacher_label_map: dict | None = option(
         None,
         "Student's class: teacher's class, a list of those that make it up, or null for one that the teacher is not "
@@ -129,10 +135,15 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
         self._require_one_of("distillation_schedule", DISTILLATION_SCHEDULES)
         self._require_one_of("teacher_view", TEACHER_VIEWS)
         self._require_one_of("teacher_output_stride", (None, *OUTPUT_STRIDES))
+        self._require_one_of("teacher_logits_stride", (None, *FINE_STRIDES))
         if self.teacher_view == "crop":
             self._refuse_unused("teacher_maps_", "teacher_view is 'crop'")
+            self._refuse_given(("teacher_logits_stride",), "teacher_view is 'crop'")
         elif self.mix is not None:
             raise ValueError("A mixed image has no whole one for the teacher to see: leave mix out, or teacher_view.")
+        self._check_adaptation_form()
+        if "logits" not in sources_of(self.term_settings):
+            self._refuse_given(("teacher_logits_stride",), "no term reads the teacher's logits")
         if self.latent_channels < 1:
             raise ValueError(f"latent_channels must be at least 1, got {self.latent_channels}.")
         for name in ("distillation_class_weights", "autoencoder_class_weights"):
@@ -146,7 +157,6 @@ class KnowledgeAdaptationConfig(SegmentationConfig):
             )
         if not 0.01 <= self.labelled_share <= 0.99:  # beyond, samples would be repeated without end
             raise ValueError(f"labelled_share must be from 0.01 to 0.99, got {self.labelled_share}.")
-        self._check_adaptation_form()
         self._check_balance()
         self._check_warmup()
 

@@ -158,6 +158,9 @@ class KnowledgeAdaptationTrainer(DistillationStep):
         self.student_stride = student_map_shapes(model, args.student_tap)["features"].stride
         latent_channels = args.latent_channels if autoencoder is None else autoencoder.config.latent_channels
         self._map_shapes = {**shapes, "code": MapShape(latent_channels, self.student_stride)}
+        self._kept_strides = {source: shape.stride for source, shape in shapes.items()}
+        if args.teacher_logits_stride is not None and "logits" in shapes:
+            self._map_shapes["logits"] = _on_finer_grid(shapes["logits"], args.teacher_logits_stride)
         self._known_classes = _known_classes(teacher, model.config.num_labels) if "logits" in sources else None
         if autoencoder is None and args.autoencoder_classifier_weight > 0 and "code" in sources:
             teacher.require_classifier()
@@ -173,8 +176,8 @@ class KnowledgeAdaptationTrainer(DistillationStep):
             return None
         folder = args.teacher_maps_dir or Path(args.output_dir) / "teacher_maps"
         crop_size = (args.crop_size[0], args.crop_size[1])
-        strides = {source: self._map_shapes[source].stride for source in sources}
-        return TeacherMaps(folder, teacher, strides, crop_size, processor)
+        strides = {source: self._kept_strides[source] for source in sources}
+        return TeacherMaps(folder, teacher, strides, crop_size, processor, args.teacher_logits_stride)
 
     def _is_fixed(self, name: str) -> bool:
         # The teacher's maps of whole images are for crops of one size.
@@ -392,6 +395,15 @@ def _known_classes(teacher: TeacherAdapter, num_labels: int) -> list[int] | None
     """The student's classes that the teacher's logits are of; `None` for all: indexing by them would only copy."""
     known = teacher.require_logits().tolist()
     return None if known == list(range(num_labels)) else known
+
+
+def _on_finer_grid(logits: MapShape, stride: int) -> MapShape:
+    if stride >= logits.stride:
+        raise ValueError(
+            f"teacher_logits_stride is {stride}, but the teacher's logits have a stride of {logits.stride}: give a "
+            "smaller one, or leave it out."
+        )
+    return logits._replace(stride=stride)
 
 
 def _tapped(sources: set[str]) -> set[str]:

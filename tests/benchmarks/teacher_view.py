@@ -1,9 +1,11 @@
-"""What a teacher knows of the student's crops: shown the crop, the crop enlarged, or the whole image once.
+"""What a teacher knows of the student's crops: shown the crop, the crop enlarged, or the whole image once (with
+logits at the stride of its map, and at a finer one).
 
     python tests/benchmarks/teacher_view.py voc2012 --data-dir DIR --label-space hub_configs/voc-animals.classes.json \
         --teacher google/deeplabv3_mobilenet_v2_1.0_513 --crop-size 192 --scales 0.35 0.8 --images 100
 
-prints the mean IoU of each on the same random crops of a split, against the labels, and the seconds per crop.
+prints the mean IoU of each on the same random crops of a split, against the labels, the IoU of the first class, and the
+seconds per crop.
 """
 
 import argparse
@@ -31,6 +33,7 @@ def main() -> None:
     parser.add_argument("--crop-size", type=int, default=192)
     parser.add_argument("--scales", type=float, nargs=2, default=(0.5, 2.0), metavar=("LOW", "HIGH"))
     parser.add_argument("--enlarged", type=float, nargs="*", default=(2.0,), help="teacher_scale values to try")
+    parser.add_argument("--logits-stride", type=int, default=4)
     parser.add_argument("--images", type=int, default=100)
     args = parser.parse_args()
     torch.set_grad_enabled(False)
@@ -61,9 +64,9 @@ def main() -> None:
             logits = F.interpolate(logits_of(index)[None], size, mode="bilinear", align_corners=False)
             matrix.update(logits.argmax(1), inputs["labels"][None])
         seconds = (time.perf_counter() - start) / len(crops)
-        print(
-            f"{name:28} {100 * iou_scores(matrix.matrix)['mean_iou']:5.1f} mIoU {seconds:7.3f} s per crop", flush=True
-        )
+        scores = iou_scores(matrix.matrix)
+        first = f"{100 * scores['per_category_iou'][0]:5.1f} {space.id2label[0]}"
+        print(f"{name:45} {100 * scores['mean_iou']:5.1f} mIoU {first} {seconds:7.3f} s per crop", flush=True)
 
     print(f"{len(crops)} crops of {size} at scales {args.scales[0]} to {args.scales[1]}")
     for scale in (1.0, *args.enlarged):
@@ -71,12 +74,18 @@ def main() -> None:
         report(f"the crop, teacher_scale {scale}", lambda i: shown(crops[i][0]["pixel_values"][None]).logits[0])  # noqa: B023
     with tempfile.TemporaryDirectory() as folder:
         whole = teacher()
-        maps = TeacherMaps(folder, whole, {"logits": whole.maps()["logits"].stride}, size, processor)
+        strides = {"logits": whole.maps()["logits"].stride}
+        maps = TeacherMaps(folder, whole, strides, size, processor)
         start = time.perf_counter()
         for sample in samples:
             maps.add(sample["image"], whole)
         once = (time.perf_counter() - start) / len(samples)
-        report("the whole image, once", lambda i: maps.crop(samples[i]["image"], crops[i][1])["teacher_logits"])
+        finer = TeacherMaps(folder, whole, strides, size, processor, args.logits_stride)
+        for name, cut in (("", maps), (f", teacher_logits_stride {args.logits_stride}", finer)):
+            report(
+                f"the whole image, once{name}",
+                lambda i: cut.crop(samples[i]["image"], crops[i][1])["teacher_logits"],  # noqa: B023
+            )
         print(f"seeing an image once: {once:.3f} s")
 
 

@@ -26,6 +26,7 @@ from toy import (
 from kaseg import KASegModel, KnowledgeAdaptationConfig, KnowledgeAdaptationTrainer
 from kaseg.data import EvalTransform, SegmentationDataset, TrainTransform, load_segmentation_dataset
 from kaseg.distillation import FeatureAutoencoder, TeacherAdapter
+from kaseg.distillation.correction import corrected_logits
 from kaseg.distillation.losses import AdaptationLoss, AffinityLoss, KnowledgeDistillationLoss
 from kaseg.distillation.terms import BASELINE_TERMS
 from kaseg.trainer.autoencoder_trainer import AutoencoderTrainer, autoencoder_arguments
@@ -158,6 +159,24 @@ class TestTeacherThatSeesWholeImages:
         for term in ("adaptation", "affinity", "knowledge_distillation", "cross_entropy"):
             name = f"distillation/{term}"
             assert logged["image"][name] == pytest.approx(logged["crop"][name], rel=5e-3), term
+
+    def test_logits_are_compared_on_the_grid_that_was_asked_for(self, tmp_path) -> None:
+        """On the student's logits resized to it, with the teacher corrected at each of its positions."""
+        fields = {**self.FIELDS, **ALONE, "teacher_logits_stride": 2, "correct_teacher": True}
+        trainer = ka_trainer(tmp_path, make_model(classifier_dropout_prob=0.0), **fields)
+        trainer._compute_teacher_maps()
+        batch = next(iter(trainer.get_train_dataloader()))
+        assert batch["teacher_logits"].shape[-2:] == (16, 16)
+        _, outputs = trainer.compute_loss(trainer.model, batch, return_outputs=True)
+        student = torch.nn.functional.interpolate(outputs.logits, (16, 16), mode="bilinear")
+        corrected = corrected_logits(batch["teacher_logits"], batch["labels"])
+        assert not torch.equal(corrected, batch["teacher_logits"])
+        expected = KnowledgeDistillationLoss()(student, corrected)
+        torch.testing.assert_close(outputs.terms["knowledge_distillation"], expected)
+
+    def test_a_grid_that_is_no_finer_is_refused(self, tmp_path) -> None:
+        with pytest.raises(ValueError, match="teacher_logits_stride is 4, .* have a stride of 4: give a smaller one"):
+            ka_trainer(tmp_path, **self.FIELDS, teacher_logits_stride=4)
 
     def test_runs_share_a_folder(self, tmp_path) -> None:
         fields = {**self.FIELDS, "teacher_maps_dir": str(tmp_path / "maps"), "adaptation_weight": 0.0}

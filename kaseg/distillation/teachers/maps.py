@@ -53,6 +53,8 @@ class TeacherMaps:
         strides (`Mapping[str, int]`): What is kept, of `"features"` and `"logits"`, each with the stride of its map.
         crop_size (`(int, int)`): Height and width of the student's crops.
         processor ([`KASegImageProcessor`]): Gives the normalization of the images that the teacher is given.
+        logits_stride (`int`, *optional*): Another stride for the logits of a crop. Where the crop shrinks the image,
+            the map of the whole image has more positions than a map of the crop would have; a finer grid keeps them.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class TeacherMaps:
         strides: Mapping[str, int],
         crop_size: tuple[int, int],
         processor: KASegImageProcessor,
+        logits_stride: int | None = None,
     ) -> None:
         self.sources = tuple(sorted(strides))
         normalization = Normalization.of_processor(processor)
@@ -70,8 +73,10 @@ class TeacherMaps:
         images = (self.padded_to, normalization if teacher.normalization is None else None)
         self.folder = Path(folder) / _fingerprint(teacher, images)
         # What the teacher's maps of a crop would measure, so that all that follows is as if it had seen the crop.
+        of_crops = {"logits": logits_stride} if logits_stride is not None and "logits" in strides else {}
         self.grids = {
-            source: tuple(math.ceil(side / stride) for side in crop_size) for source, stride in strides.items()
+            source: tuple(math.ceil(side / stride) for side in crop_size)
+            for source, stride in {**strides, **of_crops}.items()
         }
         self.crop_size = crop_size
         self.transform = EvalTransform(normalization.mean, normalization.std, size_divisor=self.padded_to)
@@ -104,8 +109,8 @@ class TeacherMaps:
     def crop(self, image: Image.Image, view: View) -> dict[str, torch.Tensor]:
         """The teacher's maps of a crop of the whole image that the dataset gives, where the `view` of
         [`~kaseg.data.TrainTransform.with_view`] says that it lies: `teacher_features` (c, h, w) and `teacher_logits`
-        (C, h, w), as far as they are kept, in float32 and of the size of the teacher's map of an image of `crop_size`.
-        Beyond the image the map's edge goes on.
+        (C, h, w), as far as they are kept, in float32 and of the size of the teacher's map of an image of `crop_size`;
+        logits of that at `logits_stride`, if given. Beyond the image the map's edge goes on.
 
         Raises:
             FileNotFoundError: the maps of this image are not there.

@@ -69,6 +69,22 @@ def test_logits_finer_than_the_tapped_map_keep_their_stride(tmp_path) -> None:
     torch.testing.assert_close(found["teacher_logits"], whole.logits[0, :, 16:32, 32:48], atol=0.01, rtol=0)
 
 
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_logits_of_a_crop_on_a_finer_grid_are_those_of_the_whole_map_there(tmp_path, flip: float) -> None:
+    """At half of the image's size a stride of 8 is the map's own stride of 16: each position of it comes back."""
+    image, teacher = _slope(256, 128), _teacher()
+    maps = TeacherMaps(tmp_path, teacher, {"features": 16, "logits": 16}, (64, 128), KASegImageProcessor(), 8)
+    maps.add(image, teacher)
+    assert maps.folder == _maps(tmp_path, teacher).folder  # what is kept is the same
+    _, view = TrainTransform((64, 128), (0.5, 0.5), horizontal_flip=flip).with_view(image, Image.new("L", image.size))
+    found = maps.crop(image, view)
+    assert found["teacher_features"].shape == (3, 4, 8) and found["teacher_logits"].shape == (2, 8, 16)
+    whole = teacher(maps.transform(image, Image.new("L", image.size))["pixel_values"][None]).logits[0]
+    inner = (slice(None), slice(1, -1), slice(1, -1))  # at the edge samples lie beyond the last center
+    expected = whole.flip(-1) if flip else whole
+    torch.testing.assert_close(found["teacher_logits"][inner], expected[inner], atol=0.01, rtol=0)
+
+
 @pytest.mark.parametrize("scale", [0.5, 1.0, 1.7])
 @pytest.mark.parametrize("flip", [0.0, 1.0])
 def test_a_crops_maps_lie_where_the_crop_lies(tmp_path, scale: float, flip: float) -> None:
