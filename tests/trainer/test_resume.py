@@ -118,6 +118,19 @@ def test_distillation_killed_in_any_stage_ends_the_same(whole_with_levers: Path,
     assert len(weights) == 3 and all(weight > 0 for weight in weights.values())
 
 
+def test_with_the_teachers_maps_of_whole_images_resuming_is_exact(tmp_path) -> None:
+    """Mixed images have no maps, so this cannot be one of the levers above."""
+    unmixed = {name: value for name, value in LEVERS.items() if not name.startswith("mix")}
+    fields = {**unmixed, "teacher_view": "image", "teacher_logits_stride": 2}
+    whole = _done(_distillation(tmp_path / "whole", **fields))
+    broken = _distillation(tmp_path / "broken", **fields)
+    broken.add_callback(Stop(3))
+    with pytest.raises(KeyboardInterrupt):
+        broken.train()
+    torch.manual_seed(99)
+    assert _same_result(whole, _done(_distillation(tmp_path / "broken", **fields), resume=True))
+
+
 def test_resuming_a_finished_first_stage_does_not_fit_it_again(whole: Path, tmp_path) -> None:
     shutil.copytree(whole / "autoencoder", tmp_path / "autoencoder")
     trainer = _distillation(tmp_path)
