@@ -36,6 +36,7 @@ _SECOND_STAGE_ALONE = (
     "affinity_",
     "distillation_",
     "correct_teacher",
+    "teacher_logits_stride",
     "squared_affinity_rows",
     "ignore_void_positions",
     "adapter_",

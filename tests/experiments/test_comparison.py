@@ -59,6 +59,7 @@ class TestRuns:
             "resized": {"use_autoencoder": False},
             "both": ADAPTED,
             "affinity": {**ADAPTED, "adaptation_weight": 0.0},
+            "finer": {**ADAPTED, "teacher_logits_stride": 4, "correct_teacher": True},
             "wide": {**ADAPTED, "latent_channels": 16},
         }
         comparison = _comparison(seeds=(1, 2), objectives=objectives, share_autoencoder=True)
@@ -68,6 +69,8 @@ class TestRuns:
             "student/affinity/seed-1": both,
             "student/both/seed-2": both,
             "student/affinity/seed-2": both,
+            "student/finer/seed-1": both,
+            "student/finer/seed-2": both,
             "student/wide/seed-2": wide,
         }
 
