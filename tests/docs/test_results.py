@@ -197,7 +197,11 @@ def test_pairs_of_voc_animals_are_those_of_the_runs(collect: Any, heading: str, 
 
 @pytest.mark.parametrize(
     ("heading", "student"),
-    [("All masks, 4,000 steps", "os16"), ("All masks, at the images' own size", "os16-own-size")],
+    [
+        ("All masks, 4,000 steps", "os16"),
+        ("All masks, stride 32", "os32"),
+        ("All masks, at the images' own size", "os16-own-size"),
+    ],
 )
 def test_single_runs_of_voc_animals_are_those_of_the_table(collect: Any, heading: str, student: str) -> None:
     scores = scores_of(collect, student)
