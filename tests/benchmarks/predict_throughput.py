@@ -54,11 +54,11 @@ def time_stages(predictor: Predictor, paths: list[Path], output: Path) -> dict[s
         marks = [time.perf_counter()]
         image = read_image(path)
         marks.append(time.perf_counter())
-        pixels = predictor._prepare(image)
+        pixels, size = predictor._prepare(image)
         marks.append(time.perf_counter())
         logits = predictor.model(pixel_values=pixels).logits
         marks.append(time.perf_counter())
-        mask = predictor._mask(logits, (image.height, image.width))
+        mask = predictor._mask(logits, size)
         predictor._write(path, output / path.stem, image, mask, True)
         marks.append(time.perf_counter())
         for name, start, end in zip(STAGES, marks, marks[1:], strict=False):

@@ -4,6 +4,7 @@ import copy
 import errno
 import os
 import re
+import runpy
 import threading
 import time
 from collections.abc import Iterator
@@ -266,3 +267,10 @@ def test_models_of_other_images_are_refused() -> None:
     gray = KASegModel(KASegConfig(backbone="mobilenetv2_035", output_stride=32, num_channels=1))
     with pytest.raises(ValueError, match="images of 1 channels"):
         Predictor(gray, KASegImageProcessor())
+
+
+def test_the_benchmark_of_its_stages_runs(predictor: Predictor) -> None:
+    """It calls them one by one, by names that are not public."""
+    file = Path(__file__).parents[1] / "benchmarks/predict_throughput.py"
+    measured = runpy.run_path(str(file))["measure"](predictor, (48, 64), "png", count=2, repeats=1)
+    assert measured["slowest"] in ("decode", "preprocess", "model", "write") and measured["ratio"] > 0
